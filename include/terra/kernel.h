@@ -1,0 +1,86 @@
+/* kernel.h - what a kernel sees.
+ *
+ * A kernel runs on an executor thread, as leader of its OpenMP team, over resolved operands. It allocates nothing but
+ * scratch, keeps nothing, takes no lock and never touches Python. Inputs may have any strides (also 0 and overlapping),
+ * outputs any that do not overlap; in-place calls have out[0] == in[0]. Fresh outputs are uninitialised. Empty tensors come,
+ * with data that may be NULL. A failure that only values can tell (an index out of range) is a status with detail; outputs
+ * then are undefined, written operands unchanged. */
+#ifndef TERRA_KERNEL_H
+#define TERRA_KERNEL_H
+
+#include "terra/op.h"
+
+/* data: the first element, offset applied. NULL with meta: a number (at). meta NULL: absent. */
+typedef struct tr_arg {
+    void *data;
+    const tr_meta *meta;
+    tr_number at;
+} tr_arg;
+
+typedef struct tr_kernel_ctx tr_kernel_ctx;
+
+typedef struct tr_kernel_call {
+    tr_op op;
+    tr_dtype cdtype;
+    int n_in, n_out;
+    const int64_t *attrs;
+    const tr_arg *in;
+    tr_arg *out;
+    tr_kernel_ctx *ctx;
+} tr_kernel_call;
+
+typedef tr_status (*tr_kernel)(const tr_kernel_call *call);
+
+struct tr_kernel_ctx {
+    int threads;                                            /* of the team; kernels choose 1 for tiny work */
+    void *(*scratch)(tr_kernel_ctx *ctx, size_t bytes);     /* 64-byte aligned, until the kernel returns; NULL: no memory */
+    void *scratch_base;                                     /* the provider's */
+    size_t scratch_used, scratch_size;
+};
+
+static inline double tr_arg_double(const tr_arg *a) { return a->meta->dtype == TR_F64 ? a->at.d : (double) a->at.i; }
+static inline int64_t tr_arg_int(const tr_arg *a) { return a->meta->dtype == TR_F64 ? (int64_t) a->at.d : a->at.i; }
+
+/* Chooses the instruction set and builds the table; once, before tr_kernel_of. `isa` NULL: the best that the machine has,
+ * else "v2", "v3", "v4". */
+TR_API tr_status tr_kernel_init(const char *isa);
+TR_API const char *tr_kernel_isa(void);
+/* The kernel of an op; every op that is not a view has one. */
+TR_API tr_kernel tr_kernel_of(tr_op op);
+
+/* ---- generator state: the bytes of a Generator's storage (uint8, sizeof(tr_generator)) ---- */
+typedef struct tr_generator {
+    uint32_t mt[624];
+    uint32_t at;            /* next word */
+    uint32_t has_normal;    /* a float64 Box-Muller's second value is cached */
+    double normal;
+    uint64_t seed;
+} tr_generator;
+TR_API void tr_generator_seed(tr_generator *g, uint64_t seed);
+TR_API uint32_t tr_generator_word(tr_generator *g);
+
+/* ---- fused elementwise programs ----
+ * Several elementwise ops over one iteration space, tile by tile, in registers of the L1 cache. The kernels of single
+ * elementwise ops are programs of one step. A step's operand: >= 0 an argument of the program, < 0 the result of step ~i;
+ * TR_EW_ABSENT none. Its result takes `dtype` (rounded to it, as if stored), and is stored to argument `store`, if >= 0. */
+enum { TR_EW_MAX_STEPS = 48, TR_EW_MAX_ARGS = 32, TR_EW_ABSENT = INT16_MAX };
+typedef struct tr_ew_step {
+    uint16_t op;        /* an op of class EW that is fusible */
+    uint8_t cdtype;
+    uint8_t dtype;
+    int16_t in[5];
+    int16_t store;
+    int64_t attr;       /* the first attribute slot */
+} tr_ew_step;
+typedef struct tr_ew_program {
+    uint16_t n_steps, n_args;
+    tr_ew_step steps[TR_EW_MAX_STEPS];
+} tr_ew_program;
+
+/* Can this op be a step with these dtypes? */
+TR_API bool tr_ew_fusible(tr_op op, tr_dtype cdtype, tr_dtype out);
+/* Runs a program over the shape of `space`. args[i] is broadcastable to it (metas as of the call; numbers allowed).
+ * A number argument has data NULL. An argument that is stored and loaded (in place) must be the same elements. */
+TR_API tr_status tr_ew_run(const tr_ew_program *program, const tr_meta *space, const tr_arg *args, tr_kernel_ctx *ctx);
+
+#endif
