@@ -1,0 +1,55 @@
+/* alloc.h - memory outside the arenas, and failing it on purpose.
+ *
+ * All C code of ours that doesn't allocate tensor memory (arena.h) or Python objects allocates here. Blocks are aligned
+ * to 16 bytes. Failure is NULL (the caller says TR_FAIL(TR_E_NOMEM, ...)); a size of 0 gives a block that can be freed.
+ *
+ * Fault injection: after tr_fail_alloc_set(n) the nth allocation from now, by any thread, here or in an arena, fails,
+ * once. A test fails n = 1, 2, ... until tr_fail_alloc_left() says that the nth was never reached. Off, it costs one
+ * relaxed load and a predicted branch.
+ *
+ * Any thread; nothing blocks (beyond malloc's own locks). */
+#ifndef TERRA_ALLOC_H
+#define TERRA_ALLOC_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "terra/status.h"
+
+TR_API void *tr_malloc(size_t bytes) __attribute__((malloc, alloc_size(1)));
+TR_API void *tr_calloc(size_t count, size_t bytes) __attribute__((malloc, alloc_size(1, 2)));
+
+/* On failure the old block stays as it is and the caller's. */
+TR_API void *tr_realloc(void *block, size_t bytes) __attribute__((alloc_size(2)));
+
+/* `alignment` is a power of two, at least sizeof(void *). Freed by tr_free. */
+TR_API void *tr_aligned_alloc(size_t alignment, size_t bytes) __attribute__((malloc, alloc_size(2)));
+
+/* Takes `block`, which may be NULL. */
+TR_API void tr_free(void *block);
+
+/* A copy of `text`; the caller's, NULL when there is no memory. */
+TR_API char *tr_strdup(const char *text);
+
+/* Blocks not yet freed: counted in debug builds, -1 in others. */
+TR_API int64_t tr_alloc_live(void);
+
+/* The nth allocation from now fails; 0 turns injection off. */
+TR_API void tr_fail_alloc_set(int64_t n);
+
+/* How many allocations lie before the one that fails; 0 once it has failed or when injection is off. */
+TR_API int64_t tr_fail_alloc_left(void);
+
+extern TR_API _Atomic int64_t tr__fail_alloc_countdown;
+TR_API bool tr__fail_alloc_step(void);
+
+/* For allocators: counts one allocation and says whether it is the one to fail. */
+static inline bool tr_fail_alloc(void) {
+    // Relaxed: a counter; no other data is published by it.
+    return TR_UNLIKELY(atomic_load_explicit(&tr__fail_alloc_countdown, memory_order_relaxed) != 0) &&
+           tr__fail_alloc_step();
+}
+
+#endif
