@@ -42,7 +42,7 @@ static void *executor(void *arg) {
         tr_event_notify(&l->drained);
         l->sum += c.arguments[0];
         if (c.answer != NULL)
-            tr_future_complete(c.answer, &(tr_payload) {.i64 = 1});
+            tr_future_complete(c.answer, &(tr_payload){.i64 = 1});
         if (c.last)
             return NULL;
     }
@@ -60,7 +60,7 @@ static void send(link *l, tr_future *answer, bool last) {
 }
 
 static pthread_t start(link *l, int64_t spin_ns) {
-    *l = (link) {.spin_ns = spin_ns};
+    *l = (link){.spin_ns = spin_ns};
     tr_check(tr_ring_create(CAPACITY, &l->ring) == TR_OK);
     pthread_t thread;
     tr_check(pthread_create(&thread, NULL, executor, l) == 0);

@@ -39,8 +39,8 @@ TR_API size_t tr_arena_block_size(size_t bytes);
 TR_API tr_status tr_arena_reserve(tr_arena *arena, size_t bytes);
 
 typedef struct tr_arena_stats {
-    int64_t live_bytes;   /* allocated and not freed, size classes included */
-    int64_t peak_bytes;   /* most that live_bytes ever was */
+    int64_t live_bytes; /* allocated and not freed, size classes included */
+    int64_t peak_bytes; /* most that live_bytes ever was */
     int64_t live_blocks;
     int64_t allocations;  /* calls of tr_arena_alloc that succeeded */
     int64_t mapped_bytes; /* taken from the system and touched; it only grows */

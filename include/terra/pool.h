@@ -10,8 +10,9 @@
  *    member created later would be too.
  *  - A region with fewer threads than the team (but more than one) ends the surplus members; the next full region creates
  *    new ones, unpinned, with cold caches: use the full size or one thread. tr_pool_refresh pins and counts such newcomers.
- *  - An empty region costs about 1 us while the members spin, 30 to 50 us once they sleep. How long they spin is read from
- *    GOMP_SPINCOUNT or OMP_WAIT_POLICY when libgomp is loaded, so it is up to the program to set it before.
+ *  - An empty region costs about 1 us while the members spin, 30 to 50 us once they sleep (perf/bench_pool). How long they
+ *    spin is read from GOMP_SPINCOUNT or OMP_WAIT_POLICY when libgomp is loaded, so it is up to the program to set it before.
+ *    On Zen: 1,000 is some 30 us, 100,000 about 2 ms, the default about 5 ms. A spinning member takes a core from Python.
  *
  * Leader thread only, unless said otherwise. */
 #ifndef TERRA_POOL_H
@@ -23,13 +24,13 @@
 #include "terra/topology.h"
 
 typedef struct tr_pool {
-    int thread_count;         /* of the team as it is, the leader included */
-    bool bound;               /* threads are bound to the node's CPUs */
-    bool pinned;              /* members are pinned to a CPU each */
-    int generation;           /* tells pools apart, for members that outlive one */
+    int thread_count; /* of the team as it is, the leader included */
+    bool bound;       /* threads are bound to the node's CPUs */
+    bool pinned;      /* members are pinned to a CPU each */
+    int generation;   /* tells pools apart, for members that outlive one */
     const tr_placement *placement;
-    int64_t recreated;        /* members that libgomp had to create again since the start */
-    char note[192];           /* what was refused, and why; "" if nothing */
+    int64_t recreated; /* members that libgomp had to create again since the start */
+    char note[192];    /* what was refused, and why; "" if nothing */
 } tr_pool;
 
 /* Starts the team at full size, binds and pins it. `placement` is borrowed until tr_pool_stop; NULL means one thread, where

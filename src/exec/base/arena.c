@@ -34,7 +34,7 @@ struct tr_arena {
     unsigned index;       // jemalloc's number for the arena
     int flags;            // for mallocx
     int os_node;
-    bool dying;           // pages may go back to the system
+    bool dying; // pages may go back to the system
 
     // Written by the executor thread (or, through the hooks, by jemalloc inside its calls), read by any: relaxed.
     _Atomic int64_t live_bytes, peak_bytes, live_blocks, allocations, mapped_bytes;
@@ -139,8 +139,7 @@ static void extent_destroy(extent_hooks_t *hooks, void *pages, size_t bytes, boo
     unmap((tr_arena *) hooks, pages, bytes);
 }
 
-static bool extent_split(extent_hooks_t *hooks, void *pages, size_t bytes, size_t a, size_t b, bool committed,
-                         unsigned index) {
+static bool extent_split(extent_hooks_t *hooks, void *pages, size_t bytes, size_t a, size_t b, bool committed, unsigned index) {
     (void) hooks, (void) pages, (void) bytes, (void) a, (void) b, (void) committed, (void) index;
     return false; // fine
 }
@@ -186,7 +185,7 @@ tr_status tr_arena_create(int os_node, tr_arena **out) {
     if (arena == NULL)
         return TR_FAIL(TR_E_NOMEM, "no memory for an arena");
     arena->os_node = os_node;
-    arena->hooks = (extent_hooks_t) {
+    arena->hooks = (extent_hooks_t){
         .alloc = extent_alloc,
         .dalloc = extent_dalloc,
         .destroy = extent_destroy,
@@ -254,7 +253,7 @@ tr_status tr_arena_reserve(tr_arena *arena, size_t bytes) {
 }
 
 void tr_arena_stats_get(const tr_arena *arena, tr_arena_stats *out) {
-    *out = (tr_arena_stats) {
+    *out = (tr_arena_stats){
         .live_bytes = read_counter(&arena->live_bytes),
         .peak_bytes = read_counter(&arena->peak_bytes),
         .live_blocks = read_counter(&arena->live_blocks),

@@ -42,8 +42,7 @@ static void bind_leader(tr_pool *pool) {
     }
     int error = bind_to(pool->placement->node_cpus, pool->placement->node_cpu_count);
     if (error != 0)
-        snprintf(pool->note, sizeof pool->note, "binding to node %d is refused: %s", pool->placement->node,
-                 strerror(error));
+        snprintf(pool->note, sizeof pool->note, "binding to node %d is refused: %s", pool->placement->node, strerror(error));
     pool->bound = error == 0;
     pool->pinned = pool->bound && pool->placement->pin;
 }
@@ -62,7 +61,7 @@ static int start_team(tr_pool *pool, int threads) {
 }
 
 tr_status tr_pool_start(const tr_placement *placement, tr_pool *out) {
-    *out = (tr_pool) {.thread_count = 1, .placement = placement, .generation = ++generations};
+    *out = (tr_pool){.thread_count = 1, .placement = placement, .generation = ++generations};
     int threads = placement != NULL ? placement->thread_count : 1;
     omp_set_dynamic(0);
     omp_set_max_active_levels(1);
@@ -83,7 +82,7 @@ tr_status tr_pool_start(const tr_placement *placement, tr_pool *out) {
 }
 
 void tr_pool_stop(tr_pool *pool) {
-    *pool = (tr_pool) {0};
+    *pool = (tr_pool){0};
 }
 
 int tr_pool_refresh(tr_pool *pool) {
