@@ -55,7 +55,7 @@ static hwloc_obj_t next_node(hwloc_topology_t hw, hwloc_obj_t node, hwloc_const_
 
 static void add_core(tr_topology *topology, int node, hwloc_const_bitmap_t cpuset) {
     core *new = &topology->cores[topology->core_count++];
-    *new = (core) {.node = node};
+    *new = (core){.node = node};
     int cpu;
     hwloc_bitmap_foreach_begin(cpu, cpuset) {
         if (new->pu_count < MAX_PU) {
@@ -164,8 +164,7 @@ static tr_status load(const char *description, tr_topology **out) {
         tr_free(topology);
         return TR_FAIL(TR_E_NOMEM, "no memory for the topology");
     }
-    tr_status status =
-        description != NULL ? read_synthetic(topology, hw, description) : read_machine(topology, hw);
+    tr_status status = description != NULL ? read_synthetic(topology, hw, description) : read_machine(topology, hw);
     hwloc_topology_destroy(hw);
     if (status != TR_OK) {
         tr_topology_destroy(topology);
@@ -216,12 +215,12 @@ static share share_of(const tr_topology *topology, int executors, int index) {
     int nodes = topology->node_count;
     if (executors < nodes) {
         int low = index * nodes / executors, high = (index + 1) * nodes / executors;
-        return (share) {low, high - low, topology->first[low], topology->first[high]};
+        return (share){low, high - low, topology->first[low], topology->first[high]};
     }
     int node = index % nodes, nth = index / nodes;
     int sharers = executors_on(topology, executors, node), cores = cores_of(topology, node);
     int first = topology->first[node];
-    return (share) {node, 1, first + nth * cores / sharers, first + (nth + 1) * cores / sharers};
+    return (share){node, 1, first + nth * cores / sharers, first + (nth + 1) * cores / sharers};
 }
 
 // Up to `most` CPUs of cores[low .. high): the first of each core, then the second of each, and so on.
@@ -252,8 +251,7 @@ static int settle_executors(const tr_topology *topology, int asked, tr_topology_
 }
 
 // The size of one team: what was asked for or a thread per core, within its CPUs and its part of the quota.
-static int settle_threads(const tr_topology *topology, const request *wanted, int index, share own,
-                          tr_topology_plan *plan) {
+static int settle_threads(const tr_topology *topology, const request *wanted, int index, share own, tr_topology_plan *plan) {
     int threads = wanted->threads > 0 ? wanted->threads : own.high - own.low;
     int cpus = cpus_between(topology, own.low, own.high);
     if (threads > cpus) {
@@ -269,15 +267,15 @@ static int settle_threads(const tr_topology *topology, const request *wanted, in
 }
 
 // Fills in one placement, its lists from `pool` on; returns what is left of the pool.
-static int *place(const tr_topology *topology, const request *wanted, int index, tr_topology_plan *plan,
-                  tr_placement *out, int *pool) {
+static int *place(const tr_topology *topology, const request *wanted, int index, tr_topology_plan *plan, tr_placement *out,
+                  int *pool) {
     share own = share_of(topology, wanted->executors, index);
     int low = topology->first[own.node], high = topology->first[own.node + own.node_count];
     int threads = settle_threads(topology, wanted, index, own, plan);
     int *cpus = pool, *node_cpus = pool + threads;
     list_cpus(topology, own.low, own.high, threads, cpus);
     int node_cpu_count = list_cpus(topology, low, high, INT_MAX, node_cpus);
-    *out = (tr_placement) {
+    *out = (tr_placement){
         .node = own.node,
         .node_count = own.node_count,
         .os_node = topology->os_nodes[own.node],
@@ -337,8 +335,7 @@ const char *tr_topology_note(const tr_topology *topology) {
     return topology->note;
 }
 
-tr_status tr_topology_make_plan(const tr_topology *topology, int executors, int threads, tr_pin pin,
-                                tr_topology_plan **out) {
+tr_status tr_topology_make_plan(const tr_topology *topology, int executors, int threads, tr_pin pin, tr_topology_plan **out) {
     if (executors < 0 || threads < 0)
         return TR_FAIL(TR_E_VALUE, "%d executors of %d threads: not possible", executors, threads);
     tr_topology_plan settled = {0};
