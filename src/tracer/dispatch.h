@@ -36,8 +36,6 @@ void tr__note_death(tr_storage *s);
 void tr__note_error(void);
 /* Where the last recorded op was called. */
 uint32_t tr__last_site(void);
-tr_status tr__trace_init(void);
-void tr__trace_shutdown(void);
 /* Leaves the path, if one is followed. */
 tr_status tr__trace_leave(const char *why);
 
