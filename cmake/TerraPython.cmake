@@ -3,7 +3,7 @@
 file(GLOB_RECURSE python_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/src/python/*.c")
 python_add_library(_C MODULE WITH_SOABI ${python_sources})
 target_link_libraries(_C PRIVATE terra_tracer)
-target_compile_options(_C PRIVATE ${TERRA_BASELINE_FLAGS})
+target_compile_options(_C PRIVATE ${TERRA_BASELINE_FLAGS} -Wno-missing-prototypes) # CPython's PyInit has none
 # Where libdnnl lies when a wheel brought it: the scheme's data folder, seen from site-packages/terra in a virtual
 # environment or prefix, a lib64 layout, and pip's --target.
 set_target_properties(_C PROPERTIES

@@ -38,8 +38,7 @@ static void await(channel *channel, uint64_t turn) {
     awaited wanted = {channel, turn};
     tr_status status;
     do {
-        status = tr_event_wait(&channel->event, turn_has_come, &wanted, spin_of(turn),
-                               turn % 7 == 0 ? 1000 : TR_FOREVER);
+        status = tr_event_wait(&channel->event, turn_has_come, &wanted, spin_of(turn), turn % 7 == 0 ? 1000 : TR_FOREVER);
     } while (status != TR_OK);
 }
 

@@ -48,8 +48,7 @@ TR_API bool tr__fail_alloc_step(void);
 /* For allocators: counts one allocation and says whether it is the one to fail. */
 static inline bool tr_fail_alloc(void) {
     // Relaxed: a counter; no other data is published by it.
-    return TR_UNLIKELY(atomic_load_explicit(&tr__fail_alloc_countdown, memory_order_relaxed) != 0) &&
-           tr__fail_alloc_step();
+    return TR_UNLIKELY(atomic_load_explicit(&tr__fail_alloc_countdown, memory_order_relaxed) != 0) && tr__fail_alloc_step();
 }
 
 #endif

@@ -25,11 +25,11 @@ typedef union tr_payload {
 } tr_payload;
 
 typedef struct tr_future {
-    _Atomic uint32_t state;                /* tr_future_state */
-    _Atomic int32_t refs;                  /* 0: embedded, not counted */
-    tr_status status;                      /* this and what follows: written before the state, read after it */
-    char message[TR_FUTURE_MESSAGE_MAX];   /* valid if status != TR_OK */
-    _Alignas(16) tr_payload payload;       /* valid if status == TR_OK */
+    _Atomic uint32_t state;              /* tr_future_state */
+    _Atomic int32_t refs;                /* 0: embedded, not counted */
+    tr_status status;                    /* this and what follows: written before the state, read after it */
+    char message[TR_FUTURE_MESSAGE_MAX]; /* valid if status != TR_OK */
+    _Alignas(16) tr_payload payload;     /* valid if status == TR_OK */
 } tr_future;
 
 typedef enum tr_future_state {

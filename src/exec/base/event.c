@@ -53,8 +53,7 @@ static tr_status sleep_until(tr_event *event, tr_event_condition condition, cons
     }
 }
 
-tr_status tr_event_wait(tr_event *event, tr_event_condition condition, const void *arg, int64_t spin_ns,
-                        int64_t timeout_ns) {
+tr_status tr_event_wait(tr_event *event, tr_event_condition condition, const void *arg, int64_t spin_ns, int64_t timeout_ns) {
     if (condition(arg))
         return TR_OK;
     int64_t now = tr_now_ns();

@@ -82,8 +82,8 @@ static bool spin_until_done(const tr_future *future, int64_t end_ns) {
 static tr_status sleep_until_done(tr_future *future, int64_t deadline_ns) {
     for (;;) {
         uint32_t state = TR_FUTURE_PENDING;
-        // Acquire on failure: it may say DONE, and then we read the result.
-        atomic_compare_exchange_strong_explicit(&future->state, &state, TR_FUTURE_SLEPT_ON, memory_order_relaxed,
+        // Acquire: it may say DONE, and then we read the result.
+        atomic_compare_exchange_strong_explicit(&future->state, &state, TR_FUTURE_SLEPT_ON, memory_order_acquire,
                                                 memory_order_acquire);
         if (state == TR_FUTURE_DONE)
             return TR_OK;

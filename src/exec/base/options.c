@@ -66,11 +66,10 @@ static void format_TEXT(char *text, size_t size, tr_option_TEXT value) {
 }
 
 tr_status tr_options_set(const char *name, const char *value) {
-#define X(field, name_, type, default_, doc)                                               \
-    if (strcmp(name, #name_) == 0)                                                         \
-        return parse_##type(value, &options.field)                                         \
-                   ? TR_OK                                                                 \
-                   : TR_FAIL(TR_E_VALUE, "%s=%s: not a value of type " #type, name, value);
+#define X(field, name_, type, default_, doc)               \
+    if (strcmp(name, #name_) == 0)                         \
+        return parse_##type(value, &options.field) ? TR_OK \
+                                                   : TR_FAIL(TR_E_VALUE, "%s=%s: not a value of type " #type, name, value);
 #include "terra/options.def"
 #undef X
     return TR_FAIL(TR_E_KEY, "no option is called %s", name);
@@ -102,9 +101,9 @@ const tr_option_info *tr_option_describe(int option) {
 
 void tr_option_format(int option, char *text, size_t size) {
     switch (option) {
-#define X(field, name, type, default_, doc)              \
-    case TR_OPTION_##field:                              \
-        format_##type(text, size, options.field);        \
+#define X(field, name, type, default_, doc)       \
+    case TR_OPTION_##field:                       \
+        format_##type(text, size, options.field); \
         return;
 #include "terra/options.def"
 #undef X

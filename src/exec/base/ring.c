@@ -79,7 +79,7 @@ tr_status tr_ring_create(size_t capacity, tr_ring **out) {
         tr_free(ring);
         return TR_FAIL(TR_E_NOMEM, "no memory for a ring of %zu bytes", capacity);
     }
-    *ring = (tr_ring) {.bytes = bytes, .capacity = capacity, .mask = capacity - 1};
+    *ring = (tr_ring){.bytes = bytes, .capacity = capacity, .mask = capacity - 1};
     *out = ring;
     return TR_OK;
 }
@@ -102,11 +102,11 @@ void *tr_ring_reserve(tr_ring *ring, size_t bytes) {
     if (!has_room(ring, padding + total))
         return NULL;
     if (padding != 0) {
-        *record_at(ring, ring->write) = (record) {.is_padding = 1, .total_bytes = padding};
+        *record_at(ring, ring->write) = (record){.is_padding = 1, .total_bytes = padding};
         ring->write += padding;
     }
     record *new = record_at(ring, ring->write);
-    *new = (record) {.payload_bytes = (uint32_t) bytes, .total_bytes = total};
+    *new = (record){.payload_bytes = (uint32_t) bytes, .total_bytes = total};
     ring->write += total;
     return new + 1;
 }

@@ -1,0 +1,121 @@
+/* exec.h - the executor: the only one who touches tensor memory.
+ *
+ * Python's side (the tracer) writes commands into a ring; one executor thread, leader of a pinned OpenMP team, reads them in
+ * order. At tier 0 a command is a call. In co-execution a BEGIN hands over an activation (one run of a plan), after which
+ * Python only moves the activation's cursor; END or EXIT closes it. Results come back through futures.
+ *
+ * Everything below is called by the thread that holds the GIL, unless said otherwise. */
+#ifndef TERRA_EXEC_H
+#define TERRA_EXEC_H
+
+#include <stdatomic.h>
+
+#include "terra/plan.h"
+
+typedef struct tr_slab tr_slab;
+typedef struct tr_activation tr_activation;
+
+/* What tensors share. The first part is the GIL holder's, the second the executor's. */
+struct tr_storage {
+    int64_t refs;
+    size_t bytes;
+    uint32_t version;        /* +1 for each in-place write */
+    uint32_t exports;        /* arrays and capsules outside that see our memory */
+    bool shared;             /* the memory is somebody else's (from_numpy) */
+    bool sent;               /* a command names it: only the executor may free it */
+    bool host_filled;        /* born with contents: a feed */
+    bool bound;              /* born in an activation: until `data` is set, it is that activation's value `value` */
+    uint32_t value;
+    uint32_t epoch;          /* the trace that knows it, and as what */
+    tr_ref ref;
+    uint32_t last_write;     /* 1 + index of the last op of that trace that wrote it */
+    void *owner;             /* shared memory: whom to tell */
+    void (*release)(void *owner);
+    struct tr_storage *next; /* in a free list */
+
+    void *data;              /* NULL until first written */
+    tr_slab *slab;           /* the block that `data` lies in; NULL: its own arena block */
+    tr_status poison;        /* what failed before it could be computed */
+};
+
+/* One run of a plan. Python writes storage_of, external, args and cap below the cursor before it moves it (release); the
+ * executor reads them below the cursor (acquire). */
+struct tr_activation {
+    tr_plan *plan;
+    _Atomic uint32_t cursor;       /* validated ops */
+    _Atomic bool finished;         /* the executor is done with it */
+    int64_t *args;                 /* parallel to path->operands */
+    tr_storage **storage_of;       /* per value: its storage while it lives; read by the executor at END and EXIT */
+    tr_storage **external;         /* per external slot */
+    /* the executor's */
+    void **address;                /* per value */
+    uint8_t *op_done;              /* ops run one at a time, before or instead of their instruction */
+    uint8_t *broken;               /* per instruction: some of its ops were */
+    uint32_t next_instr;
+    tr_slab *slab, *carry;
+    void **temps;                  /* arena blocks of values that were run at tier 0, owned until END or EXIT */
+    uint32_t n_temps;
+    tr_activation *next;
+};
+
+/* A fetch in flight; counted, because an interrupted waiter leaves before the answer comes. */
+typedef struct tr_fetch tr_fetch;
+
+/* Reads the options, the topology, chooses kernels. Threads start with the first command. Once. */
+TR_API tr_status tr_exec_init(void);
+/* Runs everything, joins. Blocks. Returns the error that nobody was told, if any, with detail. */
+TR_API tr_status tr_exec_shutdown(void);
+
+TR_API tr_storage *tr_storage_create(size_t bytes); /* refs 1; NULL: no memory */
+/* A storage born with contents: the caller fills *data before it is used anywhere. */
+TR_API tr_storage *tr_storage_create_filled(size_t bytes, void **data);
+TR_API tr_storage *tr_storage_create_shared(void *data, size_t bytes, void *owner, void (*release)(void *));
+/* The struct of a value that dies inside its activation, no command naming it: gone at once. */
+TR_API void tr_storage_recycle(tr_storage *s);
+
+/* How a wait ends early. Called between waits of some milliseconds, with the GIL; not TR_OK: the wait returns it. */
+typedef struct tr_wait_host {
+    void *(*release)(void);
+    void (*acquire)(void *token);
+    tr_status (*check)(void);
+} tr_wait_host;
+TR_API void tr_exec_set_wait_host(const tr_wait_host *host);
+
+/* Commands. They block while the ring is full. `need`: how many ops of the current activation must have run before a command
+ * sent in the middle of one (0: none). */
+TR_API tr_call *tr_exec_call_reserve(int n_attrs, int n_in, int n_out, uint32_t need, tr_status *status);
+TR_API void tr_exec_call_commit(void);
+TR_API tr_status tr_exec_free(tr_storage *s);
+/* A raw copy of t's elements, row-major, in its own dtype, to `dst` (NULL: only waits). Blocks. *data: the address of the
+ * first element, for exports. */
+TR_API tr_status tr_exec_fetch(const tr_operand *t, uint32_t need, void *dst, size_t bytes, void **data);
+TR_API tr_status tr_exec_synchronize(uint32_t need);
+
+/* An activation of a plan, from its pool; blocks while too many run. NULL: failure, with detail. */
+TR_API tr_activation *tr_exec_begin(tr_plan *plan);
+static inline void tr_exec_advance_quiet(tr_activation *a, uint32_t cursor) {
+    // Pairs with the acquire in the executor's cursor(): publishes args, external and storage_of of the ops below it.
+    atomic_store_explicit(&a->cursor, cursor, memory_order_release);
+}
+TR_API void tr_exec_notify(void);
+TR_API tr_status tr_exec_end(tr_activation *a);
+TR_API tr_status tr_exec_exit(tr_activation *a);
+/* No activation of it may be open; waits for those that run. Frees the plan's pools, not the plan. */
+TR_API void tr_exec_drop_plan(tr_plan *plan);
+
+TR_API void tr_exec_fork_prepare(void);
+TR_API void tr_exec_fork_parent(void);
+TR_API void tr_exec_fork_child(void);
+
+typedef struct tr_exec_stats {
+    int64_t instructions, ops_covered, ops_single, bytes_elided, fetches, demands, starvations;
+    int64_t bytes_live, bytes_peak;
+    int executors, threads;
+} tr_exec_stats;
+TR_API void tr_exec_stats_get(tr_exec_stats *out);
+TR_API const char *tr_exec_placement(void); /* text for info(); static */
+
+/* The executor prints where a call came from through this. */
+TR_API void tr_exec_set_site_text(const char *(*text)(uint32_t site));
+
+#endif

@@ -1,0 +1,95 @@
+/* plan.h - the contract between graph and exec: a path's ops, and the plan that runs them.
+ *
+ * A path is one iteration, mark to mark, as the program was seen to run it: ops in program order, over values (storages
+ * born in the iteration, numbered by birth) and externals (storages that came from outside, numbered by first use). Views
+ * are gone: operands carry their metas. A plan covers the path by instructions; each op belongs to exactly one.
+ *
+ * The readiness rule (design, section 4): an instruction may run when Python's validated cursor has reached its ready point,
+ * which lies behind every op that it covers and behind the death of every value that it elides or overwrites. Instructions
+ * are sorted by ready point, dependencies included, so running them in order never holds back one that is ready. */
+#ifndef TERRA_PLAN_H
+#define TERRA_PLAN_H
+
+#include "terra/kernel.h"
+
+/* Names a storage within a path: a value, or with the top bit an external; NONE for numbers and absent operands. */
+typedef uint32_t tr_ref;
+#define TR_REF_EXTERNAL 0x80000000u
+#define TR_REF_NONE 0xffffffffu
+static inline bool tr_ref_is_value(tr_ref r) { return !(r & TR_REF_EXTERNAL); }
+static inline bool tr_ref_is_external(tr_ref r) { return (r & TR_REF_EXTERNAL) && r != TR_REF_NONE; }
+static inline uint32_t tr_ref_slot(tr_ref r) { return r & ~TR_REF_EXTERNAL; }
+
+typedef struct tr_path_operand {
+    tr_ref ref;
+    const tr_meta *meta;
+} tr_path_operand;
+
+/* An op of a path. Its operands, inputs then results, start at path->operands[operand]; the run-time arguments (offsets and
+ * numbers) of an activation are parallel to them. */
+typedef struct tr_path_op {
+    uint16_t op, n_in;
+    uint8_t n_out, n_attrs, cdtype, in_place;
+    uint32_t site;
+    uint32_t operand;   /* index into operands and args */
+    uint32_t attr;      /* index into attrs */
+    uint32_t die;       /* deaths[die .. die + n_die): values whose death Python must have seen before this op is validated */
+    uint32_t n_die;
+} tr_path_op;
+
+enum { TR_DEATH_NEVER = 0xffffffffu };
+
+typedef struct tr_path {
+    uint32_t n_ops, n_operands, n_attrs, n_values, n_externals;
+    tr_path_op *ops;
+    tr_path_operand *operands;
+    int64_t *attrs;
+    int64_t *args;          /* as first seen: a hint for layouts only */
+    uint32_t *death;        /* per value: how many ops had been validated when it died (the latest ever seen), or NEVER: alive
+                               at the mark */
+    uint32_t *deaths;       /* values sorted by death, for `die` */
+    size_t *value_bytes;    /* size of its storage */
+    uint8_t *fetched;       /* per value: Python has read it */
+} tr_path;
+
+typedef enum tr_instr_kind {
+    TR_INSTR_OP,        /* one op by its kernel */
+    TR_INSTR_EW,        /* a fused elementwise program */
+    TR_INSTR_MULTI,     /* optimizer updates of many parameters in one pass */
+    TR_INSTR_DNN,       /* a oneDNN partition */
+} tr_instr_kind;
+
+/* Where an argument of an instruction comes from: operand index into path->operands (address of its storage plus the
+ * activation's offset). */
+typedef struct tr_instr {
+    uint8_t kind;
+    uint32_t ready;         /* cursor position */
+    uint32_t first, n_ops;  /* plan->covered[first .. first + n_ops): ops in program order */
+    uint32_t n_elided;
+    int64_t bytes_elided;
+    /* EW */
+    tr_ew_program *program;
+    const tr_meta *space;
+    uint32_t *args;         /* operand index of each program argument */
+    void *dnn;              /* DNN: the partition, owned */
+    int64_t ns;             /* measured, exponentially averaged; the executor writes */
+} tr_instr;
+
+enum { TR_SLOT_ELIDED = -1, TR_SLOT_CARRY = -2 };
+
+typedef struct tr_plan {
+    const tr_path *path;
+    uint32_t n_instrs;
+    tr_instr *instrs;
+    uint32_t *covered;      /* op indices by instruction */
+    uint32_t *instr_of;     /* per op */
+    int64_t *slot;          /* per value: offset in the slab, or ELIDED; carried values: ~offset in the carry region when
+                               carry[v] */
+    uint8_t *carry;         /* per value: alive at the mark */
+    size_t slab_bytes, carry_bytes;
+    int64_t compile_ns;
+    uint32_t id;
+    struct tr_plan_state *state; /* the executor's: pools of slabs */
+} tr_plan;
+
+#endif

@@ -1,0 +1,350 @@
+/* activation.c - one run of a plan, on the executor thread.
+ *
+ * Instructions run in order, each when the validated cursor has reached its ready point. When Python waits for something
+ * that lies in an instruction which isn't ready (the demand rule), or leaves the path (EXIT), the validated ops that have not
+ * run are run one at a time, in program order, their results in blocks of their own: a slot of the slab belongs to its value
+ * only from its instruction's turn on. An instruction some of whose ops were run so is broken: the rest of it runs op by op,
+ * in its turn. */
+#include "exec/runner.h"
+
+#include "terra/alloc.h"
+
+#include <string.h>
+
+/* Slabs of a plan that wait for its next activation. */
+struct tr_plan_state {
+    tr_slab *slabs, *carries;   /* all that were made; those with refs 0 are free */
+    tr_activation *unused;      /* Python's */
+};
+
+static uint32_t cursor(const tr_runner *r) {
+    // Acquire: pairs with the release in tr_exec_advance_quiet.
+    return atomic_load_explicit(&r->current->cursor, memory_order_acquire);
+}
+
+static tr_slab *take_slab(tr_runner *r, tr_slab **pool, size_t bytes) {
+    for (tr_slab *s = *pool; s; s = s->next)
+        if (s->refs == 0) {
+            s->refs = 1;
+            return s;
+        }
+    tr_slab *s = tr__slab_create(r->arena, bytes);
+    if (!s)
+        return NULL;
+    s->pooled = true;
+    s->next = *pool;
+    *pool = s;
+    return s;
+}
+
+void tr__activation_open(tr_runner *r, tr_activation *a) {
+    tr_plan *plan = a->plan;
+    const tr_path *path = plan->path;
+    r->current = a;
+    r->ended = false;
+    r->failed = r->error != TR_OK;
+    a->next_instr = 0;
+    a->n_temps = 0;
+    memset(a->op_done, 0, path->n_ops);
+    memset(a->broken, 0, plan->n_instrs);
+    a->slab = take_slab(r, &plan->state->slabs, plan->slab_bytes);
+    a->carry = take_slab(r, &plan->state->carries, plan->carry_bytes);
+    if (!a->slab || !a->carry) {
+        TR_FAIL(TR_E_NOMEM, "no memory for a plan's %zu bytes", plan->slab_bytes + plan->carry_bytes);
+        tr__runner_fail(r, TR_E_NOMEM);
+        memset(a->address, 0, path->n_values * sizeof *a->address);
+        return;
+    }
+    for (uint32_t v = 0; v < path->n_values; v++) {
+        if (plan->slot[v] == TR_SLOT_ELIDED)
+            a->address[v] = NULL;
+        else
+            a->address[v] = (char *) (plan->carry[v] ? a->carry : a->slab)->base + plan->slot[v];
+    }
+}
+
+static tr_status resolve(tr_runner *r, uint32_t operand, tr_arg *arg) {
+    tr_activation *a = r->current;
+    const tr_path_operand *o = &a->plan->path->operands[operand];
+    arg->meta = o->meta;
+    arg->at.i = a->args[operand];
+    arg->data = NULL;
+    if (o->ref == TR_REF_NONE)
+        return TR_OK;
+    tr_status status = TR_OK;
+    char *base = tr_ref_is_value(o->ref) ? a->address[o->ref]
+                                         : tr__storage_address(r, a->external[tr_ref_slot(o->ref)], &status);
+    if (TR_UNLIKELY(!base))
+        return status != TR_OK ? status : TR_FAIL(TR_E_INTERNAL, "a value of a plan has no place");
+    arg->data = base + arg->at.i * (int64_t) tr_dtype_size(o->meta->dtype);
+    return TR_OK;
+}
+
+static tr_status resolve_op(tr_runner *r, const tr_path_op *op, tr_arg *args, tr_kernel_call *k) {
+    uint32_t n = op->n_in + op->n_out;
+    for (uint32_t i = 0; i < n; i++)
+        TR_TRY(resolve(r, op->operand + i, &args[i]));
+    *k = (tr_kernel_call){
+        .op = op->op,
+        .cdtype = op->cdtype,
+        .n_in = op->n_in,
+        .n_out = op->n_out,
+        .attrs = r->current->plan->path->attrs + op->attr,
+        .in = args,
+        .out = args + op->n_in,
+        .ctx = &r->ctx,
+    };
+    return TR_OK;
+}
+
+static tr_status run_op(tr_runner *r, const tr_path_op *op) {
+    tr_kernel_call k;
+    TR_TRY(tr__runner_args(r, op->n_in + op->n_out));
+    TR_TRY(resolve_op(r, op, r->args, &k));
+    return tr__run_kernel(r, &k, op->site);
+}
+
+static tr_status run_elementwise(tr_runner *r, const tr_instr *instr) {
+    TR_TRY(tr__runner_args(r, instr->program->n_args));
+    for (int i = 0; i < instr->program->n_args; i++)
+        TR_TRY(resolve(r, instr->args[i], &r->args[i]));
+    return tr_ew_run(instr->program, instr->space, r->args, &r->ctx);
+}
+
+static tr_status run_multi(tr_runner *r, const tr_instr *instr) {
+    const tr_plan *plan = r->current->plan;
+    const tr_path *path = plan->path;
+    const uint32_t *op = plan->covered + instr->first;
+    uint32_t per = path->ops[op[0]].n_in;
+    TR_TRY(tr__runner_args(r, per * instr->n_ops));
+    tr_kernel_call calls[64];
+    for (uint32_t done = 0; done < instr->n_ops;) {
+        uint32_t n = instr->n_ops - done < 64 ? instr->n_ops - done : 64;
+        for (uint32_t i = 0; i < n; i++)
+            TR_TRY(resolve_op(r, &path->ops[op[done + i]], r->args + i * per, &calls[i]));
+        TR_TRY(tr_kernel_multi(calls[0].op, calls, (int) n));
+        done += n;
+    }
+    return TR_OK;
+}
+
+/* One op by itself, its results in blocks of their own. */
+static void run_single(tr_runner *r, uint32_t index) {
+    tr_activation *a = r->current;
+    const tr_plan *plan = a->plan;
+    const tr_path_op *op = &plan->path->ops[index];
+    a->op_done[index] = 1;
+    a->broken[plan->instr_of[index]] = 1;
+    tr_status status = TR_OK;
+    for (int i = 0; i < op->n_out && !op->in_place && status == TR_OK; i++) {
+        tr_ref v = plan->path->operands[op->operand + op->n_in + (uint32_t) i].ref;
+        void *block = r->failed ? NULL : tr_arena_alloc(r->arena, plan->path->value_bytes[v]);
+        a->address[v] = block;
+        if (block)
+            a->temps[a->n_temps++] = block;
+        else if (!r->failed)
+            status = TR_FAIL(TR_E_NOMEM, "no memory for a tensor of %zu bytes", plan->path->value_bytes[v]);
+    }
+    if (r->failed)
+        return;
+    if (status == TR_OK)
+        status = run_op(r, op);
+    TR_COUNT(r->ops_single, 1);
+    if (status != TR_OK) {
+        for (int i = 0; i < op->n_out && !op->in_place; i++)
+            a->address[plan->path->operands[op->operand + op->n_in + (uint32_t) i].ref] = NULL;
+        tr__runner_fail(r, status);
+    }
+}
+
+static void run_broken(tr_runner *r, const tr_instr *instr) {
+    const uint32_t *op = r->current->plan->covered + instr->first;
+    for (uint32_t i = 0; i < instr->n_ops; i++)
+        if (!r->current->op_done[op[i]])
+            run_single(r, op[i]);
+}
+
+/* Values of an instruction that failed or was skipped have no contents. */
+static void forget_results(tr_runner *r, const tr_instr *instr) {
+    const tr_plan *plan = r->current->plan;
+    for (uint32_t i = 0; i < instr->n_ops; i++) {
+        const tr_path_op *op = &plan->path->ops[plan->covered[instr->first + i]];
+        for (int j = 0; j < op->n_out && !op->in_place; j++)
+            r->current->address[plan->path->operands[op->operand + op->n_in + (uint32_t) j].ref] = NULL;
+    }
+}
+
+static tr_status run_instr(tr_runner *r, const tr_instr *instr) {
+    switch (instr->kind) {
+    case TR_INSTR_EW:
+        return run_elementwise(r, instr);
+    case TR_INSTR_MULTI:
+        return run_multi(r, instr);
+    default:
+        return run_op(r, &r->current->plan->path->ops[r->current->plan->covered[instr->first]]);
+    }
+}
+
+bool tr__activation_step(tr_runner *r) {
+    tr_activation *a = r->current;
+    const tr_plan *plan = a->plan;
+    if (a->next_instr == plan->n_instrs)
+        return false;
+    tr_instr *instr = &plan->instrs[a->next_instr];
+    if (instr->ready > cursor(r) && !r->ended)
+        return false;
+    if (TR_UNLIKELY(r->failed))
+        forget_results(r, instr);
+    else if (TR_UNLIKELY(a->broken[a->next_instr]))
+        run_broken(r, instr);
+    else {
+        tr_status status = run_instr(r, instr);
+        TR_COUNT(r->instructions, 1);
+        TR_COUNT(r->ops_covered, instr->n_ops);
+        TR_COUNT(r->bytes_elided, instr->bytes_elided);
+        if (TR_UNLIKELY(status != TR_OK)) {
+            forget_results(r, instr);
+            tr__runner_fail(r, status);
+        }
+    }
+    a->next_instr++;
+    return true;
+}
+
+static bool op_has_run(const tr_activation *a, uint32_t op) {
+    return a->plan->instr_of[op] < a->next_instr || a->op_done[op];
+}
+
+void tr__activation_catch_up(tr_runner *r, uint32_t upto) {
+    while (tr__activation_step(r));
+    if (upto > cursor(r))
+        upto = cursor(r);
+    for (uint32_t op = 0; op < upto; op++)
+        if (!op_has_run(r->current, op))
+            run_single(r, op);
+}
+
+bool tr__activation_has_run(const tr_runner *r, uint32_t upto) {
+    return upto == 0 || op_has_run(r->current, upto - 1);
+}
+
+/* Binds what is still alive to its memory: a storage outlives the activation. */
+static void bind_survivors(tr_runner *r) {
+    tr_activation *a = r->current;
+    const tr_plan *plan = a->plan;
+    for (uint32_t v = 0; v < plan->path->n_values; v++) {
+        tr_storage *s = a->storage_of[v];
+        if (!s)
+            continue;
+        void *at = a->address[v];
+        a->storage_of[v] = NULL;
+        s->bound = false;
+        s->data = at;
+        if (!at) {
+            s->poison = r->error != TR_OK ? r->error : TR_E_SKIPPED;
+            continue;
+        }
+        tr_slab *slab = plan->carry[v] ? a->carry : a->slab;
+        if (plan->slot[v] != TR_SLOT_ELIDED && at == (char *) slab->base + plan->slot[v]) {
+            s->slab = slab;
+            slab->refs++;
+            continue;
+        }
+        for (uint32_t t = 0; t < a->n_temps; t++)
+            if (a->temps[t] == at)
+                a->temps[t] = NULL; // its own block: goes with the storage
+    }
+}
+
+void tr__activation_close(tr_runner *r) {
+    tr_activation *a = r->current;
+    bind_survivors(r);
+    for (uint32_t t = 0; t < a->n_temps; t++)
+        tr_arena_free(r->arena, a->temps[t]);
+    if (a->slab)
+        tr__slab_release(r->arena, a->slab);
+    if (a->carry)
+        tr__slab_release(r->arena, a->carry);
+    r->current = NULL;
+    r->ended = false;
+    for (uint32_t i = 0; i < r->n_frees; i++)
+        tr__store_free(r->arena, r->frees[i]);
+    r->n_frees = 0;
+    // Release: pairs with the acquire in tr_exec_begin, which reuses the activation.
+    atomic_store_explicit(&a->finished, true, memory_order_release);
+}
+
+static void drop_slabs(tr_runner *r, tr_slab *s) {
+    while (s) {
+        tr_slab *next = s->next;
+        s->pooled = false;
+        s->refs++;
+        tr__slab_release(r->arena, s);
+        s = next;
+    }
+}
+
+void tr__plan_state_drop(tr_runner *r, tr_plan *plan) {
+    drop_slabs(r, plan->state->slabs);
+    drop_slabs(r, plan->state->carries);
+    plan->state->slabs = plan->state->carries = NULL;
+}
+
+/* ------------------------------------------------------------------------------------------------ Python's side */
+
+static void *carve(char **at, size_t bytes) {
+    void *p = *at;
+    *at += (bytes + 15) & ~(size_t) 15;
+    return p;
+}
+
+static size_t activation_bytes(const tr_plan *plan) {
+    const tr_path *p = plan->path;
+    return sizeof(tr_activation) + 8 * 16 + p->n_operands * 8 + p->n_values * 3 * 8 + p->n_externals * 8 + p->n_ops +
+           plan->n_instrs;
+}
+
+static tr_activation *make_activation(tr_plan *plan) {
+    const tr_path *p = plan->path;
+    char *at = tr_calloc(1, activation_bytes(plan));
+    if (!at)
+        return NULL;
+    tr_activation *a = carve(&at, sizeof *a);
+    a->plan = plan;
+    a->args = carve(&at, p->n_operands * 8);
+    a->storage_of = carve(&at, p->n_values * 8);
+    a->address = carve(&at, p->n_values * 8);
+    a->temps = carve(&at, p->n_values * 8);
+    a->external = carve(&at, p->n_externals * 8);
+    a->op_done = carve(&at, p->n_ops);
+    a->broken = carve(&at, plan->n_instrs);
+    atomic_init(&a->finished, true);
+    return a;
+}
+
+tr_activation *tr__activation_take(tr_plan *plan) {
+    if (!plan->state && !(plan->state = tr_calloc(1, sizeof *plan->state)))
+        return NULL;
+    for (tr_activation *a = plan->state->unused; a; a = a->next)
+        // Acquire: pairs with the release in tr__activation_close.
+        if (atomic_load_explicit(&a->finished, memory_order_acquire))
+            return a;
+    tr_activation *a = make_activation(plan);
+    if (a) {
+        a->next = plan->state->unused;
+        plan->state->unused = a;
+    }
+    return a;
+}
+
+void tr__activations_free(tr_plan *plan) {
+    if (!plan->state)
+        return;
+    for (tr_activation *a = plan->state->unused; a;) {
+        tr_activation *next = a->next;
+        tr_free(a);
+        a = next;
+    }
+    tr_free(plan->state);
+    plan->state = NULL;
+}

@@ -1,0 +1,487 @@
+/* runner.c - the executor thread's loop, and Python's side of the ring.
+ *
+ * Threads: Python's side runs under the GIL, by whichever thread holds it; the ring's single producer is "the GIL holder".
+ * The executor takes no lock and never the GIL. It sleeps on `wake` only; Python sleeps on futures and on `room`. */
+#include "exec/runner.h"
+
+#include "terra/alloc.h"
+#include "terra/options.h"
+#include "terra/pool.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { WAIT_SLICE_NS = 20 * 1000 * 1000, MAX_OPEN_ACTIVATIONS = 3 };
+
+extern tr_activation *tr__activation_take(tr_plan *plan);
+extern void tr__activations_free(tr_plan *plan);
+
+static tr_runner runner;
+static tr_topology *topology;
+static tr_topology_plan *placement;
+static tr_pool pool;
+static tr_wait_host wait_host;
+
+/* ------------------------------------------------------------------------------------------------ the executor */
+
+static bool has_work(const void *arg) {
+    const tr_runner *r = arg;
+    if (!tr_ring_is_empty(r->ring))
+        return true;
+    if (!r->current || r->current->next_instr == r->current->plan->n_instrs)
+        return false;
+    // Acquire: as in activation.c; here only the number matters.
+    return atomic_load_explicit(&r->current->cursor, memory_order_acquire) >=
+           r->current->plan->instrs[r->current->next_instr].ready;
+}
+
+static void defer_free(tr_runner *r, tr_storage *s) {
+    if (r->n_frees == r->frees_size) {
+        uint32_t size = r->frees_size ? 2 * r->frees_size : 1024;
+        tr_storage **more = tr_realloc(r->frees, size * sizeof *more);
+        if (!more)
+            return; // kept for ever rather than freed too early
+        r->frees = more;
+        r->frees_size = size;
+    }
+    r->frees[r->n_frees++] = s;
+}
+
+static void take_fetch(tr_runner *r, tr_fetch *f) {
+    if (r->current && !tr__activation_has_run(r, f->need) && r->error == TR_OK) {
+        f->next = r->fetches;
+        r->fetches = f;
+    } else {
+        if (r->error != TR_OK && r->current)
+            r->failed = true;
+        tr__answer_fetch(r, f);
+    }
+}
+
+/* Answers what the last instruction made answerable; with `demand`, Python waits and nothing is ready: the rest is run op by
+ * op. */
+static void serve_fetches(tr_runner *r, bool demand) {
+    tr_fetch **at = &r->fetches;
+    while (*at) {
+        tr_fetch *f = *at;
+        if (demand && r->error == TR_OK && !tr__activation_has_run(r, f->need)) {
+            TR_COUNT(r->demands, 1);
+            tr__activation_catch_up(r, f->need);
+        }
+        if (r->error != TR_OK || tr__activation_has_run(r, f->need)) {
+            *at = f->next;
+            tr__answer_fetch(r, f);
+        } else
+            at = &f->next;
+    }
+}
+
+static void close_activation(tr_runner *r) {
+    serve_fetches(r, true);
+    tr__activation_close(r);
+    tr_event_notify(&r->room);
+}
+
+/* Returns false for STOP. */
+static bool obey(tr_runner *r, tr_msg *m) {
+    switch ((tr_msg_kind) m->kind) {
+    case TR_MSG_CALL:
+        if (r->current)
+            tr__activation_catch_up(r, m->need);
+        tr__run_call(r, m->call);
+        break;
+    case TR_MSG_FREE:
+        if (r->current)
+            defer_free(r, m->object);
+        else
+            tr__store_free(r->arena, m->object);
+        break;
+    case TR_MSG_FETCH:
+        take_fetch(r, m->object);
+        break;
+    case TR_MSG_BEGIN:
+        tr__activation_open(r, m->object);
+        break;
+    case TR_MSG_END:
+        r->ended = true;
+        while (tr__activation_step(r))
+            serve_fetches(r, false);
+        close_activation(r);
+        break;
+    case TR_MSG_EXIT:
+        tr__activation_catch_up(r, UINT32_MAX);
+        close_activation(r);
+        break;
+    case TR_MSG_DROP_PLAN:
+        tr__plan_state_drop(r, m->object);
+        break;
+    case TR_MSG_STOP:
+        return false;
+    }
+    return true;
+}
+
+static void idle(tr_runner *r) {
+    const tr_options *options = tr_options_get();
+    bool starved = r->current && !r->failed;
+    int64_t timeout = starved ? options->starve_us * 1000 : TR_FOREVER;
+    if (tr_event_wait(&r->wake, has_work, r, options->spin_us * 1000, timeout) == TR_OK || !starved)
+        return;
+    // Python is busy elsewhere, and validated ops wait for an instruction that waits for more: they need not.
+    uint32_t cursor = atomic_load_explicit(&r->current->cursor, memory_order_acquire);
+    if (!tr__activation_has_run(r, cursor) && r->starved_at != cursor) {
+        r->starved_at = cursor;
+        TR_COUNT(r->starvations, 1);
+        tr__activation_catch_up(r, cursor);
+    } else
+        tr_event_wait(&r->wake, has_work, r, 0, TR_FOREVER);
+}
+
+static void *executor_main(void *arg) {
+    tr_runner *r = arg;
+    tr_pool_start(r->placement, &pool);
+    r->ctx.threads = pool.thread_count;
+    for (;;) {
+        size_t bytes;
+        tr_msg *m = tr_ring_peek(r->ring, &bytes);
+        if (m) {
+            bool go_on = obey(r, m);
+            tr_ring_release(r->ring);
+            tr_event_notify(&r->room);
+            if (!go_on)
+                break;
+        } else if (r->current && tr__activation_step(r)) {
+            serve_fetches(r, false);
+        } else {
+            serve_fetches(r, true);
+            idle(r);
+        }
+    }
+    tr_pool_stop(&pool);
+    return NULL;
+}
+
+static void *scratch(tr_kernel_ctx *ctx, size_t bytes) {
+    tr_runner *r = (tr_runner *) ((char *) ctx - offsetof(tr_runner, ctx));
+    bytes = (bytes + 63) & ~(size_t) 63;
+    size_t at = ctx->scratch_used;
+    ctx->scratch_used += bytes;
+    if (at + bytes <= ctx->scratch_size)
+        return (char *) ctx->scratch_base + at;
+    if (r->n_scratch_more == (int) (sizeof r->scratch_more / sizeof *r->scratch_more))
+        return NULL;
+    void *block = tr_arena_alloc(r->arena, bytes);
+    if (block)
+        r->scratch_more[r->n_scratch_more++] = block;
+    return block;
+}
+
+/* ------------------------------------------------------------------------------------------------ Python's side */
+
+tr_status tr_exec_init(void) {
+    TR_TRY(tr_options_load());
+    const tr_options *options = tr_options_get();
+    if (options->fail_alloc)
+        tr_fail_alloc_set(options->fail_alloc);
+    TR_TRY(tr_op_init());
+    TR_TRY(tr_kernel_init(options->isa));
+    TR_TRY(tr_topology_load(&topology));
+    TR_TRY(tr_topology_make_plan(topology, (int) (options->executors ? 1 : 0), (int) options->threads,
+                                 (tr_pin) options->pin, &placement));
+    TR_TRY(tr__store_init());
+    TR_TRY(tr_ring_create((size_t) options->ring_bytes, &runner.ring));
+    runner.placement = &placement->executors[0];
+    runner.ctx.scratch = scratch;
+    return tr_arena_create(runner.placement->bind_memory ? runner.placement->os_node : -1, &runner.arena);
+}
+
+static tr_status start(void) {
+    if (TR_LIKELY(runner.running))
+        return TR_OK;
+    if (pthread_create(&runner.thread, NULL, executor_main, &runner) != 0)
+        return TR_FAIL(TR_E_RUNTIME, "can't start the executor thread");
+    runner.running = true;
+    return TR_OK;
+}
+
+void tr_exec_set_wait_host(const tr_wait_host *host) {
+    wait_host = *host;
+}
+
+/* One slice of a wait without the GIL. `wait` returns TR_OK when there is nothing left to wait for. */
+static tr_status wait_slices(tr_status (*wait)(void *arg), void *arg, bool (*done)(void *arg)) {
+    for (;;) {
+        void *token = wait_host.release ? wait_host.release() : NULL;
+        tr_status status = wait(arg);
+        if (wait_host.acquire)
+            wait_host.acquire(token);
+        if (done(arg))
+            return status;
+        if (wait_host.check)
+            TR_TRY(wait_host.check());
+    }
+}
+
+typedef struct room_wait {
+    size_t bytes;
+} room_wait;
+static bool has_room(const void *arg) {
+    return tr_ring_can_reserve(runner.ring, ((const room_wait *) arg)->bytes);
+}
+static bool room_done(void *arg) {
+    return has_room(arg);
+}
+static tr_status room_slice(void *arg) {
+    return tr_event_wait(&runner.room, has_room, arg, 20000, WAIT_SLICE_NS);
+}
+
+static void publish(void) {
+    tr_ring_commit(runner.ring);
+    tr_event_notify(&runner.wake);
+}
+
+static tr_msg *reserve(size_t bytes, tr_status *status) {
+    bytes += sizeof(tr_msg);
+    if ((*status = start()) != TR_OK)
+        return NULL;
+    if (bytes > tr_ring_max_record(runner.ring)) {
+        *status = TR_FAIL(TR_E_RUNTIME, "a call of %zu bytes does not fit the command ring (TERRA_RING_BYTES)", bytes);
+        return NULL;
+    }
+    for (;;) {
+        // The wait below drops the GIL: another thread may have taken the room.
+        tr_msg *m = tr_ring_reserve(runner.ring, bytes);
+        if (m) {
+            m->need = 0;
+            return m;
+        }
+        room_wait w = {bytes};
+        if ((*status = wait_slices(room_slice, &w, room_done)) != TR_OK)
+            return NULL;
+    }
+}
+
+static tr_status send(tr_msg_kind kind, void *object, uint32_t need) {
+    tr_status status;
+    tr_msg *m = reserve(0, &status);
+    if (!m)
+        return status;
+    m->kind = kind;
+    m->need = need;
+    m->object = object;
+    publish();
+    return TR_OK;
+}
+
+tr_call *tr_exec_call_reserve(int n_attrs, int n_in, int n_out, uint32_t need, tr_status *status) {
+    tr_msg *m = reserve(tr_call_size(n_attrs, n_in, n_out), status);
+    if (!m)
+        return NULL;
+    m->kind = TR_MSG_CALL;
+    m->need = need;
+    return m->call;
+}
+
+void tr_exec_call_commit(void) {
+    publish();
+}
+
+void tr_exec_notify(void) {
+    tr_event_notify(&runner.wake);
+}
+
+tr_status tr_exec_free(tr_storage *s) {
+    return send(TR_MSG_FREE, s, 0);
+}
+
+static void fetch_free(tr_fetch *f) {
+    tr_free(f->buffer);
+    tr_free(f);
+}
+
+static tr_fetch *fetch_create(const tr_operand *t, uint32_t need, size_t bytes, tr_status *status) {
+    tr_fetch *f = tr_calloc(1, sizeof *f);
+    if (!f || tr_future_create(&f->future) != TR_OK) {
+        tr_free(f);
+        *status = TR_FAIL(TR_E_NOMEM, "no memory for a fetch");
+        return NULL;
+    }
+    f->need = need;
+    f->bytes = bytes;
+    if (t) {
+        f->operand = *t;
+        f->packed = tr_meta_as_contiguous(t->meta, t->meta->dtype);
+    }
+    if (bytes > sizeof f->small && !(f->buffer = tr_malloc(bytes))) {
+        tr_future_release(f->future);
+        tr_free(f);
+        *status = TR_FAIL(TR_E_NOMEM, "no memory to read a tensor of %zu bytes", bytes);
+        return NULL;
+    }
+    return f;
+}
+
+static bool future_done(void *arg) {
+    return tr_future_is_done(arg);
+}
+static tr_status future_slice(void *arg) {
+    return tr_future_wait(arg, tr_options_get()->spin_us * 1000, WAIT_SLICE_NS);
+}
+
+tr_status tr_exec_fetch(const tr_operand *t, uint32_t need, void *dst, size_t bytes, void **data) {
+    tr_status status;
+    tr_fetch *f = fetch_create(t, need, dst ? bytes : 0, &status);
+    if (!f)
+        return status;
+    tr_future *future = tr_future_retain(f->future); // the executor's reference stays in f
+    status = send(TR_MSG_FETCH, f, need);
+    if (status != TR_OK) {
+        tr_future_release(future);
+        tr_future_release(future);
+        fetch_free(f);
+        return status;
+    }
+    if (t && t->storage)
+        t->storage->sent = true;
+    status = wait_slices(future_slice, future, future_done);
+    if (!tr_future_is_done(future)) {
+        // Interrupted. The executor still writes into f: it is left to it, and lost.
+        tr_future_release(future);
+        return status;
+    }
+    if (status == TR_OK) {
+        if (dst && bytes)
+            memcpy(dst, f->buffer ? f->buffer : f->small, bytes);
+        if (data)
+            *data = future->payload.ptr;
+    }
+    fetch_free(f);
+    tr_future_release(future);
+    return status;
+}
+
+tr_status tr_exec_synchronize(uint32_t need) {
+    if (!runner.running)
+        return TR_OK;
+    return tr_exec_fetch(NULL, need, NULL, 0, NULL);
+}
+
+/* ---- activations ---- */
+
+static tr_activation *open_now[MAX_OPEN_ACTIVATIONS];
+
+static bool finished(const void *arg) {
+    // Acquire: pairs with the release in tr__activation_close.
+    return atomic_load_explicit(&((tr_activation *) (uintptr_t) arg)->finished, memory_order_acquire);
+}
+static bool finished_done(void *arg) {
+    return finished(arg);
+}
+static tr_status finished_slice(void *arg) {
+    return tr_event_wait(&runner.room, finished, arg, tr_options_get()->spin_us * 1000, WAIT_SLICE_NS);
+}
+
+tr_activation *tr_exec_begin(tr_plan *plan) {
+    // Run-ahead is bounded: at most MAX_OPEN_ACTIVATIONS that have not finished.
+    tr_activation *oldest = open_now[0];
+    if (oldest && !finished(oldest) && wait_slices(finished_slice, oldest, finished_done) != TR_OK)
+        return NULL;
+    tr_activation *a = tr__activation_take(plan);
+    if (!a) {
+        TR_FAIL(TR_E_NOMEM, "no memory for an activation");
+        return NULL;
+    }
+    atomic_store_explicit(&a->cursor, 0, memory_order_relaxed);   // published by the ring
+    atomic_store_explicit(&a->finished, false, memory_order_relaxed);
+    if (send(TR_MSG_BEGIN, a, 0) != TR_OK) {
+        atomic_store_explicit(&a->finished, true, memory_order_relaxed);
+        return NULL;
+    }
+    memmove(open_now, open_now + 1, sizeof open_now - sizeof *open_now);
+    open_now[MAX_OPEN_ACTIVATIONS - 1] = a;
+    return a;
+}
+
+tr_status tr_exec_end(tr_activation *a) {
+    return send(TR_MSG_END, a, 0);
+}
+
+tr_status tr_exec_exit(tr_activation *a) {
+    return send(TR_MSG_EXIT, a, 0);
+}
+
+void tr_exec_drop_plan(tr_plan *plan) {
+    if (!plan->state)
+        return;
+    if (send(TR_MSG_DROP_PLAN, plan, 0) != TR_OK || tr_exec_synchronize(0) != TR_OK)
+        return;
+    for (int i = 0; i < MAX_OPEN_ACTIVATIONS; i++)
+        if (open_now[i] && open_now[i]->plan == plan)
+            open_now[i] = NULL;
+    tr__activations_free(plan);
+}
+
+/* ---- stopping and forking ---- */
+
+static void stop(void) {
+    if (!runner.running)
+        return;
+    if (send(TR_MSG_STOP, NULL, 0) != TR_OK)
+        return;
+    void *token = wait_host.release ? wait_host.release() : NULL;
+    pthread_join(runner.thread, NULL);
+    if (wait_host.acquire)
+        wait_host.acquire(token);
+    runner.running = false;
+}
+
+tr_status tr_exec_shutdown(void) {
+    stop();
+    tr__store_collect();
+    return runner.error ? TR_FAIL(runner.error, "%s", runner.error_text) : TR_OK;
+}
+
+/* The thread ends before a fork and starts again with the next command, on either side: its state is all in `runner`. */
+void tr_exec_fork_prepare(void) {
+    stop();
+}
+void tr_exec_fork_parent(void) {}
+void tr_exec_fork_child(void) {
+    runner.placement = NULL; // not pinned beside the parent's team
+}
+
+/* ---- to see it ---- */
+
+void tr_exec_stats_get(tr_exec_stats *out) {
+#define COUNTER(c) atomic_load_explicit(&runner.c, memory_order_relaxed)
+    tr_arena_stats a = {0};
+    if (runner.arena)
+        tr_arena_stats_get(runner.arena, &a);
+    *out = (tr_exec_stats){
+        .instructions = COUNTER(instructions),
+        .ops_covered = COUNTER(ops_covered),
+        .ops_single = COUNTER(ops_single),
+        .bytes_elided = COUNTER(bytes_elided),
+        .fetches = COUNTER(n_fetches),
+        .demands = COUNTER(demands),
+        .starvations = COUNTER(starvations),
+        .bytes_live = a.live_bytes,
+        .bytes_peak = a.peak_bytes,
+        .executors = 1,
+        .threads = runner.placement ? runner.placement->thread_count : 1,
+    };
+#undef COUNTER
+}
+
+const char *tr_exec_placement(void) {
+    static char text[512];
+    if (!runner.placement)
+        return "unpinned";
+    size_t at = (size_t) snprintf(text, sizeof text, "executor 0: %d thread%s on cpus", runner.placement->thread_count,
+                                  runner.placement->thread_count == 1 ? "" : "s");
+    for (int i = 0; i < runner.placement->thread_count && at < sizeof text; i++)
+        at += (size_t) snprintf(text + at, sizeof text - at, " %d", runner.placement->cpus[i]);
+    if (at < sizeof text)
+        snprintf(text + at, sizeof text - at, "%s", runner.placement->pin ? " (pinned)" : "");
+    return text;
+}

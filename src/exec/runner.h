@@ -1,0 +1,100 @@
+/* runner.h - the executor thread's own state. runner.c is its loop and Python's side of the ring; activation.c runs plans;
+ * call.c runs one op.
+ *
+ * Owned by the executor thread, but for the fields that say otherwise. */
+#ifndef TR_EXEC_RUNNER_H
+#define TR_EXEC_RUNNER_H
+
+#include "exec/store.h"
+#include "terra/event.h"
+#include "terra/future.h"
+#include "terra/ring.h"
+#include "terra/topology.h"
+
+#include <pthread.h>
+
+typedef enum tr_msg_kind {
+    TR_MSG_CALL,
+    TR_MSG_FREE,
+    TR_MSG_FETCH,
+    TR_MSG_BEGIN,
+    TR_MSG_END,
+    TR_MSG_EXIT,
+    TR_MSG_DROP_PLAN,
+    TR_MSG_STOP,
+} tr_msg_kind;
+
+typedef struct tr_msg {
+    uint32_t kind;
+    uint32_t need; /* ops of the open activation that must have run before this is obeyed */
+    void *object;  /* storage, fetch, activation, plan */
+    tr_call call[];
+} tr_msg;
+
+struct tr_fetch {
+    tr_future *future;
+    tr_operand operand;      /* storage NULL: wait only */
+    const tr_meta *packed;   /* row-major, of the operand's shape */
+    uint32_t need;
+    size_t bytes;
+    tr_fetch *next;          /* waiting in an activation */
+    unsigned char small[16]; /* the answer, or: */
+    unsigned char *buffer;
+};
+
+typedef struct tr_runner {
+    tr_ring *ring;
+    tr_event wake;              /* Python → executor: a command, or the cursor moved */
+    tr_event room;              /* executor → Python: the ring has room; an activation finished */
+    pthread_t thread;
+    bool running;               /* Python's */
+    tr_arena *arena;
+    const tr_placement *placement;
+    tr_kernel_ctx ctx;
+    void *scratch_more[16];     /* blocks beyond scratch_base, until the kernel returns */
+    int n_scratch_more;
+
+    /* The first failure that Python was not told of. Until it is told, nothing is computed. */
+    tr_status error;
+    char error_text[TR_FUTURE_MESSAGE_MAX];
+
+    tr_activation *current;     /* open: BEGIN seen, not yet END or EXIT */
+    bool ended;                 /* END seen: every op is validated */
+    bool failed;                /* something in the current activation failed: the rest is skipped */
+    uint32_t starved_at;        /* cursor at which the last starvation was relieved */
+    tr_fetch *fetches;          /* waiting for ops of the current activation */
+    tr_storage **frees;         /* deferred until the current activation closes */
+    uint32_t n_frees, frees_size;
+    tr_arg *args;               /* of the call being run */
+    uint32_t args_size;
+
+    _Atomic int64_t instructions, ops_covered, ops_single, bytes_elided, n_fetches, demands, starvations; /* counters */
+} tr_runner;
+
+/* Counters are written by the executor alone and read anywhere: relaxed. */
+#define TR_COUNT(counter, n) \
+    atomic_store_explicit(&(counter), atomic_load_explicit(&(counter), memory_order_relaxed) + (n), memory_order_relaxed)
+
+/* call.c: runs one op over resolved operands; the failure names the op and where it was called. */
+tr_status tr__run_kernel(tr_runner *r, const tr_kernel_call *call, uint32_t site);
+/* Keeps the first error. */
+void tr__runner_fail(tr_runner *r, tr_status status);
+tr_status tr__runner_args(tr_runner *r, uint32_t n);
+/* Address of a storage's first byte; allocates it when it has none. NULL: poisoned, or no memory (status in *status). */
+void *tr__storage_address(tr_runner *r, tr_storage *s, tr_status *status);
+void tr__run_call(tr_runner *r, const tr_call *call);
+void tr__answer_fetch(tr_runner *r, tr_fetch *f);
+
+/* activation.c */
+void tr__activation_open(tr_runner *r, tr_activation *a);
+/* Runs one ready instruction; false when none is. */
+bool tr__activation_step(tr_runner *r);
+/* Runs every validated op below `upto`, one at a time where its instruction isn't ready. */
+void tr__activation_catch_up(tr_runner *r, uint32_t upto);
+bool tr__activation_has_run(const tr_runner *r, uint32_t upto);
+void tr__activation_close(tr_runner *r);
+void tr__plan_state_drop(tr_runner *r, tr_plan *plan);
+
+extern const char *(*tr__site_text)(uint32_t site);
+
+#endif

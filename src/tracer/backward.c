@@ -1,0 +1,502 @@
+/* backward.c - the reverse pass.
+ *
+ * A run is a table of nodes that the roots reach, with what each still waits for and the gradients that have come in. Nodes
+ * run latest first (by sequence number), as PyTorch's do, so that sums of gradients are made in the same order. Runs may
+ * nest (a custom node's backward may call backward): each has a table of its own. */
+#include "tracer/tape.h"
+
+#include "tracer/dispatch.h"
+
+#include "terra/alloc.h"
+
+#include <string.h>
+
+typedef struct run_entry {
+    tr_node *node;
+    uint32_t waits;       /* edges into it from nodes that have not run */
+    bool needed;          /* leads to one of the inputs asked for */
+    bool queued;
+    tr_tensor **grad;     /* [n_out], retained */
+    int32_t capture;      /* first of args->inputs that it captures, + 1; then capture_next */
+} run_entry;
+
+typedef struct run {
+    const tr_backward_args *args;
+    run_entry *table;
+    uint32_t size, count;     /* size: a power of two */
+    tr_node **heap;
+    uint32_t heap_count;
+    tr_edge *inputs;          /* [n_inputs] */
+    tr_status status;
+} run;
+
+static run_entry *find(run *r, tr_node *node) {
+    uint32_t at = (uint32_t) (((uintptr_t) node >> 4) * 0x9e3779b1u) & (r->size - 1);
+    while (r->table[at].node && r->table[at].node != node)
+        at = (at + 1) & (r->size - 1);
+    return &r->table[at];
+}
+
+static tr_status grow(run *r) {
+    run_entry *old = r->table;
+    uint32_t old_size = r->size;
+    uint32_t size = old_size ? old_size * 4 : 512;
+    run_entry *table = tr_calloc(size, sizeof *table);
+    tr_node **heap = table ? tr_realloc(r->heap, size * sizeof *heap) : NULL;
+    if (!heap) {
+        tr_free(table);
+        return TR_FAIL(TR_E_NOMEM, "no memory for backward");
+    }
+    r->heap = heap;
+    r->table = table;
+    r->size = size;
+    for (uint32_t i = 0; i < old_size; i++)
+        if (old[i].node)
+            *find(r, old[i].node) = old[i];
+    tr_free(old);
+    return TR_OK;
+}
+
+static tr_status enter(run *r, tr_node *node, run_entry **out, bool *fresh) {
+    if (2 * (r->count + 1) > r->size)
+        TR_TRY(grow(r));
+    run_entry *e = find(r, node);
+    *fresh = !e->node;
+    if (*fresh) {
+        tr_tensor **grad = tr_calloc(node->n_out ? node->n_out : 1, sizeof *grad);
+        if (!grad)
+            return TR_FAIL(TR_E_NOMEM, "no memory for backward");
+        *e = (run_entry){.node = node, .grad = grad};
+        tr_node_retain(node);
+        r->count++;
+    }
+    *out = e;
+    return TR_OK;
+}
+
+/* ---- the order: a heap by sequence; accumulators first of all, as they wait for nobody ---- */
+
+static bool before(const tr_node *a, const tr_node *b) {
+    uint64_t sa = a->kind == TR_NODE_ACCUMULATE ? UINT64_MAX : a->sequence;
+    uint64_t sb = b->kind == TR_NODE_ACCUMULATE ? UINT64_MAX : b->sequence;
+    return sa > sb;
+}
+
+static void heap_push(run *r, tr_node *node) {
+    uint32_t i = r->heap_count++;
+    while (i && before(node, r->heap[(i - 1) / 2])) {
+        r->heap[i] = r->heap[(i - 1) / 2];
+        i = (i - 1) / 2;
+    }
+    r->heap[i] = node;
+}
+
+static tr_node *heap_pop(run *r) {
+    tr_node *top = r->heap[0], *last = r->heap[--r->heap_count];
+    uint32_t i = 0;
+    for (;;) {
+        uint32_t child = 2 * i + 1;
+        if (child >= r->heap_count)
+            break;
+        if (child + 1 < r->heap_count && before(r->heap[child + 1], r->heap[child]))
+            child++;
+        if (!before(r->heap[child], last))
+            break;
+        r->heap[i] = r->heap[child];
+        i = child;
+    }
+    r->heap[i] = last;
+    return top;
+}
+
+/* ---- what the run covers ---- */
+
+/* Enters everything the roots reach and counts who waits for whom. Depth first, without recursion: the heap's room serves
+ * as the stack. */
+static tr_status explore(run *r, tr_node *root) {
+    run_entry *e;
+    bool fresh;
+    TR_TRY(enter(r, root, &e, &fresh));
+    if (!fresh)
+        return TR_OK;
+    uint32_t top = 0;
+    r->heap[top++] = root;
+    while (top) {
+        tr_node *node = r->heap[--top];
+        for (int i = 0; i < node->n_in; i++) {
+            tr_node *next = node->edges[i].node;
+            if (!next)
+                continue;
+            TR_TRY(enter(r, next, &e, &fresh));
+            e->waits++;
+            if (fresh)
+                r->heap[top++] = next;
+        }
+    }
+    return TR_OK;
+}
+
+/* With inputs asked for, only nodes that lead to them run. Nodes were made before those that use them, so in the order of
+ * sequence numbers a node's edges are settled first; a few sweeps settle regenerated views as well. */
+static void mark_needed(run *r) {
+    const tr_backward_args *a = r->args;
+    for (int i = 0; i < a->n_inputs; i++) {
+        run_entry *e = r->inputs[i].node ? find(r, r->inputs[i].node) : NULL;
+        if (e && e->node)
+            e->needed = true;
+    }
+    for (bool changed = true; changed;) {
+        changed = false;
+        for (uint32_t i = 0; i < r->size; i++) {
+            run_entry *e = &r->table[i];
+            if (!e->node || e->needed)
+                continue;
+            for (int j = 0; j < e->node->n_in && !e->needed; j++)
+                if (e->node->edges[j].node && find(r, e->node->edges[j].node)->needed)
+                    changed = e->needed = true;
+        }
+    }
+}
+
+/* ---- gradients ---- */
+
+static tr_status add_grad(tr_tensor **slot, tr_tensor *g /* takes */) {
+    if (!*slot) {
+        *slot = g;
+        return TR_OK;
+    }
+    tr_tensor *sum = NULL;
+    tr_status status = tr_apply(TR_OP_add, (tr_input[]){tr_in(*slot), tr_in(g), tr_in_int(1)}, 3, NULL, NULL, false, &sum);
+    tr_tensor_release(g);
+    if (status != TR_OK)
+        return status;
+    tr_tensor_release(*slot);
+    *slot = sum;
+    return TR_OK;
+}
+
+/* Undoes broadcasting, and casts to the input's dtype: the one place. Takes g. */
+static tr_status fit(tr_tensor *g, const tr_meta *want, tr_tensor **out) {
+    tr_status status = TR_OK;
+    if (want && !tr_meta_same_shape(g->meta, want)) {
+        int lead = g->meta->ndim - want->ndim;
+        int64_t mask = 0;
+        for (int d = 0; d < g->meta->ndim; d++)
+            if (d < lead || (want->shape[d - lead] == 1 && g->meta->shape[d] != 1))
+                mask |= (int64_t) 1 << d;
+        tr_tensor *sum = NULL, *shaped = NULL;
+        status = tr_apply(TR_OP_sum, (tr_input[]){tr_in(g)}, 1, (int64_t[]){mask, 1, -1}, NULL, false, &sum);
+        if (status == TR_OK)
+            status = tr_view(sum, want->ndim, want->shape, &shaped);
+        tr_tensor_release(sum);
+        tr_tensor_release(g);
+        g = shaped;
+    }
+    if (status == TR_OK && want && g->meta->dtype != want->dtype) {
+        tr_tensor *cast = NULL;
+        status = tr_to_dtype(g, (tr_dtype) want->dtype, &cast);
+        tr_tensor_release(g);
+        g = cast;
+    }
+    if (status == TR_OK)
+        *out = g;
+    return status;
+}
+
+static tr_status run_hooks(tr_hook *h, uint32_t nr, bool after, tr_tensor **g) {
+    for (; h; h = h->next) {
+        if (h->nr != nr || h->after != after)
+            continue;
+        if (h->retain) {
+            tr_tensor *old = h->retain->grad;
+            tr_tensor_retain(*g);
+            h->retain->grad = *g;
+            tr_tensor_release(old);
+            continue;
+        }
+        if (!h->call)
+            continue;
+        tr_tensor *replacement = NULL;
+        TR_TRY(h->call(h->arg, *g, &replacement));
+        if (replacement) {
+            tr_tensor_release(*g);
+            *g = replacement;
+        }
+    }
+    return TR_OK;
+}
+
+/* May the gradient itself become .grad: nobody else has it, and it looks as .grad should? */
+static bool may_steal(const tr_tensor *g, const tr_tensor *leaf) {
+    return g->refs == 1 && g->storage->refs == 1 && !g->storage->shared && g->meta == leaf->meta && g->meta->dense;
+}
+
+static tr_status copy_like(tr_tensor *g, const tr_meta *meta, tr_tensor **out) {
+    tr_tensor *copy = NULL, *same = NULL;
+    TR_TRY(tr_tensor_empty(meta, &copy));
+    tr_status status = tr_apply(TR_OP_copy_, (tr_input[]){tr_in(copy), tr_in(g)}, 2, NULL, NULL, false, &same);
+    tr_tensor_release(same);
+    if (status != TR_OK) {
+        tr_tensor_release(copy);
+        return status;
+    }
+    *out = copy;
+    return TR_OK;
+}
+
+static tr_status accumulate(run *r, tr_node *node, tr_tensor **slot) {
+    tr_tensor *leaf = node->leaf;
+    if (!leaf)
+        return TR_OK;
+    TR_TRY(run_hooks(leaf->hooks, 0, false, slot));
+    tr_tensor *g = *slot;
+    if (!leaf->grad) {
+        if (r->args->create_graph || may_steal(g, leaf)) {
+            leaf->grad = g;
+            *slot = NULL;
+        } else {
+            const tr_meta *like = leaf->meta->dense ? leaf->meta : tr_meta_as_contiguous(leaf->meta, (tr_dtype) leaf->meta->dtype);
+            TR_TRY(copy_like(g, like, &leaf->grad));
+        }
+    } else if (r->args->create_graph) {
+        TR_TRY(add_grad(&leaf->grad, g));
+        *slot = NULL;
+    } else {
+        tr_tensor *same = NULL;
+        TR_TRY(tr_apply(TR_OP_add, (tr_input[]){tr_in(leaf->grad), tr_in(g), tr_in_int(1)}, 3, NULL, NULL, true, &same));
+        tr_tensor_release(same);
+    }
+    for (tr_hook *h = leaf->hooks, *next; h; h = next) {
+        next = h->next;
+        if (h->after && h->call) {
+            tr_tensor *ignored = NULL;
+            TR_TRY(h->call(h->arg, leaf, &ignored));
+            tr_tensor_release(ignored);
+        }
+    }
+    return TR_OK;
+}
+
+/* ---- one node ---- */
+
+static void vjp_finish(tr_vjp *v) {
+    for (int i = 0; i < v->n_pool; i++)
+        tr_tensor_release(v->pool[i]);
+}
+
+static tr_status run_op_node(tr_node *node, tr_tensor *const *grad, bool create_graph, tr_tensor **result) {
+    tr_vjp v = {.node = node, .grad = grad, .create_graph = create_graph};
+    v.results = result;
+    tr__vjp_rules[node->op]->run(&v);
+    vjp_finish(&v);
+    return v.status;
+}
+
+static tr_status strided(tr_tensor *t, const tr_meta *m, int64_t offset, tr_tensor **out) {
+    int64_t a[3 + 2 * TR_MAX_DIMS] = {0};
+    a[0] = a[1 + TR_MAX_DIMS] = m->ndim;
+    memcpy(a + 1, m->shape, sizeof m->shape);
+    memcpy(a + 2 + TR_MAX_DIMS, m->strides, sizeof m->strides);
+    a[2 + 2 * TR_MAX_DIMS] = offset;
+    return tr_apply(TR_OP_as_strided, (tr_input[]){tr_in(t)}, 1, a, NULL, false, out);
+}
+
+/* The gradient of the base, its part at the view replaced by what the op on the view passes on. */
+static tr_status run_copy_slices(tr_node *node, tr_tensor *const *grad, bool create_graph, tr_tensor **result) {
+    tr_tensor *base = NULL, *part = NULL, *part_copy = NULL, *same = NULL;
+    tr_tensor *inner[TR_MAX_FIXED + 1] = {0};
+    tr_status status = copy_like(grad[0], tr_meta_as_contiguous(node->base_meta, (tr_dtype) grad[0]->meta->dtype), &base);
+    // The base's contiguous gradient can be addressed by the view's strides only where the base is contiguous itself.
+    if (status == TR_OK && !node->base_meta->contiguous)
+        status = TR_FAIL(TR_E_NOTIMPL, "backward of an in-place write through a view of a non-contiguous tensor");
+    if (status == TR_OK)
+        status = strided(base, node->view_meta, node->view_offset - node->base_offset, &part);
+    if (status == TR_OK)
+        status = tr_apply(TR_OP_clone, (tr_input[]){tr_in(part)}, 1, NULL, NULL, false, &part_copy);
+    if (status == TR_OK) {
+        tr_tensor *g[1] = {part_copy};
+        status = run_op_node(node->inner, g, create_graph, inner);
+    }
+    if (status == TR_OK) {
+        if (inner[0])
+            status = tr_apply(TR_OP_copy_, (tr_input[]){tr_in(part), tr_in(inner[0])}, 2, NULL, NULL, false, &same);
+        else
+            status = tr_apply(TR_OP_fill_, (tr_input[]){tr_in(part), tr_in_double(0)}, 2, NULL, NULL, false, &same);
+    }
+    tr_tensor_release(same);
+    tr_tensor_release(part);
+    tr_tensor_release(part_copy);
+    tr_tensor_release(inner[0]);
+    result[0] = base;
+    for (int i = 1; i < node->n_in; i++)
+        result[i] = inner[i];
+    return status;
+}
+
+static tr_status pass_on(run *r, tr_node *node, tr_tensor **result) {
+    for (int i = 0; i < node->n_in; i++) {
+        tr_node *next = node->edges[i].node;
+        if (!next) {
+            tr_tensor_release(result[i]);
+            continue;
+        }
+        run_entry *e = find(r, next);
+        tr_tensor *g = result[i];
+        if (g && r->status == TR_OK && e->needed) {
+            r->status = fit(g, node->in_meta[i], &g);
+            if (r->status == TR_OK)
+                r->status = add_grad(&e->grad[node->edges[i].nr], g);
+        } else
+            tr_tensor_release(g);
+        if (--e->waits == 0 && !e->queued && e->needed) {
+            e->queued = true;
+            heap_push(r, next);
+        }
+    }
+    return r->status;
+}
+
+static void capture(run *r, tr_node *node, uint32_t nr, tr_tensor *g) {
+    for (int i = 0; i < r->args->n_inputs; i++)
+        if (r->inputs[i].node == node && r->inputs[i].nr == nr) {
+            if (g)
+                tr_tensor_retain(g);
+            tr_tensor_release(r->args->out_grads[i]);
+            r->args->out_grads[i] = g;
+        }
+}
+
+static tr_status run_node(run *r, run_entry *e) {
+    tr_node *node = e->node;
+    const tr_backward_args *a = r->args;
+    bool any = false, capturing = a->inputs && !a->accumulate;
+    for (uint32_t k = 0; k < node->n_out; k++) {
+        if (!e->grad[k])
+            continue;
+        any = true;
+        if (node->kind != TR_NODE_ACCUMULATE)
+            TR_TRY(run_hooks(node->hooks, k, false, &e->grad[k]));
+        else if (capturing && node->leaf)
+            TR_TRY(run_hooks(node->leaf->hooks, 0, false, &e->grad[k]));
+        if (capturing)
+            capture(r, node, k, e->grad[k]);
+    }
+    if (node->kind == TR_NODE_ACCUMULATE)
+        return any && !capturing ? accumulate(r, node, &e->grad[0]) : TR_OK;
+    tr_tensor *few[TR_MAX_FIXED + 1] = {0}, **result = few;
+    if (node->n_in > TR_MAX_FIXED && !(result = tr_calloc(node->n_in, sizeof *result)))
+        return TR_FAIL(TR_E_NOMEM, "no memory for backward");
+    tr_status status = TR_OK;
+    if (any) {
+        if (node->kind == TR_NODE_OP)
+            status = run_op_node(node, e->grad, a->create_graph, result);
+        else if (node->kind == TR_NODE_COPY_SLICES)
+            status = run_copy_slices(node, e->grad, a->create_graph, result);
+        else
+            status = node->custom.backward(node->custom.arg, node->n_out, e->grad, node->n_in, result);
+        if (!a->retain_graph)
+            tr__node_clear_saved(node);
+    }
+    // Incoming gradients die before the results are passed on, as in the first run of this path: deaths stay in step.
+    for (uint32_t k = 0; k < node->n_out; k++) {
+        tr_tensor_release(e->grad[k]);
+        e->grad[k] = NULL;
+    }
+    if (status != TR_OK)
+        r->status = status;
+    pass_on(r, node, result);
+    if (result != few)
+        tr_free(result);
+    return r->status;
+}
+
+/* ---- roots ---- */
+
+static tr_status seed(run *r, int i) {
+    const tr_backward_args *a = r->args;
+    tr_tensor *root = a->roots[i], *g = a->grads ? a->grads[i] : NULL;
+    if (!root->requires_grad)
+        return TR_FAIL(TR_E_RUNTIME, "element %d of tensors does not require grad and does not have a grad_fn", i);
+    if (!g && root->meta->numel != 1)
+        return TR_FAIL(TR_E_RUNTIME, "grad can be implicitly created only for scalar outputs");
+    if (g && !tr_meta_same_shape(g->meta, root->meta)) {
+        char x[128], y[128];
+        return TR_FAIL(TR_E_RUNTIME, "Mismatch in shape: grad_output[%d] has a shape of torch.Size(%s) and output[%d] has a shape "
+                                     "of torch.Size(%s).", i, tr_shape_print(g->meta, x, sizeof x), i,
+                       tr_shape_print(root->meta, y, sizeof y));
+    }
+    if (g)
+        tr_tensor_retain(g);
+    else
+        TR_TRY(tr_apply(TR_OP__full, (tr_input[]){tr_in_double(1)}, 1, NULL,
+                        tr_meta_as_contiguous(root->meta, (tr_dtype) root->meta->dtype), false, &g));
+    tr_edge edge;
+    tr_status status = tr__tape_edge(root, &edge);
+    if (status != TR_OK) {
+        tr_tensor_release(g);
+        return status;
+    }
+    status = add_grad(&find(r, edge.node)->grad[edge.nr], g);
+    tr_node_release(edge.node);
+    return status;
+}
+
+static tr_status prepare(run *r) {
+    const tr_backward_args *a = r->args;
+    TR_TRY(grow(r));
+    for (int i = 0; i < a->n_roots; i++) {
+        if (!a->roots[i]->requires_grad)
+            return TR_FAIL(TR_E_RUNTIME, "element %d of tensors does not require grad and does not have a grad_fn", i);
+        tr_edge edge;
+        TR_TRY(tr__tape_edge(a->roots[i], &edge));
+        tr_status status = explore(r, edge.node);
+        tr_node_release(edge.node);
+        TR_TRY(status);
+    }
+    if (a->inputs) {
+        r->inputs = tr_calloc((size_t) a->n_inputs + 1, sizeof *r->inputs);
+        if (!r->inputs)
+            return TR_FAIL(TR_E_NOMEM, "no memory for backward");
+        for (int i = 0; i < a->n_inputs; i++) {
+            if (!a->inputs[i]->requires_grad)
+                return TR_FAIL(TR_E_RUNTIME, "One of the differentiated Tensors does not require grad");
+            TR_TRY(tr__tape_edge(a->inputs[i], &r->inputs[i]));
+        }
+        mark_needed(r);
+    } else
+        for (uint32_t i = 0; i < r->size; i++)
+            r->table[i].needed = true;
+    for (int i = 0; i < a->n_roots; i++)
+        TR_TRY(seed(r, i));
+    r->heap_count = 0;
+    for (uint32_t i = 0; i < r->size; i++)
+        if (r->table[i].node && r->table[i].waits == 0 && r->table[i].needed) {
+            r->table[i].queued = true;
+            heap_push(r, r->table[i].node);
+        }
+    return TR_OK;
+}
+
+tr_status tr_backward(const tr_backward_args *args) {
+    run r = {.args = args};
+    bool was = tr_set_grad_enabled(args->create_graph);
+    r.status = prepare(&r);
+    while (r.status == TR_OK && r.heap_count)
+        r.status = run_node(&r, find(&r, heap_pop(&r)));
+    for (uint32_t i = 0; i < r.size; i++) {
+        run_entry *e = &r.table[i];
+        if (!e->node)
+            continue;
+        for (uint32_t k = 0; k < e->node->n_out; k++)
+            tr_tensor_release(e->grad[k]);
+        tr_free(e->grad);
+        tr_node_release(e->node);
+    }
+    for (int i = 0; r.inputs && i < args->n_inputs; i++)
+        tr_node_release(r.inputs[i].node);
+    tr_free(r.inputs);
+    tr_free(r.heap);
+    tr_free(r.table);
+    tr_set_grad_enabled(was);
+    return r.status;
+}

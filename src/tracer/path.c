@@ -1,0 +1,312 @@
+/* path.c - recording traces, merging them into graphs, predicting. */
+#include "tracer/path.h"
+
+#include "terra/alloc.h"
+#include "terra/graph.h"
+
+#include <string.h>
+
+/* ------------------------------------------------------------------------------------------------ recording */
+
+static bool room(void **array, uint32_t *size, uint32_t need, size_t item) {
+    if (need <= *size)
+        return true;
+    uint32_t more = *size ? *size : 256;
+    while (more < need)
+        more *= 2;
+    void *p = tr_realloc(*array, more * item);
+    if (!p)
+        return false;
+    *array = p;
+    *size = more;
+    return true;
+}
+
+void tr__recorder_reset(tr_recorder *r) {
+    tr_path *p = &r->path;
+    p->n_ops = p->n_operands = p->n_attrs = p->n_values = p->n_externals = 0;
+    r->hash = 0x243f6a8885a308d3u;
+}
+
+/* Two arrays of one growing size. */
+static bool room2(void **a, size_t item_a, void **b, size_t item_b, uint32_t *size, uint32_t need) {
+    uint32_t size_b = *size;
+    return room(b, &size_b, need, item_b) && room(a, size, need, item_a);
+}
+
+tr_path_op *tr__recorder_add(tr_recorder *r, int n_in, int n_out, int n_attrs) {
+    tr_path *p = &r->path;
+    uint32_t n = (uint32_t) (n_in + n_out);
+    if (!room((void **) &p->ops, &r->ops_size, p->n_ops + 1, sizeof *p->ops) ||
+        !room2((void **) &p->operands, sizeof *p->operands, (void **) &p->args, sizeof *p->args, &r->operands_size,
+               p->n_operands + n) ||
+        !room((void **) &p->attrs, &r->attrs_size, p->n_attrs + (uint32_t) n_attrs, sizeof *p->attrs))
+        return NULL;
+    tr_path_op *op = &p->ops[p->n_ops++];
+    *op = (tr_path_op){.n_in = (uint16_t) n_in, .n_out = (uint8_t) n_out, .n_attrs = (uint8_t) n_attrs, .operand = p->n_operands,
+                       .attr = p->n_attrs};
+    p->n_operands += n;
+    p->n_attrs += (uint32_t) n_attrs;
+    return op;
+}
+
+tr_ref tr__recorder_value(tr_recorder *r, size_t bytes) {
+    tr_path *p = &r->path;
+    uint32_t n = p->n_values + 1, a = r->values_size, b = r->values_size, c = r->values_size;
+    if (!room((void **) &p->death, &a, n, sizeof *p->death) || !room((void **) &p->value_bytes, &b, n, sizeof *p->value_bytes) ||
+        !room((void **) &p->fetched, &c, n, sizeof *p->fetched))
+        return TR_REF_NONE;
+    r->values_size = a;
+    p->death[p->n_values] = TR_DEATH_NEVER;
+    p->value_bytes[p->n_values] = bytes;
+    p->fetched[p->n_values] = 0;
+    return p->n_values++;
+}
+
+static uint64_t mix(uint64_t h, uint64_t x) {
+    h = (h ^ x) * 0x9fb21c651e98df25u;
+    return h ^ (h >> 32);
+}
+
+static uint64_t hash_op(uint64_t h, const tr_path *p, const tr_path_op *op) {
+    h = mix(h, (uint64_t) op->op | (uint64_t) op->n_in << 16 | (uint64_t) op->in_place << 32 | (uint64_t) op->cdtype << 40);
+    for (int i = 0; i < op->n_attrs; i++)
+        h = mix(h, (uint64_t) p->attrs[op->attr + (uint32_t) i]);
+    for (uint32_t i = 0; i < (uint32_t) (op->n_in + op->n_out); i++) {
+        const tr_path_operand *o = &p->operands[op->operand + i];
+        h = mix(h, (uint64_t) o->ref ^ (uint64_t) (uintptr_t) o->meta * 31);
+    }
+    return h;
+}
+
+void tr__recorder_hash(tr_recorder *r, const tr_path_op *op) {
+    r->hash = hash_op(r->hash, &r->path, op);
+}
+
+uint64_t tr__path_prefix(const tr_path *path, uint32_t n) {
+    uint64_t h = 0x243f6a8885a308d3u;
+    for (uint32_t i = 0; i < n; i++)
+        h = hash_op(h, path, &path->ops[i]);
+    return h;
+}
+
+tr_status tr__recorder_prefix(tr_recorder *r, const tr_path *path, uint32_t n, uint32_t n_values, uint32_t n_externals,
+                              const int64_t *args) {
+    tr__recorder_reset(r);
+    for (uint32_t i = 0; i < n; i++) {
+        const tr_path_op *from = &path->ops[i];
+        tr_path_op *op = tr__recorder_add(r, from->n_in, from->n_out, from->n_attrs);
+        if (!op)
+            return TR_FAIL(TR_E_NOMEM, "no memory for a trace");
+        uint32_t operand = op->operand, attr = op->attr;
+        *op = *from;
+        op->operand = operand;
+        op->attr = attr;
+        size_t k = (size_t) (op->n_in + op->n_out);
+        memcpy(r->path.operands + operand, path->operands + from->operand, k * sizeof *path->operands);
+        memcpy(r->path.args + operand, args + from->operand, k * sizeof *args);
+        if (op->n_attrs)
+            memcpy(r->path.attrs + attr, path->attrs + from->attr, op->n_attrs * sizeof *path->attrs);
+    }
+    for (uint32_t v = 0; v < n_values; v++) {
+        if (tr__recorder_value(r, path->value_bytes[v]) == TR_REF_NONE)
+            return TR_FAIL(TR_E_NOMEM, "no memory for a trace");
+        r->path.death[v] = path->death[v];
+        r->path.fetched[v] = path->fetched[v];
+    }
+    r->path.n_externals = n_externals;
+    r->hash = tr__path_prefix(path, n);
+    return TR_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------ paths */
+
+static void *copy_block(const void *from, size_t bytes, bool *ok) {
+    void *to = tr_malloc(bytes);
+    if (!to)
+        *ok = false;
+    else if (bytes)
+        memcpy(to, from, bytes);
+    return to;
+}
+
+tr_path *tr__path_copy(const tr_path *p) {
+    tr_path *c = tr_malloc(sizeof *c);
+    if (!c)
+        return NULL;
+    bool ok = true;
+    *c = *p;
+    c->ops = copy_block(p->ops, p->n_ops * sizeof *p->ops, &ok);
+    c->operands = copy_block(p->operands, p->n_operands * sizeof *p->operands, &ok);
+    c->attrs = copy_block(p->attrs, p->n_attrs * sizeof *p->attrs, &ok);
+    c->args = copy_block(p->args, p->n_operands * sizeof *p->args, &ok);
+    c->death = copy_block(p->death, p->n_values * sizeof *p->death, &ok);
+    c->value_bytes = copy_block(p->value_bytes, p->n_values * sizeof *p->value_bytes, &ok);
+    c->fetched = copy_block(p->fetched, p->n_values * sizeof *p->fetched, &ok);
+    c->deaths = tr_malloc((p->n_values + 1) * sizeof *c->deaths);
+    if (!ok || !c->deaths) {
+        tr_path_destroy(c);
+        return NULL;
+    }
+    tr__path_index_deaths(c);
+    return c;
+}
+
+void tr__path_index_deaths(tr_path *p) {
+    // A counting sort by death: count, then running sums in `die`, then place.
+    for (uint32_t i = 0; i < p->n_ops; i++)
+        p->ops[i].n_die = 0;
+    for (uint32_t v = 0; v < p->n_values; v++)
+        if (p->death[v] < p->n_ops)
+            p->ops[p->death[v]].n_die++;
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < p->n_ops; i++) {
+        p->ops[i].die = at;
+        at += p->ops[i].n_die;
+        p->ops[i].n_die = 0;
+    }
+    for (uint32_t v = 0; v < p->n_values; v++)
+        if (p->death[v] < p->n_ops) {
+            tr_path_op *op = &p->ops[p->death[v]];
+            p->deaths[op->die + op->n_die++] = v;
+        }
+}
+
+/* ------------------------------------------------------------------------------------------------ graphs */
+
+static tr_graph *graphs;
+
+tr_graph *tr__graph_first(void) {
+    return graphs;
+}
+
+tr_graph *tr__graph_at(uint64_t key, uint32_t site, int kind) {
+    for (tr_graph *g = graphs; g; g = g->next)
+        if (g->key == key)
+            return g;
+    tr_graph *g = tr_calloc(1, sizeof *g);
+    if (!g)
+        return NULL;
+    g->key = key;
+    g->site = site;
+    g->kind = (uint8_t) kind;
+    g->next = graphs;
+    graphs = g;
+    return g;
+}
+
+static bool same_path(const tr_path *a, const tr_path *b) {
+    if (a->n_ops != b->n_ops || a->n_operands != b->n_operands || a->n_attrs != b->n_attrs || a->n_values != b->n_values)
+        return false;
+    for (uint32_t i = 0; i < a->n_ops; i++) {
+        const tr_path_op *x = &a->ops[i], *y = &b->ops[i];
+        if (x->op != y->op || x->n_in != y->n_in || x->n_out != y->n_out || x->cdtype != y->cdtype || x->in_place != y->in_place)
+            return false;
+    }
+    for (uint32_t i = 0; i < a->n_operands; i++)
+        if (a->operands[i].ref != b->operands[i].ref || a->operands[i].meta != b->operands[i].meta)
+            return false;
+    return memcmp(a->attrs, b->attrs, a->n_attrs * sizeof *a->attrs) == 0;
+}
+
+tr_known *tr__graph_find(tr_graph *g, const tr_recorder *r) {
+    for (tr_known *k = g->known; k; k = k->next)
+        if (k->hash == r->hash && same_path(k->path, &r->path))
+            return k;
+    return NULL;
+}
+
+/* Makes room by forgetting the path that was seen least and has no plan. */
+static void forget_one(tr_graph *g) {
+    tr_known **victim = NULL;
+    for (tr_known **k = &g->known; *k; k = &(*k)->next)
+        if (!(*k)->plan && !(*k)->compiling && (!victim || (*k)->seen <= (*victim)->seen))
+            victim = k;
+    if (!victim)
+        return;
+    tr_known *k = *victim;
+    *victim = k->next;
+    for (int i = 0; i < TR_PREDICTIONS; i++) {
+        if (g->longest[i] == k)
+            g->longest[i] = NULL;
+        if (g->shorter[i] == k)
+            g->shorter[i] = NULL;
+    }
+    tr_path_destroy(k->path);
+    tr_free(k);
+    g->n_known--;
+}
+
+tr_known *tr__graph_add(tr_graph *g, const tr_recorder *r) {
+    static uint32_t next_id = 1;
+    if (g->n_known >= TR_MAX_KNOWN)
+        forget_one(g);
+    tr_known *k = tr_calloc(1, sizeof *k);
+    tr_path *path = k && g->n_known < TR_MAX_KNOWN ? tr__path_copy(&r->path) : NULL;
+    if (!path) {
+        tr_free(k);
+        return NULL;
+    }
+    k->id = next_id++;
+    k->hash = r->hash;
+    k->path = path;
+    k->graph = g;
+    k->next = g->known;
+    g->known = k;
+    g->n_known++;
+    return k;
+}
+
+static uint32_t slot(const tr_graph *g, int n) {
+    uint64_t h = (uint64_t) n;
+    for (int i = 0; i < n; i++)
+        h = mix(h, g->history[i]);
+    return (uint32_t) (h % TR_PREDICTIONS);
+}
+
+tr_known *tr__graph_predict(tr_graph *g) {
+    tr_known *k = g->longest[slot(g, TR_HISTORY)];
+    if (!k)
+        k = g->shorter[slot(g, 2)];
+    if (!k)
+        for (tr_known *c = g->known; c; c = c->next)
+            if (c->id == g->history[0])
+                k = c;
+    return k;
+}
+
+void tr__graph_taken(tr_graph *g, tr_known *k) {
+    g->longest[slot(g, TR_HISTORY)] = k;
+    g->shorter[slot(g, 2)] = k;
+    memmove(g->history + 1, g->history, sizeof g->history - sizeof *g->history);
+    g->history[0] = k->id;
+    g->iterations++;
+}
+
+bool tr__graph_is_cut(const tr_graph *g, uint64_t prefix) {
+    for (uint32_t i = 0; i < g->n_cuts; i++)
+        if (g->cuts[i] == prefix)
+            return true;
+    return false;
+}
+
+enum { CUT_MISSES = 4, CUT_RATE = 10 }; /* a fork is cut after 4 misses, if it was missed in one of 10 iterations */
+
+bool tr__graph_missed(tr_graph *g, uint64_t prefix, uint32_t op, uint32_t site) {
+    tr_fork *f = NULL;
+    for (uint32_t i = 0; i < g->n_forks && !f; i++)
+        if (g->forks[i].prefix == prefix)
+            f = &g->forks[i];
+    if (!f) {
+        if (g->n_forks == TR_MAX_FORKS)
+            return false;
+        f = &g->forks[g->n_forks++];
+        *f = (tr_fork){.prefix = prefix, .op = op, .site = site};
+    }
+    f->misses++;
+    if (op == 0 || f->misses < CUT_MISSES || f->misses * CUT_RATE < g->iterations || g->n_cuts == TR_MAX_CUTS ||
+        tr__graph_is_cut(g, prefix))
+        return false;
+    g->cuts[g->n_cuts++] = prefix;
+    return true;
+}

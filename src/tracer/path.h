@@ -1,0 +1,84 @@
+/* path.h - recorded traces and what is known of the paths that a program takes.
+ *
+ * A graph belongs to a mark location: the place in the program where an iteration ended, so that the next began. It knows
+ * the paths that were seen to start there (equal prefixes are equal nodes: together they are the TraceGraph), predicts which
+ * one comes, and remembers forks that were mispredicted too often: those cut the iteration, like a mark. */
+#ifndef TR_TRACER_PATH_H
+#define TR_TRACER_PATH_H
+
+#include "terra/plan.h"
+
+/* A trace being recorded. Arrays grow; `path` holds the counts. */
+typedef struct tr_recorder {
+    tr_path path;
+    uint32_t ops_size, operands_size, attrs_size, values_size;
+    uint64_t hash;
+} tr_recorder;
+
+typedef struct tr_known {
+    uint32_t id;               /* within its graph */
+    uint64_t hash;
+    tr_path *path;             /* owned */
+    tr_plan *plan;             /* owned; NULL: none yet */
+    uint32_t seen, followed, left;
+    bool compiling, stale;     /* stale: compile again, something that the plan assumed has changed */
+    uint32_t compiles;
+    uint64_t cut;              /* ends at a cut: its graph's key; 0: ends at a mark */
+    struct tr_known *next;
+    struct tr_graph *graph;
+} tr_known;
+
+/* Where paths were left: op index and prefix hash, for cuts. */
+typedef struct tr_fork {
+    uint64_t prefix;
+    uint32_t op, misses;
+    uint32_t site;
+} tr_fork;
+
+enum { TR_HISTORY = 8, TR_PREDICTIONS = 1024, TR_MAX_FORKS = 64, TR_MAX_CUTS = 64, TR_MAX_KNOWN = 256 };
+
+typedef struct tr_graph {
+    uint64_t key;
+    uint32_t site;
+    uint8_t kind;
+    uint32_t n_known, iterations;
+    tr_known *known;
+    uint32_t history[TR_HISTORY];                        /* ids of the latest paths, newest first; 0 none */
+    tr_known *longest[TR_PREDICTIONS], *shorter[TR_PREDICTIONS]; /* by the last 8 and 2 paths */
+    tr_fork forks[TR_MAX_FORKS];
+    uint32_t n_forks;
+    uint64_t cuts[TR_MAX_CUTS];
+    uint32_t n_cuts;
+    struct tr_graph *next;
+} tr_graph;
+
+/* recorder */
+void tr__recorder_reset(tr_recorder *r);
+/* Appends an op and returns it (NULL: no memory); operands and attrs to be filled in by the caller at its indices. */
+tr_path_op *tr__recorder_add(tr_recorder *r, int n_in, int n_out, int n_attrs);
+/* A new value; TR_REF_NONE: no memory. */
+tr_ref tr__recorder_value(tr_recorder *r, size_t bytes);
+/* Takes the op just filled in into the hash. */
+void tr__recorder_hash(tr_recorder *r, const tr_path_op *op);
+/* Starts with the first n ops of a path. */
+tr_status tr__recorder_prefix(tr_recorder *r, const tr_path *path, uint32_t n, uint32_t n_values, uint32_t n_externals,
+                              const int64_t *args);
+
+tr_path *tr__path_copy(const tr_path *path);
+/* Sorts the values by death and gives each op its part of them. */
+void tr__path_index_deaths(tr_path *path);
+
+/* graphs */
+tr_graph *tr__graph_at(uint64_t key, uint32_t site, int kind);
+tr_graph *tr__graph_first(void);
+tr_known *tr__graph_find(tr_graph *g, const tr_recorder *r);
+tr_known *tr__graph_add(tr_graph *g, const tr_recorder *r);
+tr_known *tr__graph_predict(tr_graph *g);
+void tr__graph_taken(tr_graph *g, tr_known *k);
+bool tr__graph_is_cut(const tr_graph *g, uint64_t prefix);
+/* A followed path was left before op: true when that fork has just become a cut. */
+bool tr__graph_missed(tr_graph *g, uint64_t prefix, uint32_t op, uint32_t site);
+/* The hash of a path's first n ops. */
+uint64_t tr__path_prefix(const tr_path *path, uint32_t n);
+
+#endif
