@@ -52,3 +52,8 @@ TR__KERNEL(_eye) {
     tr_arg diagonal = {out->data, &m, {0}};
     return tr__fill(c->ctx, &diagonal, TR_I64, (tr_number) {.i = 1});
 }
+
+/* What it holds is nobody's business. */
+TR__KERNEL(_empty) {
+    return TR_OK;
+}
