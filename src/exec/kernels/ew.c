@@ -17,6 +17,7 @@ enum {
     ROOM = 48 * 1024,     /* of a thread's registers */
     TILE_MAX = 2048,
     TILE_MIN = 64,
+    TILE_FREE = 16 * 1024, /* where no register is needed */
     LONG_ROW = 512,
 };
 
@@ -392,6 +393,13 @@ static void find_direct_stores(run *r) {
     r->n_instructions = n;
 }
 
+/* Does the value live in an argument's memory, whatever the tile? Then it needs no register. */
+static bool lives_in_memory(const run *r, const instruction *i) {
+    if (i->kind == K_LOAD)
+        return r->args[i->arg].linear && same_bits((tr_dtype) i->dtype, (tr__class) i->cls);
+    return i->direct >= 0;
+}
+
 /* Registers by linear scan over the instructions. */
 static void allocate_slots(run *r) {
     bool used[MAX_VALUES] = {false};
@@ -403,7 +411,7 @@ static void allocate_slots(run *r) {
     r->n_slots = 0;
     for (int i = 0; i < r->n_instructions; i++) {
         instruction *c = &r->code[i];
-        if (c->out >= 0) {
+        if (c->out >= 0 && !lives_in_memory(r, c)) {
             int s = 0;
             while (used[s])
                 s++;
@@ -430,7 +438,7 @@ static void cut(run *r) {
     int64_t inner = r->shape[r->ndim - 1];
     int slots = r->n_slots ? r->n_slots : 1;
     int64_t tile = (int64_t) (ROOM / ((size_t) slots * r->slot_bytes)) / 64 * 64;
-    tile = tr__max(TILE_MIN, tr__min(tile, TILE_MAX));
+    tile = r->n_slots ? tr__max(TILE_MIN, tr__min(tile, TILE_MAX)) : TILE_FREE;
     if (inner >= LONG_ROW || r->ndim == 1 || inner > tile) {
         r->rows_per_tile = 0;
         r->tile = tile;
@@ -570,7 +578,7 @@ static void run_tile(const run *r, const tile *t, place *places, char *slots) {
     int64_t inner = r->shape[r->ndim - 1];
     for (const instruction *i = r->code, *end = i + r->n_instructions; i < end; i++) {
         char *reg = NULL;
-        if (i->out >= 0)
+        if (i->out >= 0 && r->values[i->out].slot >= 0)
             reg = slots + (size_t) r->values[i->out].slot * (size_t) r->tile * r->slot_bytes;
         if (i->direct >= 0)
             reg = r->args[i->direct].data +
