@@ -641,6 +641,78 @@ static void run_tiles(void *env, int64_t begin, int64_t end, int thread) {
     }
 }
 
+/* ------------------------------------------------------------------------------------------ transposing copies */
+
+/* A copy between two orders, neither conversion nor arithmetic: squares of EDGE x EDGE keep both sides in the cache. */
+enum { EDGE = 32 };
+
+typedef struct turn {
+    const run *r;
+    const argument *from, *to;
+    int other;              /* the dimension along which `from` is contiguous */
+    int64_t blocks, across; /* blocks per plane; of them, along the innermost dimension */
+    size_t size;
+} turn;
+
+#define TURN_BLOCK(T)                                                                        \
+    static void turn_block_##T(T *to, int64_t to_step, const T *from, int64_t from_step, int64_t rows, int64_t columns) { \
+        for (int64_t i = 0; i < rows; i++)                                                   \
+            for (int64_t k = 0; k < columns; k++)                                            \
+                to[i * to_step + k] = from[i + k * from_step];                               \
+    }
+TURN_BLOCK(uint8_t)
+TURN_BLOCK(uint16_t)
+TURN_BLOCK(uint32_t)
+TURN_BLOCK(uint64_t)
+
+static void turn_blocks(void *env, int64_t begin, int64_t end, int thread) {
+    const turn *t = env;
+    const run *r = t->r;
+    int inner = r->ndim - 1;
+    for (int64_t b = begin; b < end; b++) {
+        int64_t plane = b / t->blocks, at = b % t->blocks, f = 0, o = 0;
+        for (int d = inner - 1; d >= 0; d--) {
+            if (d == t->other)
+                continue;
+            f += plane % r->shape[d] * t->from->strides[d];
+            o += plane % r->shape[d] * t->to->strides[d];
+            plane /= r->shape[d];
+        }
+        int64_t row = at / t->across * EDGE, col = at % t->across * EDGE;
+        int64_t rows = tr__min(EDGE, r->shape[t->other] - row), columns = tr__min(EDGE, r->shape[inner] - col);
+        int64_t to_step = t->to->strides[t->other], from_step = t->from->strides[inner];
+        char *to = t->to->data + (o + row * to_step + col) * (int64_t) t->size;
+        const char *from = t->from->data + (f + row + col * from_step) * (int64_t) t->size;
+        switch (t->size) {
+            case 1: turn_block_uint8_t((uint8_t *) to, to_step, (const uint8_t *) from, from_step, rows, columns); break;
+            case 2: turn_block_uint16_t((uint16_t *) to, to_step, (const uint16_t *) from, from_step, rows, columns); break;
+            case 4: turn_block_uint32_t((uint32_t *) to, to_step, (const uint32_t *) from, from_step, rows, columns); break;
+            default: turn_block_uint64_t((uint64_t *) to, to_step, (const uint64_t *) from, from_step, rows, columns);
+        }
+    }
+}
+
+/* Does the program only copy, from one order of dimensions into another? Then it is done here. */
+static bool run_turn(const tr_ew_program *p, const run *r, tr_kernel_ctx *ctx, int64_t numel) {
+    const tr_ew_step *s = &p->steps[0];
+    if (p->n_steps != 1 || !is_identity(s->op) || s->in[first_operand(s->op)] < 0 || r->ndim < 2)
+        return false;
+    turn t = {.r = r, .from = &r->args[s->in[first_operand(s->op)]], .to = &r->args[s->store], .other = -1};
+    int inner = r->ndim - 1;
+    if (!t.from->data || t.from->dtype != t.to->dtype || t.to->strides[inner] != 1 || t.from->strides[inner] == 1)
+        return false;
+    for (int d = 0; d < inner; d++)
+        if (t.from->strides[d] == 1)
+            t.other = d;
+    if (t.other < 0 || r->shape[t.other] < 8 || r->shape[inner] < 8 || t.from->strides[inner] <= 0)
+        return false;
+    t.size = tr_dtype_size((tr_dtype) t.from->dtype);
+    t.across = (r->shape[inner] + EDGE - 1) / EDGE;
+    t.blocks = t.across * ((r->shape[t.other] + EDGE - 1) / EDGE);
+    tr__parallel(ctx, t.blocks * (numel / (r->shape[inner] * r->shape[t.other])), TR__GRAIN / (EDGE * EDGE), turn_blocks, &t);
+    return true;
+}
+
 tr_status tr_ew_run(const tr_ew_program *program, const tr_meta *space, const tr_arg *args, tr_kernel_ctx *ctx) {
     if (space->numel == 0)
         return TR_OK;
@@ -662,6 +734,8 @@ tr_status tr_ew_run(const tr_ew_program *program, const tr_meta *space, const tr
         if (program->steps[k].store >= 0)
             first = program->steps[k].store;
     coalesce(&r, first);
+    if (run_turn(program, &r, ctx, space->numel))
+        return TR_OK;
     compile(&r, program, args);
     find_direct_stores(&r);
     allocate_slots(&r);
