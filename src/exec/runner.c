@@ -13,9 +13,6 @@
 
 enum { WAIT_SLICE_NS = 20 * 1000 * 1000, MAX_OPEN_ACTIVATIONS = 3 };
 
-extern tr_activation *tr__activation_take(tr_plan *plan);
-extern void tr__activations_free(tr_plan *plan);
-
 static tr_runner runner;
 static tr_topology *topology;
 static tr_topology_plan *placement;

@@ -94,6 +94,9 @@ void tr__activation_catch_up(tr_runner *r, uint32_t upto);
 bool tr__activation_has_run(const tr_runner *r, uint32_t upto);
 void tr__activation_close(tr_runner *r);
 void tr__plan_state_drop(tr_runner *r, tr_plan *plan);
+/* Python's side: an activation from the plan's pool (NULL: no memory); all of them freed. */
+tr_activation *tr__activation_take(tr_plan *plan);
+void tr__activations_free(tr_plan *plan);
 
 extern const char *(*tr__site_text)(uint32_t site);
 

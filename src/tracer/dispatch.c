@@ -1,8 +1,10 @@
 /* dispatch.c - tr_apply: every op of every program comes through here. */
 #include "tracer/dispatch.h"
 #include "tracer/tape.h"
+#include "tracer/trace.h"
 
 #include "terra/alloc.h"
+#include "terra/event.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -200,7 +202,7 @@ static tr_status finish(tr_op op, const tr_op_info *info, const tr_input *in, in
     return TR_OK;
 }
 
-tr_status tr_apply(tr_op op, const tr_input *in_given, int n_in, const int64_t *attrs, const tr_meta *given, bool in_place,
+static tr_status apply(tr_op op, const tr_input *in_given, int n_in, const int64_t *attrs, const tr_meta *given, bool in_place,
                    tr_tensor **out) {
     const tr_op_info *info = tr_op_info_of(op);
     tr_input few_in[FEW], *in = few_in;
@@ -247,5 +249,17 @@ tr_status tr_apply(tr_op op, const tr_input *in_given, int n_in, const int64_t *
             status = settle_shared(info, in, in_place);
     }
     tr_free(more);
+    return status;
+}
+
+/* One call in 64 is timed while a path is followed: what the skeleton costs per op. */
+tr_status tr_apply(tr_op op, const tr_input *in, int n_in, const int64_t *attrs, const tr_meta *given, bool in_place,
+                   tr_tensor **out) {
+    static uint32_t calls;
+    if (TR_LIKELY(++calls & 63) || !tr__following())
+        return apply(op, in, n_in, attrs, given, in_place, out);
+    int64_t start = tr_now_ns();
+    tr_status status = apply(op, in, n_in, attrs, given, in_place, out);
+    tr__note_skeleton(tr_now_ns() - start, 1);
     return status;
 }
