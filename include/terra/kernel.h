@@ -47,6 +47,9 @@ TR_API tr_status tr_kernel_init(const char *isa);
 TR_API const char *tr_kernel_isa(void);
 /* The kernel of an op; every op that is not a view has one. */
 TR_API tr_kernel tr_kernel_of(tr_op op);
+/* n calls of one op, in order. Optimizers' updates run in one parallel region, balanced by elements; nothing may alias
+ * between them. */
+TR_API tr_status tr_kernel_multi(tr_op op, const tr_kernel_call *calls, int n);
 
 /* ---- generator state: the bytes of a Generator's storage (uint8, sizeof(tr_generator)) ---- */
 typedef struct tr_generator {

@@ -1,0 +1,115 @@
+/* ew_math.h - vectors of the instruction set that a file is compiled for, and SLEEF's functions on them (1.0 ulp variants).
+ * Included by isa_*.c only. */
+#ifndef TERRA_EXEC_EW_MATH_H
+#define TERRA_EXEC_EW_MATH_H
+
+#include <math.h>
+#include <stdint.h>
+
+#if TR_ISA_LEVEL >= 4
+#define ISA_NAME "v4"
+#define VW       64
+#define SLEEF_F(fn, x) Sleef_##fn##f16_##x##avx512f
+#define SLEEF_D(fn, x) Sleef_##fn##d8_##x##avx512f
+#elif TR_ISA_LEVEL == 3
+#define ISA_NAME "v3"
+#define VW       32
+#define SLEEF_F(fn, x) Sleef_##fn##f8_##x##avx2
+#define SLEEF_D(fn, x) Sleef_##fn##d4_##x##avx2
+#elif TR_ISA_LEVEL == 2
+#define ISA_NAME "v2"
+#define VW       16
+#define SLEEF_F(fn, x) Sleef_##fn##f4_##x##sse4
+#define SLEEF_D(fn, x) Sleef_##fn##d2_##x##sse4
+#else
+#define ISA_NAME "generic"
+#define VW       16
+#endif
+
+enum { VN_F = VW / 4, VN_D = VW / 8 };
+typedef float vF __attribute__((vector_size(VW)));
+typedef double vD __attribute__((vector_size(VW)));
+typedef int32_t vFi __attribute__((vector_size(VW)));
+typedef int64_t vDi __attribute__((vector_size(VW)));
+
+#if TR_ISA_LEVEL >= 2
+#include <sleef.h>
+#define VFN1(id, x)                    \
+    static inline vF vF_##id(vF a) {   \
+        return SLEEF_F(id, x)(a);      \
+    }                                  \
+    static inline vD vD_##id(vD a) {   \
+        return SLEEF_D(id, x)(a);      \
+    }
+#define VFN2(id, x)                          \
+    static inline vF vF_##id(vF a, vF b) {   \
+        return SLEEF_F(id, x)(a, b);         \
+    }                                        \
+    static inline vD vD_##id(vD a, vD b) {   \
+        return SLEEF_D(id, x)(a, b);         \
+    }
+#else
+#define VFN1(id, x)                        \
+    static inline vF vF_##id(vF a) {       \
+        for (int i = 0; i < VN_F; i++)     \
+            a[i] = id##f(a[i]);            \
+        return a;                          \
+    }                                      \
+    static inline vD vD_##id(vD a) {       \
+        for (int i = 0; i < VN_D; i++)     \
+            a[i] = id(a[i]);               \
+        return a;                          \
+    }
+#define VFN2(id, x)                        \
+    static inline vF vF_##id(vF a, vF b) { \
+        for (int i = 0; i < VN_F; i++)     \
+            a[i] = id##f(a[i], b[i]);      \
+        return a;                          \
+    }                                      \
+    static inline vD vD_##id(vD a, vD b) { \
+        for (int i = 0; i < VN_D; i++)     \
+            a[i] = id(a[i], b[i]);         \
+        return a;                          \
+    }
+#endif
+
+VFN1(exp, u10)
+VFN1(expm1, u10)
+VFN1(log, u10)
+VFN1(log2, u10)
+VFN1(log10, u10)
+VFN1(log1p, u10)
+VFN1(sin, u10)
+VFN1(cos, u10)
+VFN1(tan, u10)
+VFN1(asin, u10)
+VFN1(acos, u10)
+VFN1(atan, u10)
+VFN1(sinh, u10)
+VFN1(cosh, u10)
+VFN1(tanh, u10)
+VFN1(erf, u10)
+VFN2(pow, u10)
+VFN2(atan2, u10)
+
+/* m ? a : b, m being the result of a comparison; |x|; min(x, 0) that keeps NaN. */
+static inline vF vF_select(vFi m, vF a, vF b) {
+    return (vF) ((m & (vFi) a) | (~m & (vFi) b));
+}
+static inline vD vD_select(vDi m, vD a, vD b) {
+    return (vD) ((m & (vDi) a) | (~m & (vDi) b));
+}
+static inline vF vF_abs(vF x) {
+    return (vF) ((vFi) x & 0x7fffffff);
+}
+static inline vD vD_abs(vD x) {
+    return (vD) ((vDi) x & INT64_MAX);
+}
+static inline vF vF_min0(vF x) {
+    return vF_select(x > 0, (vF) {0}, x);
+}
+static inline vD vD_min0(vD x) {
+    return vD_select(x > 0, (vD) {0}, x);
+}
+
+#endif

@@ -1,0 +1,400 @@
+/* isa_norm.c - batch and layer normalisation, forward and backward.
+ *
+ * Statistics take two passes (the mean, then squared deviations from it), sums in vector lanes and double, so that a large
+ * mean costs no digits. Batch norm sees [N, C, S], layer norm [rows, n]. */
+#include "exec/kernels/kernels.h"
+#include "exec/kernels/ew_math.h"
+
+typedef struct job {
+    int64_t n, c, s;             /* [N, C, S]; layer norm: n rows of s */
+    const void *x, *g;
+    void *y;
+    const double *w, *b;         /* per channel or per column; NULL: 1, 0 */
+    double *mean, *inv;          /* per channel or row */
+    double *var;
+    double *dw, *db;
+    double eps;
+    bool training;
+} job;
+
+#define SUMS(T, V, VN)                                                                           \
+    static double lanes_##T(V s) {                                                               \
+        double t = 0;                                                                            \
+        for (int k = 0; k < VN; k++)                                                             \
+            t += s[k];                                                                           \
+        return t;                                                                                \
+    }                                                                                            \
+    /* sum of x, or of (x - m)^2 */                                                              \
+    static double sum_##T(const T *x, int64_t n, bool squares, T m) {                            \
+        double total = 0;                                                                        \
+        while (n > 0) {                                                                          \
+            int64_t b = n < 1024 ? n : 1024, i = 0;                                              \
+            V s0 = {0}, s1 = {0}, v0, v1;                                                        \
+            if (squares) {                                                                       \
+                for (; i + 2 * VN <= b; i += 2 * VN) {                                           \
+                    memcpy(&v0, x + i, sizeof v0);                                               \
+                    memcpy(&v1, x + i + VN, sizeof v1);                                          \
+                    s0 += (v0 - m) * (v0 - m);                                                   \
+                    s1 += (v1 - m) * (v1 - m);                                                   \
+                }                                                                                \
+                for (; i < b; i++)                                                               \
+                    total += (x[i] - m) * (x[i] - m);                                            \
+            } else {                                                                             \
+                for (; i + 2 * VN <= b; i += 2 * VN) {                                           \
+                    memcpy(&v0, x + i, sizeof v0);                                               \
+                    memcpy(&v1, x + i + VN, sizeof v1);                                          \
+                    s0 += v0;                                                                    \
+                    s1 += v1;                                                                    \
+                }                                                                                \
+                for (; i < b; i++)                                                               \
+                    total += x[i];                                                               \
+            }                                                                                    \
+            total += lanes_##T(s0 + s1);                                                         \
+            x += b;                                                                              \
+            n -= b;                                                                              \
+        }                                                                                        \
+        return total;                                                                            \
+    }                                                                                            \
+    /* sums of g * w and of g * w * (x - m); w NULL: 1 */                                        \
+    static void dot_##T(const T *g, const T *x, int64_t n, T m, double *sum, double *dot) {      \
+        while (n > 0) {                                                                          \
+            int64_t b = n < 1024 ? n : 1024, i = 0;                                              \
+            V s0 = {0}, d0 = {0}, vg, vx;                                                        \
+            for (; i + VN <= b; i += VN) {                                                       \
+                memcpy(&vg, g + i, sizeof vg);                                                   \
+                memcpy(&vx, x + i, sizeof vx);                                                   \
+                s0 += vg;                                                                        \
+                d0 += vg * (vx - m);                                                             \
+            }                                                                                    \
+            for (; i < b; i++) {                                                                 \
+                *sum += g[i];                                                                    \
+                *dot += g[i] * (x[i] - m);                                                       \
+            }                                                                                    \
+            *sum += lanes_##T(s0);                                                               \
+            *dot += lanes_##T(d0);                                                               \
+            x += b;                                                                              \
+            g += b;                                                                              \
+            n -= b;                                                                              \
+        }                                                                                        \
+    }
+SUMS(float, vF, VN_F)
+SUMS(double, vD, VN_D)
+
+/* ------------------------------------------------------------------------------------------ batch norm */
+
+#define BATCH_NORM(T)                                                                            \
+    static void bn_stats_##T(const job *j, int64_t c) {                                          \
+        const T *x = (const T *) j->x + c * j->s;                                                \
+        double sum = 0, squares = 0, count = (double) (j->n * j->s);                             \
+        for (int64_t i = 0; i < j->n; i++)                                                       \
+            sum += sum_##T(x + i * j->c * j->s, j->s, false, 0);                                 \
+        double mean = sum / count;                                                               \
+        for (int64_t i = 0; i < j->n; i++)                                                       \
+            squares += sum_##T(x + i * j->c * j->s, j->s, true, (T) mean);                       \
+        /* the mean was rounded to T in the second pass; put the rest back */                    \
+        double rest = mean - (double) (T) mean;                                                  \
+        j->mean[c] = mean;                                                                       \
+        j->var[c] = squares / count - rest * rest;                                               \
+        j->inv[c] = 1 / sqrt(j->var[c] + j->eps);                                                \
+    }                                                                                            \
+    static void bn_forward_##T(void *env, int64_t begin, int64_t end, int thread) {              \
+        const job *j = env;                                                                      \
+        for (int64_t c = begin; c < end; c++) {                                                  \
+            if (j->training)                                                                     \
+                bn_stats_##T(j, c);                                                              \
+            double scale = j->inv[c] * (j->w ? j->w[c] : 1);                                     \
+            T a = (T) scale, b = (T) ((j->b ? j->b[c] : 0) - j->mean[c] * scale);                \
+            for (int64_t i = 0; i < j->n; i++) {                                                 \
+                const T *x = (const T *) j->x + (i * j->c + c) * j->s;                           \
+                T *y = (T *) j->y + (i * j->c + c) * j->s;                                       \
+                _Pragma("GCC ivdep") for (int64_t k = 0; k < j->s; k++)                          \
+                    y[k] = x[k] * a + b;                                                         \
+            }                                                                                    \
+        }                                                                                        \
+    }                                                                                            \
+    static void bn_backward_##T(void *env, int64_t begin, int64_t end, int thread) {             \
+        const job *j = env;                                                                      \
+        double count = (double) (j->n * j->s);                                                   \
+        for (int64_t c = begin; c < end; c++) {                                                  \
+            double sum = 0, dot = 0, inv = j->inv[c], w = j->w ? j->w[c] : 1;                    \
+            T m = (T) j->mean[c];                                                                \
+            for (int64_t i = 0; i < j->n; i++) {                                                 \
+                int64_t at = (i * j->c + c) * j->s;                                              \
+                dot_##T((const T *) j->g + at, (const T *) j->x + at, j->s, m, &sum, &dot);      \
+            }                                                                                    \
+            dot -= sum * (j->mean[c] - (double) m);                                              \
+            j->db[c] = sum;                                                                      \
+            j->dw[c] = dot * inv;                                                                \
+            T gm = (T) (sum / count), k2 = (T) (dot * inv * inv / count), scale = (T) (inv * w); \
+            for (int64_t i = 0; i < j->n; i++) {                                                 \
+                int64_t at = (i * j->c + c) * j->s;                                              \
+                const T *x = (const T *) j->x + at, *g = (const T *) j->g + at;                  \
+                T *y = (T *) j->y + at;                                                          \
+                if (j->training) {                                                               \
+                    _Pragma("GCC ivdep") for (int64_t k = 0; k < j->s; k++)                      \
+                        y[k] = (g[k] - gm - (x[k] - m) * k2) * scale;                            \
+                } else {                                                                         \
+                    _Pragma("GCC ivdep") for (int64_t k = 0; k < j->s; k++)                      \
+                        y[k] = g[k] * scale;                                                     \
+                }                                                                                \
+            }                                                                                    \
+        }                                                                                        \
+    }
+BATCH_NORM(float)
+BATCH_NORM(double)
+
+static tr_dtype wide_float(tr_dtype d) {
+    return d == TR_F64 ? TR_F64 : TR_F32;
+}
+
+static tr_status read_doubles(const tr_kernel_call *c, const tr_arg *a, const double **out) {
+    const void *p;
+    *out = NULL;
+    if (tr__absent(a))
+        return TR_OK;
+    TR_TRY(tr__dense_in(c, a, TR_F64, &p));
+    *out = p;
+    return TR_OK;
+}
+
+static tr_status write_doubles(const tr_kernel_call *c, const tr_arg *a, const double *x) {
+    tr_meta m;
+    tr__meta_make(&m, TR_F64, a->meta->ndim, a->meta->shape, NULL);
+    tr_arg src = {(void *) x, &m, {0}};
+    return tr__copy(c->ctx, a, &src);
+}
+
+static tr_status doubles(const tr_kernel_call *c, int64_t n, double **out) {
+    *out = tr__scratch(c, (size_t) n * sizeof **out);
+    if (!*out)
+        return TR_E_NOMEM;
+    memset(*out, 0, (size_t) n * sizeof **out);
+    return TR_OK;
+}
+
+static void channels_of(job *j, const tr_meta *m) {
+    j->n = m->shape[0];
+    j->c = m->shape[1];
+    j->s = 1;
+    for (int d = 2; d < m->ndim; d++)
+        j->s *= m->shape[d];
+}
+
+static tr_status update_running(const tr_kernel_call *c, const job *j) {
+    double momentum = tr_arg_double(&c->in[5]), count = (double) (j->n * j->s);
+    const double *old;
+    double *new;
+    if (!tr__absent(&c->in[3])) {
+        TR_TRY(read_doubles(c, &c->in[3], &old));
+        TR_TRY(doubles(c, j->c, &new));
+        for (int64_t k = 0; k < j->c; k++)
+            new[k] = momentum * j->mean[k] + (1 - momentum) * old[k];
+        TR_TRY(write_doubles(c, &c->in[3], new));
+    }
+    if (!tr__absent(&c->in[4])) {
+        TR_TRY(read_doubles(c, &c->in[4], &old));
+        TR_TRY(doubles(c, j->c, &new));
+        for (int64_t k = 0; k < j->c; k++)
+            new[k] = momentum * (j->var[k] * count / (count - 1)) + (1 - momentum) * old[k];
+        TR_TRY(write_doubles(c, &c->in[4], new));
+    }
+    return TR_OK;
+}
+
+TR__ISA_KERNEL(batch_norm) {
+    const tr_arg *in = &c->in[0];
+    tr_dtype wide = wide_float(in->meta->dtype);
+    job j = {.training = c->attrs[0], .eps = tr_arg_double(&c->in[6])};
+    channels_of(&j, in->meta);
+    TR_TRY(tr__dense_in(c, in, wide, &j.x));
+    TR_TRY(tr__dense_out(c, &c->out[0], wide, &j.y));
+    TR_TRY(read_doubles(c, &c->in[1], &j.w));
+    TR_TRY(read_doubles(c, &c->in[2], &j.b));
+    TR_TRY(doubles(c, j.c, &j.mean));
+    TR_TRY(doubles(c, j.c, &j.inv));
+    TR_TRY(doubles(c, j.c, &j.var));
+    if (!j.training) {
+        const double *mean, *var;
+        TR_TRY(read_doubles(c, &c->in[3], &mean));
+        TR_TRY(read_doubles(c, &c->in[4], &var));
+        for (int64_t k = 0; k < j.c; k++) {
+            j.mean[k] = mean[k];
+            j.inv[k] = 1 / sqrt(var[k] + j.eps);
+        }
+    }
+    tr__parallel(c->ctx, j.c, tr__max(1, TR__GRAIN / tr__max(1, j.n * j.s)), wide == TR_F32 ? bn_forward_float : bn_forward_double, &j);
+    if (j.training && in->meta->numel)
+        TR_TRY(update_running(c, &j));
+    TR_TRY(write_doubles(c, &c->out[1], j.mean));
+    TR_TRY(write_doubles(c, &c->out[2], j.inv));
+    return tr__dense_out_end(c, &c->out[0], wide, j.y);
+}
+
+TR__ISA_KERNEL(batch_norm_backward) {
+    const tr_arg *in = &c->in[1];
+    tr_dtype wide = wide_float(in->meta->dtype);
+    const double *mean, *inv;
+    job j = {.training = c->attrs[0]};
+    channels_of(&j, in->meta);
+    TR_TRY(tr__dense_in(c, &c->in[0], wide, &j.g));
+    TR_TRY(tr__dense_in(c, in, wide, &j.x));
+    TR_TRY(tr__dense_out(c, &c->out[0], wide, &j.y));
+    TR_TRY(read_doubles(c, &c->in[2], &j.w));
+    TR_TRY(read_doubles(c, &c->in[3], &mean));
+    TR_TRY(read_doubles(c, &c->in[4], &inv));
+    j.mean = (double *) mean;
+    j.inv = (double *) inv;
+    TR_TRY(doubles(c, j.c, &j.dw));
+    TR_TRY(doubles(c, j.c, &j.db));
+    tr__parallel(c->ctx, j.c, tr__max(1, TR__GRAIN / tr__max(1, j.n * j.s)), wide == TR_F32 ? bn_backward_float : bn_backward_double, &j);
+    TR_TRY(write_doubles(c, &c->out[1], j.dw));
+    TR_TRY(write_doubles(c, &c->out[2], j.db));
+    return tr__dense_out_end(c, &c->out[0], wide, j.y);
+}
+
+/* ------------------------------------------------------------------------------------------ layer norm */
+
+/* w and b as T, so that the inner loops need no conversion: [s] each, in j->w / j->b's place. */
+typedef struct ln_job {
+    job j;
+    const void *w, *b;
+} ln_job;
+
+#define LAYER_NORM(T, V, VN)                                                                     \
+    static void ln_forward_##T(void *env, int64_t begin, int64_t end, int thread) {              \
+        const ln_job *l = env;                                                                   \
+        const job *j = &l->j;                                                                    \
+        const T *w = l->w, *b = l->b;                                                            \
+        for (int64_t r = begin; r < end; r++) {                                                  \
+            const T *x = (const T *) j->x + r * j->s;                                            \
+            T *y = (T *) j->y + r * j->s;                                                        \
+            double mean = sum_##T(x, j->s, false, 0) / (double) j->s;                            \
+            double rest = mean - (double) (T) mean;                                              \
+            double var = sum_##T(x, j->s, true, (T) mean) / (double) j->s - rest * rest;         \
+            double inv = 1 / sqrt(var + j->eps);                                                 \
+            j->mean[r] = mean;                                                                   \
+            j->inv[r] = inv;                                                                     \
+            T m = (T) mean, i = (T) inv;                                                         \
+            if (w && b) {                                                                        \
+                _Pragma("GCC ivdep") for (int64_t k = 0; k < j->s; k++)                          \
+                    y[k] = (x[k] - m) * i * w[k] + b[k];                                         \
+            } else {                                                                             \
+                for (int64_t k = 0; k < j->s; k++)                                               \
+                    y[k] = (x[k] - m) * i * (w ? w[k] : 1) + (b ? b[k] : 0);                     \
+            }                                                                                    \
+        }                                                                                        \
+    }                                                                                            \
+    static void ln_backward_##T(void *env, int64_t begin, int64_t end, int thread) {             \
+        const ln_job *l = env;                                                                   \
+        const job *j = &l->j;                                                                    \
+        const T *w = l->w;                                                                       \
+        for (int64_t r = begin; r < end; r++) {                                                  \
+            const T *x = (const T *) j->x + r * j->s, *g = (const T *) j->g + r * j->s;          \
+            T *y = (T *) j->y + r * j->s;                                                        \
+            T m = (T) j->mean[r], inv = (T) j->inv[r];                                           \
+            V s0 = {0}, d0 = {0}, vg, vx, vw;                                                    \
+            double sum = 0, dot = 0;                                                             \
+            int64_t k = 0;                                                                       \
+            for (; k + VN <= j->s; k += VN) {                                                    \
+                memcpy(&vg, g + k, sizeof vg);                                                   \
+                memcpy(&vx, x + k, sizeof vx);                                                   \
+                if (w) {                                                                         \
+                    memcpy(&vw, w + k, sizeof vw);                                               \
+                    vg *= vw;                                                                    \
+                }                                                                                \
+                s0 += vg;                                                                        \
+                d0 += vg * ((vx - m) * inv);                                                     \
+            }                                                                                    \
+            for (; k < j->s; k++) {                                                              \
+                T gw = g[k] * (w ? w[k] : 1);                                                    \
+                sum += gw;                                                                       \
+                dot += gw * ((x[k] - m) * inv);                                                  \
+            }                                                                                    \
+            sum += lanes_##T(s0);                                                                \
+            dot += lanes_##T(d0);                                                                \
+            T a = (T) (sum / (double) j->s), b = (T) (dot / (double) j->s);                      \
+            if (w) {                                                                             \
+                _Pragma("GCC ivdep") for (int64_t i = 0; i < j->s; i++)                          \
+                    y[i] = inv * (g[i] * w[i] - a - (x[i] - m) * inv * b);                       \
+            } else {                                                                             \
+                _Pragma("GCC ivdep") for (int64_t i = 0; i < j->s; i++)                          \
+                    y[i] = inv * (g[i] - a - (x[i] - m) * inv * b);                              \
+            }                                                                                    \
+        }                                                                                        \
+    }                                                                                            \
+    /* d weight and d bias: blocks of columns, all rows */                                       \
+    static void ln_weights_##T(void *env, int64_t begin, int64_t end, int thread) {              \
+        const job *j = &((const ln_job *) env)->j;                                               \
+        for (int64_t block = begin; block < end; block++) {                                      \
+            int64_t col = block * 64, n = tr__min(64, j->s - col);                               \
+            for (int64_t r0 = 0; r0 < j->n; r0 += 64) {                                          \
+                T dw[64] = {0}, db[64] = {0};                                                    \
+                for (int64_t r = r0; r < r0 + 64 && r < j->n; r++) {                             \
+                    const T *x = (const T *) j->x + r * j->s + col, *g = (const T *) j->g + r * j->s + col; \
+                    T m = (T) j->mean[r], inv = (T) j->inv[r];                                   \
+                    for (int64_t k = 0; k < n; k++) {                                            \
+                        dw[k] += g[k] * ((x[k] - m) * inv);                                      \
+                        db[k] += g[k];                                                           \
+                    }                                                                            \
+                }                                                                                \
+                for (int64_t k = 0; k < n; k++) {                                                \
+                    j->dw[col + k] += dw[k];                                                     \
+                    j->db[col + k] += db[k];                                                     \
+                }                                                                                \
+            }                                                                                    \
+        }                                                                                        \
+    }
+LAYER_NORM(float, vF, VN_F)
+LAYER_NORM(double, vD, VN_D)
+
+static void rows_of(job *j, const tr_meta *m, int64_t normalized) {
+    j->n = j->s = 1;
+    for (int d = 0; d < m->ndim; d++)
+        *(d < m->ndim - normalized ? &j->n : &j->s) *= m->shape[d];
+}
+
+TR__ISA_KERNEL(layer_norm) {
+    const tr_arg *in = &c->in[0];
+    tr_dtype wide = wide_float(in->meta->dtype);
+    ln_job l = {.j = {.eps = tr_arg_double(&c->in[3])}};
+    job *j = &l.j;
+    rows_of(j, in->meta, c->attrs[0]);
+    TR_TRY(tr__dense_in(c, in, wide, &j->x));
+    TR_TRY(tr__dense_out(c, &c->out[0], wide, &j->y));
+    if (!tr__absent(&c->in[1]))
+        TR_TRY(tr__dense_in(c, &c->in[1], wide, &l.w));
+    if (!tr__absent(&c->in[2]))
+        TR_TRY(tr__dense_in(c, &c->in[2], wide, &l.b));
+    TR_TRY(doubles(c, j->n, &j->mean));
+    TR_TRY(doubles(c, j->n, &j->inv));
+    tr__parallel(c->ctx, j->n, tr__max(1, TR__GRAIN / tr__max(1, j->s)), wide == TR_F32 ? ln_forward_float : ln_forward_double, &l);
+    TR_TRY(write_doubles(c, &c->out[1], j->mean));
+    TR_TRY(write_doubles(c, &c->out[2], j->inv));
+    return tr__dense_out_end(c, &c->out[0], wide, j->y);
+}
+
+TR__ISA_KERNEL(layer_norm_backward) {
+    const tr_arg *in = &c->in[1];
+    tr_dtype wide = wide_float(in->meta->dtype);
+    const double *mean, *inv;
+    ln_job l = {0};
+    job *j = &l.j;
+    rows_of(j, in->meta, c->attrs[0]);
+    TR_TRY(tr__dense_in(c, &c->in[0], wide, &j->g));
+    TR_TRY(tr__dense_in(c, in, wide, &j->x));
+    TR_TRY(tr__dense_out(c, &c->out[0], wide, &j->y));
+    if (!tr__absent(&c->in[2]))
+        TR_TRY(tr__dense_in(c, &c->in[2], wide, &l.w));
+    TR_TRY(read_doubles(c, &c->in[3], &mean));
+    TR_TRY(read_doubles(c, &c->in[4], &inv));
+    j->mean = (double *) mean;
+    j->inv = (double *) inv;
+    TR_TRY(doubles(c, j->s, &j->dw));
+    TR_TRY(doubles(c, j->s, &j->db));
+    tr__parallel(c->ctx, j->n, tr__max(1, TR__GRAIN / tr__max(1, j->s)), wide == TR_F32 ? ln_backward_float : ln_backward_double, &l);
+    tr__parallel(c->ctx, (j->s + 63) / 64, tr__max(1, TR__GRAIN / 64 / tr__max(1, j->n)),
+                 wide == TR_F32 ? ln_weights_float : ln_weights_double, &l);
+    TR_TRY(write_doubles(c, &c->out[1], j->dw));
+    TR_TRY(write_doubles(c, &c->out[2], j->db));
+    return tr__dense_out_end(c, &c->out[0], wide, j->y);
+}

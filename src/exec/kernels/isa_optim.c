@@ -1,0 +1,239 @@
+/* isa_optim.c - the optimizers' updates, one pass over each parameter, in the order of PyTorch's single-tensor forms. */
+#include "exec/kernels/kernels.h"
+
+#include <math.h>
+
+/* One parameter's update: flat arrays of float or double. State is written in place. */
+typedef struct update {
+    void *p, *g;          /* parameter; gradient (read) */
+    void *s[3];           /* state; NULL: absent */
+    double a[9];          /* numbers: of the op's formula, see each */
+    int64_t n;
+    int flags;
+    tr_dtype dtype;
+} update;
+
+#if TR_ISA_LEVEL >= 3
+#define FMA_float(a, b, c)  __builtin_fmaf(a, b, c)
+#define FMA_double(a, b, c) __builtin_fma(a, b, c)
+#else
+#define FMA_float(a, b, c)  ((a) * (b) + (c))
+#define FMA_double(a, b, c) ((a) * (b) + (c))
+#endif
+
+enum { MAXIMIZE = 1, NESTEROV = 2, FIRST = 4, DECOUPLED = 8 };
+
+#define LERP(T, a, b, w) ((w) < (T) 0.5 ? FMA_##T(w, (b) - (a), a) : FMA_##T((w) - 1, (b) - (a), b))
+
+/* a: lr, momentum, dampening, weight_decay */
+#define SGD(T)                                                                                   \
+    static void sgd_##T(const update *u, int64_t begin, int64_t end) {                           \
+        T *p = u->p, *m = u->s[0];                                                               \
+        const T *g = u->g;                                                                       \
+        const T lr = (T) -u->a[0], momentum = (T) u->a[1], undamped = (T) (1 - u->a[2]), decay = (T) u->a[3]; \
+        const bool maximize = u->flags & MAXIMIZE, nesterov = u->flags & NESTEROV, first = u->flags & FIRST; \
+        _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                             \
+            T d = maximize ? -g[i] : g[i];                                                       \
+            if (decay != 0)                                                                      \
+                d = FMA_##T(p[i], decay, d);                                                     \
+            if (m) {                                                                             \
+                T b = first ? d : FMA_##T(d, undamped, m[i] * momentum);                         \
+                m[i] = b;                                                                        \
+                d = nesterov ? FMA_##T(b, momentum, d) : b;                                      \
+            }                                                                                    \
+            p[i] = FMA_##T(d, lr, p[i]);                                                         \
+        }                                                                                        \
+    }
+
+/* a: lr, beta1, beta2, eps, weight_decay, step */
+#define ADAM(T, sqrt)                                                                            \
+    static void adam_##T(const update *u, int64_t begin, int64_t end) {                          \
+        T *p = u->p, *m = u->s[0], *v = u->s[1], *vm = u->s[2];                                  \
+        const T *g = u->g;                                                                       \
+        const double bias1 = 1 - pow(u->a[1], u->a[5]), bias2 = 1 - pow(u->a[2], u->a[5]);       \
+        const T w1 = (T) (1 - u->a[1]), b2 = (T) u->a[2], w2 = (T) (1 - u->a[2]), eps = (T) u->a[3]; \
+        const T decay = (T) u->a[4], keep = (T) (1 - u->a[0] * u->a[4]);                         \
+        const T root = (T) (1 / sqrt_double(bias2)), size = (T) (-u->a[0] / bias1);              \
+        const bool maximize = u->flags & MAXIMIZE, decoupled = u->flags & DECOUPLED;             \
+        _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                             \
+            T d = maximize ? -g[i] : g[i], x = p[i];                                             \
+            if (decay != 0) {                                                                    \
+                if (decoupled)                                                                   \
+                    x *= keep;                                                                   \
+                else                                                                             \
+                    d = FMA_##T(x, decay, d);                                                    \
+            }                                                                                    \
+            T mi = LERP(T, m[i], d, w1);                                                         \
+            T vi = v[i] * b2 + w2 * d * d;                                                       \
+            m[i] = mi;                                                                           \
+            v[i] = vi;                                                                           \
+            if (vm)                                                                              \
+                vi = vm[i] = vm[i] > vi ? vm[i] : vi;                                            \
+            T denominator = sqrt(vi) * root + eps;                                               \
+            p[i] = x + size * mi / denominator;                                                  \
+        }                                                                                        \
+    }
+
+/* a: lr, alpha, eps, weight_decay, momentum. s: square_avg, momentum_buffer, grad_avg */
+#define RMSPROP(T, sqrt)                                                                         \
+    static void rmsprop_##T(const update *u, int64_t begin, int64_t end) {                       \
+        T *p = u->p, *v = u->s[0], *b = u->s[1], *a = u->s[2];                                   \
+        const T *g = u->g;                                                                       \
+        const T lr = (T) u->a[0], alpha = (T) u->a[1], rest = (T) (1 - u->a[1]), eps = (T) u->a[2]; \
+        const T decay = (T) u->a[3], momentum = (T) u->a[4];                                     \
+        const bool maximize = u->flags & MAXIMIZE;                                               \
+        _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                             \
+            T d = maximize ? -g[i] : g[i];                                                       \
+            if (decay != 0)                                                                      \
+                d = FMA_##T(p[i], decay, d);                                                     \
+            T vi = v[i] * alpha + rest * d * d;                                                  \
+            v[i] = vi;                                                                           \
+            T mean = vi;                                                                         \
+            if (a) {                                                                             \
+                T ai = LERP(T, a[i], d, rest);                                                   \
+                a[i] = ai;                                                                       \
+                mean = vi - ai * ai;                                                             \
+            }                                                                                    \
+            T average = sqrt(mean) + eps;                                                        \
+            if (momentum > 0) {                                                                  \
+                T bi = b[i] * momentum + d / average;                                            \
+                b[i] = bi;                                                                       \
+                p[i] = FMA_##T(bi, -lr, p[i]);                                                   \
+            } else {                                                                             \
+                p[i] = p[i] + -lr * d / average;                                                 \
+            }                                                                                    \
+        }                                                                                        \
+    }
+static double sqrt_double(double x) {
+    return __builtin_sqrt(x);
+}
+SGD(float)
+SGD(double)
+ADAM(float, __builtin_sqrtf)
+ADAM(double, __builtin_sqrt)
+RMSPROP(float, __builtin_sqrtf)
+RMSPROP(double, __builtin_sqrt)
+
+static void run(tr_op op, const update *u, int64_t begin, int64_t end) {
+    bool f32 = u->dtype == TR_F32;
+    switch (op) {
+        case TR_OP__sgd_: (f32 ? sgd_float : sgd_double)(u, begin, end); break;
+        case TR_OP__adam_: (f32 ? adam_float : adam_double)(u, begin, end); break;
+        default: (f32 ? rmsprop_float : rmsprop_double)(u, begin, end);
+    }
+}
+
+/* Do all tensors lie in one order without gaps, so that a flat pass meets the same elements? */
+static bool same_layout(const tr_arg *a, const tr_arg *b) {
+    if (a->meta == b->meta)
+        return true;
+    if (a->meta->dtype != b->meta->dtype)
+        return false;
+    if (a->meta->contiguous && b->meta->contiguous)
+        return true;
+    for (int d = 0; d < a->meta->ndim; d++)
+        if (a->meta->shape[d] > 1 && a->meta->strides[d] != b->meta->strides[d])
+            return false;
+    return a->meta->ndim == b->meta->ndim;
+}
+
+/* Tensors in the order param, grad, states; other layouts and dtypes go through dense copies. */
+static tr_status open_update(const tr_kernel_call *c, int n_state, update *u, void **dense) {
+    const tr_arg *p = &c->in[0];
+    u->n = p->meta->numel;
+    u->dtype = tr__wide(p->meta->dtype);
+    bool flat = p->meta->dense && p->meta->dtype == u->dtype;
+    for (int k = 1; k < 2 + n_state; k++)
+        flat = flat && (tr__absent(&c->in[k]) || same_layout(p, &c->in[k]));
+    for (int k = 0; k < 2 + n_state; k++) {
+        dense[k] = NULL;
+        if (tr__absent(&c->in[k]))
+            continue;
+        if (flat)
+            dense[k] = c->in[k].data;
+        else
+            TR_TRY(tr__dense_inout(c, &c->in[k], u->dtype, &dense[k]));
+    }
+    u->p = dense[0];
+    u->g = dense[1];
+    for (int k = 0; k < 3; k++)
+        u->s[k] = k < n_state ? dense[2 + k] : NULL;
+    return TR_OK;
+}
+
+static int states_of(tr_op op) {
+    return op == TR_OP__sgd_ ? 1 : 3;
+}
+
+static void read_numbers(const tr_kernel_call *c, update *u) {
+    int first = 2 + states_of(c->op);
+    for (int k = first; k < c->n_in && k - first < 9; k++)
+        u->a[k - first] = tr_arg_double(&c->in[k]);
+    switch (c->op) {
+        case TR_OP__sgd_:
+            u->flags = (c->attrs[0] ? NESTEROV : 0) | (c->attrs[1] ? MAXIMIZE : 0) | (c->attrs[2] ? FIRST : 0);
+            break;
+        case TR_OP__adam_: u->flags = (c->attrs[0] ? DECOUPLED : 0) | (c->attrs[1] ? MAXIMIZE : 0); break;
+        default: u->flags = c->attrs[0] ? MAXIMIZE : 0;
+    }
+}
+
+static tr_status close_update(const tr_kernel_call *c, void **dense) {
+    for (int k = 0; k < 2 + states_of(c->op); k++)
+        if (k != 1 && dense[k] && dense[k] != c->in[k].data)
+            TR_TRY(tr__dense_out_end(c, &c->in[k], tr__wide(c->in[0].meta->dtype), dense[k]));
+    return TR_OK;
+}
+
+/* Many updates in one parallel region, cut by elements. `ends[k]`: elements up to and including update k. */
+typedef struct many {
+    const update *updates;
+    const int64_t *ends;
+    tr_op op;
+    int n;
+} many;
+
+static void run_many(void *env, int64_t begin, int64_t end, int thread) {
+    const many *m = env;
+    int64_t from = 0;
+    begin *= 16;
+    end *= 16;
+    for (int k = 0; k < m->n; from = m->ends[k++]) {
+        int64_t lo = tr__max(begin, from), hi = tr__min(end, m->ends[k]);
+        if (lo < hi)
+            run(m->op, &m->updates[k], lo - from, tr__min(hi - from, m->updates[k].n));
+    }
+}
+
+static tr_status update_all(tr_op op, const tr_kernel_call *calls, int n) {
+    update *u = tr__scratch(calls, (size_t) n * (sizeof *u + sizeof(int64_t) + 5 * sizeof(void *)));
+    if (!u)
+        return TR_E_NOMEM;
+    int64_t *ends = (int64_t *) (u + n);
+    void **dense = (void **) (ends + n);
+    int64_t total = 0;
+    for (int k = 0; k < n; k++) {
+        TR_TRY(open_update(&calls[k], states_of(op), &u[k], dense + 5 * k));
+        read_numbers(&calls[k], &u[k]);
+        total += (u[k].n + 15) / 16 * 16; // cuts fall on cache lines
+        ends[k] = total;
+    }
+    many m = {u, ends, op, n};
+    tr__parallel(calls->ctx, total / 16, TR__GRAIN / 32, run_many, &m);
+    for (int k = 0; k < n; k++)
+        TR_TRY(close_update(&calls[k], dense + 5 * k));
+    return TR_OK;
+}
+
+tr_status TR__SUFFIXED(tr__update_all)(tr_op op, const tr_kernel_call *calls, int n) {
+    return update_all(op, calls, n);
+}
+TR__ISA_KERNEL(_sgd_) {
+    return update_all(c->op, c, 1);
+}
+TR__ISA_KERNEL(_adam_) {
+    return update_all(c->op, c, 1);
+}
+TR__ISA_KERNEL(_rmsprop_) {
+    return update_all(c->op, c, 1);
+}

@@ -1,0 +1,216 @@
+/* isa_pool.c - pooling over the last two dimensions, forward and backward; one plane after the other, planes in parallel. */
+#include "exec/kernels/kernels.h"
+
+#include <math.h>
+
+typedef struct job {
+    int64_t planes, h, w, oh, ow;
+    int64_t kh, kw, sh, sw, ph, pw, dh, dw;
+    int64_t divisor;
+    bool include_pad, adaptive;
+    const void *x;
+    const int64_t *from; /* indices, read */
+    void *y;
+    int64_t *at;         /* indices, written */
+} job;
+
+static void planes_of(job *j, const tr_meta *in, const tr_meta *out) {
+    j->h = in->shape[in->ndim - 2];
+    j->w = in->shape[in->ndim - 1];
+    j->oh = out->shape[out->ndim - 2];
+    j->ow = out->shape[out->ndim - 1];
+    j->planes = 1;
+    for (int d = 0; d < in->ndim - 2; d++)
+        j->planes *= in->shape[d];
+}
+
+#define MAX_POOL(T, LOWEST)                                                                      \
+    static void max_pool_##T(void *env, int64_t begin, int64_t end, int thread) {                \
+        const job *j = env;                                                                      \
+        for (int64_t p = begin; p < end; p++) {                                                  \
+            const T *x = (const T *) j->x + p * j->h * j->w;                                     \
+            T *y = (T *) j->y + p * j->oh * j->ow;                                               \
+            int64_t *at = j->at + p * j->oh * j->ow;                                             \
+            for (int64_t oy = 0; oy < j->oh; oy++)                                               \
+                for (int64_t ox = 0; ox < j->ow; ox++) {                                         \
+                    int64_t y0 = oy * j->sh - j->ph, x0 = ox * j->sw - j->pw;                    \
+                    int64_t y1 = tr__min(y0 + (j->kh - 1) * j->dh + 1, j->h);                    \
+                    int64_t x1 = tr__min(x0 + (j->kw - 1) * j->dw + 1, j->w);                    \
+                    while (y0 < 0)                                                               \
+                        y0 += j->dh;                                                             \
+                    while (x0 < 0)                                                               \
+                        x0 += j->dw;                                                             \
+                    T best = LOWEST;                                                             \
+                    int64_t where = y0 * j->w + x0;                                              \
+                    for (int64_t iy = y0; iy < y1; iy += j->dh)                                  \
+                        for (int64_t ix = x0; ix < x1; ix += j->dw) {                            \
+                            T v = x[iy * j->w + ix];                                             \
+                            if (v > best || v != v) {                                            \
+                                best = v;                                                        \
+                                where = iy * j->w + ix;                                          \
+                            }                                                                    \
+                        }                                                                        \
+                    y[oy * j->ow + ox] = best;                                                   \
+                    at[oy * j->ow + ox] = where;                                                 \
+                }                                                                                \
+        }                                                                                        \
+    }                                                                                            \
+    /* x is the gradient, [planes, oh, ow]; y, [planes, h, w] */                                 \
+    static void max_pool_backward_##T(void *env, int64_t begin, int64_t end, int thread) {       \
+        const job *j = env;                                                                      \
+        for (int64_t p = begin; p < end; p++) {                                                  \
+            const T *g = (const T *) j->x + p * j->oh * j->ow;                                   \
+            const int64_t *from = j->from + p * j->oh * j->ow;                                   \
+            T *y = (T *) j->y + p * j->h * j->w;                                                 \
+            memset(y, 0, (size_t) (j->h * j->w) * sizeof *y);                                    \
+            for (int64_t i = 0; i < j->oh * j->ow; i++)                                          \
+                if (from[i] >= 0 && from[i] < j->h * j->w)                                       \
+                    y[from[i]] += g[i];                                                          \
+        }                                                                                        \
+    }
+MAX_POOL(float, -INFINITY)
+MAX_POOL(double, -INFINITY)
+MAX_POOL(int64_t, INT64_MIN)
+
+/* The window of an output element, cut to the input, and what its sum is divided by. */
+typedef struct window {
+    int64_t y0, y1, x0, x1;
+    double divisor;
+} window;
+
+static window window_of(const job *j, int64_t oy, int64_t ox) {
+    window w;
+    if (j->adaptive) {
+        w.y0 = oy * j->h / j->oh;
+        w.y1 = ((oy + 1) * j->h + j->oh - 1) / j->oh;
+        w.x0 = ox * j->w / j->ow;
+        w.x1 = ((ox + 1) * j->w + j->ow - 1) / j->ow;
+        w.divisor = (double) ((w.y1 - w.y0) * (w.x1 - w.x0));
+        return w;
+    }
+    w.y0 = oy * j->sh - j->ph;
+    w.x0 = ox * j->sw - j->pw;
+    w.y1 = tr__min(w.y0 + j->kh, j->h + j->ph);
+    w.x1 = tr__min(w.x0 + j->kw, j->w + j->pw);
+    int64_t padded = (w.y1 - w.y0) * (w.x1 - w.x0);
+    w.y0 = tr__max(w.y0, 0);
+    w.x0 = tr__max(w.x0, 0);
+    w.y1 = tr__min(w.y1, j->h);
+    w.x1 = tr__min(w.x1, j->w);
+    int64_t inside = (w.y1 - w.y0) * (w.x1 - w.x0);
+    w.divisor = (double) (j->divisor ? j->divisor : j->include_pad ? padded : inside);
+    return w;
+}
+
+#define AVG_POOL(T)                                                                              \
+    static void avg_pool_##T(void *env, int64_t begin, int64_t end, int thread) {                \
+        const job *j = env;                                                                      \
+        for (int64_t p = begin; p < end; p++) {                                                  \
+            const T *x = (const T *) j->x + p * j->h * j->w;                                     \
+            T *y = (T *) j->y + p * j->oh * j->ow;                                               \
+            for (int64_t oy = 0; oy < j->oh; oy++)                                               \
+                for (int64_t ox = 0; ox < j->ow; ox++) {                                         \
+                    window w = window_of(j, oy, ox);                                             \
+                    T sum = 0;                                                                   \
+                    for (int64_t iy = w.y0; iy < w.y1; iy++)                                     \
+                        for (int64_t ix = w.x0; ix < w.x1; ix++)                                 \
+                            sum += x[iy * j->w + ix];                                            \
+                    bool empty = w.y0 >= w.y1 || w.x0 >= w.x1;                                   \
+                    y[oy * j->ow + ox] = empty ? 0 : sum / (T) w.divisor;                        \
+                }                                                                                \
+        }                                                                                        \
+    }                                                                                            \
+    static void avg_pool_backward_##T(void *env, int64_t begin, int64_t end, int thread) {       \
+        const job *j = env;                                                                      \
+        for (int64_t p = begin; p < end; p++) {                                                  \
+            const T *g = (const T *) j->x + p * j->oh * j->ow;                                   \
+            T *y = (T *) j->y + p * j->h * j->w;                                                 \
+            memset(y, 0, (size_t) (j->h * j->w) * sizeof *y);                                    \
+            for (int64_t oy = 0; oy < j->oh; oy++)                                               \
+                for (int64_t ox = 0; ox < j->ow; ox++) {                                         \
+                    window w = window_of(j, oy, ox);                                             \
+                    T d = g[oy * j->ow + ox] / (T) w.divisor;                                    \
+                    for (int64_t iy = w.y0; iy < w.y1; iy++)                                     \
+                        for (int64_t ix = w.x0; ix < w.x1; ix++)                                 \
+                            y[iy * j->w + ix] += d;                                              \
+                }                                                                                \
+        }                                                                                        \
+    }
+AVG_POOL(float)
+AVG_POOL(double)
+
+static int64_t plane_grain(const job *j) {
+    return tr__max(1, TR__GRAIN / 4 / tr__max(1, j->h * j->w));
+}
+
+TR__ISA_KERNEL(max_pool2d) {
+    const int64_t *a = c->attrs;
+    job j = {.kh = a[0], .kw = a[1], .sh = a[2] ? a[2] : a[0], .sw = a[3] ? a[3] : a[1], .ph = a[4], .pw = a[5], .dh = a[6], .dw = a[7]};
+    tr_dtype wide = tr__wide(c->in[0].meta->dtype);
+    void *at;
+    planes_of(&j, c->in[0].meta, c->out[0].meta);
+    if (c->out[0].meta->numel == 0)
+        return TR_OK;
+    TR_TRY(tr__dense_in(c, &c->in[0], wide, &j.x));
+    TR_TRY(tr__dense_out(c, &c->out[0], wide, &j.y));
+    TR_TRY(tr__dense_out(c, &c->out[1], TR_I64, &at));
+    j.at = at;
+    tr__parallel(c->ctx, j.planes, plane_grain(&j),
+                 wide == TR_F32 ? max_pool_float : wide == TR_F64 ? max_pool_double : max_pool_int64_t, &j);
+    TR_TRY(tr__dense_out_end(c, &c->out[0], wide, j.y));
+    return tr__dense_out_end(c, &c->out[1], TR_I64, at);
+}
+
+TR__ISA_KERNEL(max_pool2d_backward) {
+    tr_dtype wide = tr__wide(c->out[0].meta->dtype);
+    const void *from;
+    job j = {0};
+    planes_of(&j, c->out[0].meta, c->in[0].meta);
+    if (c->out[0].meta->numel == 0)
+        return TR_OK;
+    TR_TRY(tr__dense_in(c, &c->in[0], wide, &j.x));
+    TR_TRY(tr__dense_in(c, &c->in[2], TR_I64, &from));
+    TR_TRY(tr__dense_out(c, &c->out[0], wide, &j.y));
+    j.from = from;
+    tr__parallel(c->ctx, j.planes, plane_grain(&j),
+                 wide == TR_F32 ? max_pool_backward_float : wide == TR_F64 ? max_pool_backward_double : max_pool_backward_int64_t, &j);
+    return tr__dense_out_end(c, &c->out[0], wide, j.y);
+}
+
+/* x is read, y written, both of any layout; planes and windows are set. */
+static tr_status run_avg(const tr_kernel_call *c, job *j, tr__range_fn f, tr__range_fn d) {
+    const tr_arg *out = &c->out[0];
+    tr_dtype wide = out->meta->dtype == TR_F64 ? TR_F64 : TR_F32;
+    if (out->meta->numel == 0)
+        return TR_OK;
+    TR_TRY(tr__dense_in(c, &c->in[0], wide, &j->x));
+    TR_TRY(tr__dense_out(c, out, wide, &j->y));
+    tr__parallel(c->ctx, j->planes, plane_grain(j), wide == TR_F32 ? f : d, j);
+    return tr__dense_out_end(c, out, wide, j->y);
+}
+
+static job avg_job(const int64_t *a) {
+    return (job) {.kh = a[0], .kw = a[1], .sh = a[2] ? a[2] : a[0], .sw = a[3] ? a[3] : a[1], .ph = a[4], .pw = a[5],
+                  .include_pad = a[7], .divisor = a[8]};
+}
+
+TR__ISA_KERNEL(avg_pool2d) {
+    job j = avg_job(c->attrs);
+    planes_of(&j, c->in[0].meta, c->out[0].meta);
+    return run_avg(c, &j, avg_pool_float, avg_pool_double);
+}
+TR__ISA_KERNEL(avg_pool2d_backward) {
+    job j = avg_job(c->attrs);
+    planes_of(&j, c->out[0].meta, c->in[0].meta);
+    return run_avg(c, &j, avg_pool_backward_float, avg_pool_backward_double);
+}
+TR__ISA_KERNEL(adaptive_avg_pool2d) {
+    job j = {.adaptive = true};
+    planes_of(&j, c->in[0].meta, c->out[0].meta);
+    return run_avg(c, &j, avg_pool_float, avg_pool_double);
+}
+TR__ISA_KERNEL(adaptive_avg_pool2d_backward) {
+    job j = {.adaptive = true};
+    planes_of(&j, c->out[0].meta, c->in[0].meta);
+    return run_avg(c, &j, avg_pool_backward_float, avg_pool_backward_double);
+}

@@ -1,0 +1,685 @@
+/* isa_reduce.c - reductions over any set of dimensions.
+ *
+ * The input is seen as kept and reduced dimensions, neighbours of one kind merged. Two inner loops do all the work: a fold
+ * along a contiguous row (innermost dimension reduced) and a fold of rows into a row of accumulators (innermost kept).
+ * Sums of float are kept in vector lanes over short blocks and the blocks added up in double: at least as accurate as
+ * PyTorch's cascade, and independent of the number of threads, because work is cut by size only. */
+#include "exec/kernels/kernels.h"
+#include "exec/kernels/ew_math.h"
+
+#include <float.h>
+
+typedef struct plan {
+    int n_kept, n_reduced;               /* outer dimensions of each kind; the innermost is apart */
+    int64_t kept_shape[TR_MAX_DIMS], kept_strides[TR_MAX_DIMS];
+    int64_t reduced_shape[TR_MAX_DIMS], reduced_strides[TR_MAX_DIMS];
+    int64_t kept, reduced;               /* their products */
+    int64_t inner;                       /* size of the innermost dimension */
+    bool inner_reduced;
+    int64_t count;                       /* elements per result */
+    int64_t results;
+} plan;
+
+static bool is_reduced(int64_t mask, int d) {
+    return mask >> d & 1;
+}
+
+/* Of a row-major input. */
+static plan make_plan(const tr_meta *m, int64_t mask) {
+    plan p = {.kept = 1, .reduced = 1, .inner = 1, .count = 1, .results = 1, .inner_reduced = true};
+    int64_t step = 1;
+    int last = -1; // kind of the dimension merged last; -1: none yet
+    bool in_inner = true;
+    for (int d = m->ndim - 1; d >= 0; d--) {
+        int64_t n = m->shape[d];
+        int kind = is_reduced(mask, d);
+        *(kind ? &p.count : &p.results) *= n;
+        if (n != 1) {
+            if (last >= 0 && kind != last)
+                in_inner = false;
+            if (last < 0)
+                p.inner_reduced = kind;
+            if (in_inner) {
+                p.inner *= n;
+            } else {
+                int *count = kind ? &p.n_reduced : &p.n_kept;
+                int64_t *shape = kind ? p.reduced_shape : p.kept_shape, *strides = kind ? p.reduced_strides : p.kept_strides;
+                if (kind == last && *count > 0) {
+                    shape[*count - 1] *= n;
+                } else {
+                    shape[*count] = n;
+                    strides[(*count)++] = step;
+                }
+                *(kind ? &p.reduced : &p.kept) *= n;
+            }
+            last = kind;
+        }
+        step *= n;
+    }
+    return p;
+}
+
+/* Dimensions are listed innermost first. */
+static int64_t offset_of(int n, const int64_t *shape, const int64_t *strides, int64_t index) {
+    int64_t at = 0;
+    for (int d = 0; d < n; d++) {
+        at += index % shape[d] * strides[d];
+        index /= shape[d];
+    }
+    return at;
+}
+static int64_t kept_offset(const plan *p, int64_t k) {
+    return offset_of(p->n_kept, p->kept_shape, p->kept_strides, k);
+}
+static int64_t reduced_offset(const plan *p, int64_t r) {
+    return offset_of(p->n_reduced, p->reduced_shape, p->reduced_strides, r);
+}
+
+/* ------------------------------------------------------------------------------------------ folds */
+
+typedef enum fold {
+    FOLD_SUM,
+    FOLD_DEVIATION, /* (x - centre)^2 */
+    FOLD_ABS,
+    FOLD_SQUARE,
+    FOLD_NONZERO,
+    FOLD_POWER,     /* |x|^p */
+    FOLD_PROD,
+    FOLD_MAX,
+    FOLD_MIN,
+    FOLD_MAX_ABS,
+    FOLD_MIN_ABS,
+    FOLD_EXP,       /* exp(x - centre) */
+} fold;
+
+enum { BLOCK = 2048, COLUMNS = 256, ROWS = 32, CHUNK = 64 * 1024 };
+
+#define ADD(a, v) ((a) + (v))
+#define MUL(a, v) ((a) * (v))
+/* NaN is kept whichever side it is on. */
+#define GREATER(a, v) ((v) > (a) || (v) != (v) ? (v) : (a))
+#define LESS(a, v)    ((v) < (a) || (v) != (v) ? (v) : (a))
+
+/* A row of sums, in vectors. `w` is a vector of x. */
+#define ROW_SUM(id, T, V, VN, expr)                                                              \
+    static double row_##id##_##T(const T *x, int64_t n, double centre, double power) {           \
+        const T m = (T) centre;                                                                  \
+        double total = 0;                                                                        \
+        (void) m;                                                                                \
+        while (n > 0) {                                                                          \
+            int64_t b = n < BLOCK ? n : BLOCK, i = 0;                                            \
+            V s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, w;                                         \
+            for (; i + 4 * VN <= b; i += 4 * VN) {                                               \
+                memcpy(&w, x + i, sizeof w), s0 += (expr);                                       \
+                memcpy(&w, x + i + VN, sizeof w), s1 += (expr);                                  \
+                memcpy(&w, x + i + 2 * VN, sizeof w), s2 += (expr);                              \
+                memcpy(&w, x + i + 3 * VN, sizeof w), s3 += (expr);                              \
+            }                                                                                    \
+            for (; i + VN <= b; i += VN)                                                         \
+                memcpy(&w, x + i, sizeof w), s0 += (expr);                                       \
+            s0 = (s0 + s1) + (s2 + s3);                                                          \
+            if (i < b) {                                                                         \
+                V y;                                                                             \
+                memset(&w, 0, sizeof w);                                                         \
+                memcpy(&w, x + i, (size_t) (b - i) * sizeof *x);                                 \
+                y = (expr);                                                                      \
+                for (int64_t k = 0; k < b - i; k++)                                              \
+                    total += y[k];                                                               \
+            }                                                                                    \
+            for (int half = VN / 2; half > 0; half /= 2)                                         \
+                for (int k = 0; k < half; k++)                                                   \
+                    s0[k] += s0[k + half];                                                       \
+            total += s0[0];                                                                      \
+            x += b;                                                                              \
+            n -= b;                                                                              \
+        }                                                                                        \
+        return total;                                                                            \
+    }
+/* Rows of n columns, `stride` apart, summed into acc. */
+#define COLUMN_SUM(id, T, expr)                                                                  \
+    static void column_##id##_##T(double *acc, const plan *p, const T *x, int64_t at, int64_t n, \
+                                  const double *centre, double power) {                          \
+        T part[COLUMNS], m[COLUMNS];                                                             \
+        for (int64_t j = 0; j < n; j++) {                                                        \
+            acc[j] = 0;                                                                          \
+            m[j] = centre ? (T) centre[j] : 0;                                                   \
+        }                                                                                        \
+        (void) m[0];                                                                                        \
+        for (int64_t r = 0; r < p->reduced; r += ROWS) {                                         \
+            memset(part, 0, sizeof part);                                                        \
+            for (int64_t k = r; k < r + ROWS && k < p->reduced; k++) {                           \
+                const T *y = x + at + reduced_offset(p, k);                                      \
+                for (int64_t j = 0; j < n; j++) {                                                \
+                    T w = y[j];                                                                  \
+                    part[j] += (expr);                                                           \
+                }                                                                                \
+            }                                                                                    \
+            for (int64_t j = 0; j < n; j++)                                                      \
+                acc[j] += part[j];                                                               \
+        }                                                                                        \
+    }
+/* Folds whose order is free: in 16 lanes. */
+#define ROW_FOLD(id, T, A, start, COMBINE, value)                                                \
+    static A row_##id##_##T(const T *x, int64_t n, double centre, double power) {                \
+        A lane[16];                                                                              \
+        int64_t i = 0;                                                                           \
+        for (int k = 0; k < 16; k++)                                                             \
+            lane[k] = (start);                                                                   \
+        for (; i + 16 <= n; i += 16)                                                             \
+            for (int k = 0; k < 16; k++) {                                                       \
+                T w = x[i + k];                                                                  \
+                A v = (A) (value);                                                               \
+                lane[k] = COMBINE(lane[k], v);                                                   \
+            }                                                                                    \
+        for (; i < n; i++) {                                                                     \
+            T w = x[i];                                                                          \
+            A v = (A) (value);                                                                   \
+            lane[0] = COMBINE(lane[0], v);                                                       \
+        }                                                                                        \
+        for (int k = 1; k < 16; k++) {                                                           \
+            A v = lane[k];                                                                       \
+            lane[0] = COMBINE(lane[0], v);                                                       \
+        }                                                                                        \
+        return lane[0];                                                                          \
+    }
+#define COLUMN_FOLD(id, T, A, start, COMBINE, value)                                             \
+    static void column_##id##_##T(A *acc, const plan *p, const T *x, int64_t at, int64_t n,      \
+                                  const double *centre, double power) {                          \
+        for (int64_t j = 0; j < n; j++)                                                          \
+            acc[j] = (start);                                                                    \
+        for (int64_t k = 0; k < p->reduced; k++) {                                               \
+            const T *y = x + at + reduced_offset(p, k);                                          \
+            _Pragma("GCC ivdep") for (int64_t j = 0; j < n; j++) {                               \
+                T w = y[j];                                                                      \
+                A v = (A) (value);                                                               \
+                acc[j] = COMBINE(acc[j], v);                                                     \
+            }                                                                                    \
+        }                                                                                        \
+    }
+
+static inline vF abs_power_vF(vF x, double p) {
+    return vF_pow(vF_abs(x), (vF) {0} + (float) p);
+}
+static inline vD abs_power_vD(vD x, double p) {
+    return vD_pow(vD_abs(x), (vD) {0} + p);
+}
+static inline vF ones_vF(vFi m) {
+    return (vF) (m & (vFi) ((vF) {0} + 1.0f));
+}
+static inline vD ones_vD(vDi m) {
+    return (vD) (m & (vDi) ((vD) {0} + 1.0));
+}
+
+#define SUMS(T, V, VN, fabs_, pow_, exp_)                                                           \
+    ROW_SUM(sum, T, V, VN, w)                                                                    \
+    ROW_SUM(deviation, T, V, VN, (w - m) * (w - m))                                              \
+    ROW_SUM(abs, T, V, VN, V##_abs(w))                                                           \
+    ROW_SUM(square, T, V, VN, w *w)                                                              \
+    ROW_SUM(nonzero, T, V, VN, ones_##V(w != 0))                                                 \
+    ROW_SUM(power, T, V, VN, abs_power_##V(w, power))                                            \
+    ROW_SUM(exp, T, V, VN, V##_exp(w - m))                                                       \
+    COLUMN_SUM(sum, T, w)                                                                        \
+    COLUMN_SUM(deviation, T, (w - m[j]) * (w - m[j]))                                            \
+    COLUMN_SUM(abs, T, fabs_(w))                                                                  \
+    COLUMN_SUM(square, T, w *w)                                                                  \
+    COLUMN_SUM(nonzero, T, w != 0)                                                               \
+    COLUMN_SUM(power, T, pow_(fabs_(w), (T) power))                                                \
+    COLUMN_SUM(exp, T, exp_(w - m[j]))
+SUMS(float, vF, VN_F, __builtin_fabsf, powf, expf)
+SUMS(double, vD, VN_D, __builtin_fabs, pow, exp)
+
+#define FOLDS(T, A, lowest, highest)                                                             \
+    ROW_FOLD(prod, T, A, 1, MUL, w)                                                            \
+    ROW_FOLD(max, T, A, lowest, GREATER, w)                                                      \
+    ROW_FOLD(min, T, A, highest, LESS, w)                                                        \
+    COLUMN_FOLD(prod, T, A, 1, MUL, w)                                                         \
+    COLUMN_FOLD(max, T, A, lowest, GREATER, w)                                                   \
+    COLUMN_FOLD(min, T, A, highest, LESS, w)
+#define ABS_FOLDS(T, fabs_)                                                                      \
+    ROW_FOLD(max_abs, T, double, 0, GREATER, fabs_(w))                                           \
+    ROW_FOLD(min_abs, T, double, __builtin_inf(), LESS, fabs_(w))                                \
+    COLUMN_FOLD(max_abs, T, double, 0, GREATER, fabs_(w))                                        \
+    COLUMN_FOLD(min_abs, T, double, __builtin_inf(), LESS, fabs_(w))
+FOLDS(float, double, -__builtin_inf(), __builtin_inf())
+FOLDS(double, double, -__builtin_inf(), __builtin_inf())
+FOLDS(int64_t, int64_t, INT64_MIN, INT64_MAX)
+FOLDS(uint8_t, int64_t, 0, 255)
+ABS_FOLDS(float, __builtin_fabsf)
+ABS_FOLDS(double, __builtin_fabs)
+ROW_FOLD(sum, int64_t, int64_t, 0, ADD, w)
+COLUMN_FOLD(sum, int64_t, int64_t, 0, ADD, w)
+
+/* Rows and columns of each element type; accumulators are double for floats, int64 for the rest. */
+#define REAL_FOLDS(T)                                                                            \
+    typedef double (*row_fn_##T)(const T *, int64_t, double, double);                            \
+    typedef void (*column_fn_##T)(double *, const plan *, const T *, int64_t, int64_t, const double *, double); \
+    static const row_fn_##T rows_##T[] = {row_sum_##T, row_deviation_##T, row_abs_##T, row_square_##T, row_nonzero_##T, \
+                                          row_power_##T, row_prod_##T, row_max_##T, row_min_##T, row_max_abs_##T, \
+                                          row_min_abs_##T, row_exp_##T};                         \
+    static const column_fn_##T columns_##T[] = {                                                 \
+        column_sum_##T, column_deviation_##T, column_abs_##T, column_square_##T, column_nonzero_##T, column_power_##T, \
+        column_prod_##T, column_max_##T, column_min_##T, column_max_abs_##T, column_min_abs_##T, column_exp_##T};
+REAL_FOLDS(float)
+REAL_FOLDS(double)
+#define WHOLE_FOLDS(T, sum_row, sum_column)                                                      \
+    typedef int64_t (*row_fn_##T)(const T *, int64_t, double, double);                           \
+    typedef void (*column_fn_##T)(int64_t *, const plan *, const T *, int64_t, int64_t, const double *, double); \
+    static const row_fn_##T rows_##T[] = {                                                       \
+        [FOLD_SUM] = sum_row, [FOLD_PROD] = row_prod_##T, [FOLD_MAX] = row_max_##T, [FOLD_MIN] = row_min_##T}; \
+    static const column_fn_##T columns_##T[] = {[FOLD_SUM] = sum_column,                         \
+                                                [FOLD_PROD] = column_prod_##T,                   \
+                                                [FOLD_MAX] = column_max_##T,                     \
+                                                [FOLD_MIN] = column_min_##T};
+WHOLE_FOLDS(int64_t, row_sum_int64_t, column_sum_int64_t)
+WHOLE_FOLDS(uint8_t, NULL, NULL)
+
+/* ------------------------------------------------------------------------------------------ the driver */
+
+typedef union number {
+    double d;
+    int64_t l;
+} number;
+
+typedef struct job {
+    plan p;
+    fold f;
+    tr_dtype dtype;         /* F32, F64, I64 or BOOL */
+    const void *x;
+    const double *centre;   /* per result, or NULL */
+    double power;
+    number *out;            /* [results] */
+    int64_t chunks, chunk;  /* a row that is cut: pieces and their size */
+    number *partial;
+} job;
+
+static number combine(const job *j, number a, number b) {
+    bool real = j->dtype >= TR_F32;
+    switch (j->f) {
+        case FOLD_PROD: return real ? (number) {.d = a.d * b.d} : (number) {.l = (int64_t) ((uint64_t) a.l * (uint64_t) b.l)};
+        case FOLD_MAX:
+        case FOLD_MAX_ABS: return real ? (number) {.d = GREATER(a.d, b.d)} : (number) {.l = GREATER(a.l, b.l)};
+        case FOLD_MIN:
+        case FOLD_MIN_ABS: return real ? (number) {.d = LESS(a.d, b.d)} : (number) {.l = LESS(a.l, b.l)};
+        default: return real ? (number) {.d = a.d + b.d} : (number) {.l = (int64_t) ((uint64_t) a.l + (uint64_t) b.l)};
+    }
+}
+
+static number fold_row(const job *j, int64_t at, int64_t n, double centre) {
+    switch (j->dtype) {
+        case TR_F32: return (number) {.d = rows_float[j->f]((const float *) j->x + at, n, centre, j->power)};
+        case TR_F64: return (number) {.d = rows_double[j->f]((const double *) j->x + at, n, centre, j->power)};
+        case TR_BOOL: return (number) {.l = rows_uint8_t[j->f]((const uint8_t *) j->x + at, n, centre, j->power)};
+        default: return (number) {.l = rows_int64_t[j->f]((const int64_t *) j->x + at, n, centre, j->power)};
+    }
+}
+
+static void fold_columns(const job *j, int64_t result, int64_t at, int64_t n) {
+    number *out = j->out + result;
+    const double *centre = j->centre ? j->centre + result : NULL;
+    switch (j->dtype) {
+        case TR_F32: columns_float[j->f](&out->d, &j->p, j->x, at, n, centre, j->power); break;
+        case TR_F64: columns_double[j->f](&out->d, &j->p, j->x, at, n, centre, j->power); break;
+        case TR_BOOL: columns_uint8_t[j->f](&out->l, &j->p, j->x, at, n, centre, j->power); break;
+        default: columns_int64_t[j->f](&out->l, &j->p, j->x, at, n, centre, j->power);
+    }
+}
+
+/* Whole results, the innermost dimension reduced. */
+static void run_rows(void *env, int64_t begin, int64_t end, int thread) {
+    const job *j = env;
+    for (int64_t k = begin; k < end; k++) {
+        int64_t at = kept_offset(&j->p, k);
+        double centre = j->centre ? j->centre[k] : 0;
+        number total = fold_row(j, at + reduced_offset(&j->p, 0), j->p.inner, centre);
+        for (int64_t r = 1; r < j->p.reduced; r++)
+            total = combine(j, total, fold_row(j, at + reduced_offset(&j->p, r), j->p.inner, centre));
+        j->out[k] = total;
+    }
+}
+
+/* Pieces of results: few results, many elements each. A piece is some rows, or a part of one. */
+static void run_pieces(void *env, int64_t begin, int64_t end, int thread) {
+    const job *j = env;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t k = i / j->chunks, c = i % j->chunks;
+        int64_t at = kept_offset(&j->p, k);
+        double centre = j->centre ? j->centre[k] : 0;
+        number total = {0};
+        bool any = false;
+        int64_t from = c * j->chunk, to = tr__min(from + j->chunk, j->p.reduced * j->p.inner);
+        while (from < to) {
+            int64_t r = from / j->p.inner, col = from % j->p.inner;
+            int64_t n = tr__min(j->p.inner - col, to - from);
+            number piece = fold_row(j, at + reduced_offset(&j->p, r) + col, n, centre);
+            total = any ? combine(j, total, piece) : piece;
+            any = true;
+            from += n;
+        }
+        j->partial[i] = total;
+    }
+}
+
+/* Pieces of rows of results: blocks of columns. */
+static void run_columns(void *env, int64_t begin, int64_t end, int thread) {
+    const job *j = env;
+    int64_t blocks = (j->p.inner + COLUMNS - 1) / COLUMNS;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t k = i / blocks, col = i % blocks * COLUMNS;
+        fold_columns(j, k * j->p.inner + col, kept_offset(&j->p, k) + col, tr__min(COLUMNS, j->p.inner - col));
+    }
+}
+
+/* Rows of results over a part of the reduced rows: few columns, many rows. Partial [chunks, results]. */
+static void run_column_pieces(void *env, int64_t begin, int64_t end, int thread) {
+    job part = *(const job *) env;
+    int64_t inner = part.p.inner, rows = part.p.reduced;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t from = i * part.chunk, n = tr__min(part.chunk, rows - from);
+        // One outer reduced dimension: a part of it is a plan of its own.
+        part.p.reduced = part.p.reduced_shape[0] = n;
+        part.out = part.partial + i * inner;
+        for (int64_t col = 0; col < inner; col += COLUMNS) {
+            int64_t m = tr__min(COLUMNS, inner - col);
+            number *out = part.out + col;
+            const double *centre = part.centre ? part.centre + col : NULL;
+            int64_t at = from * part.p.reduced_strides[0] + col;
+            job piece = part;
+            piece.out = out;
+            piece.centre = centre;
+            fold_columns(&piece, 0, at, m);
+        }
+    }
+}
+
+static tr_status reduce_rows(const tr_kernel_call *c, job *j) {
+    int64_t size = j->p.reduced * j->p.inner;
+    if (size < 2 * CHUNK || j->p.kept > 16) {
+        tr__parallel(c->ctx, j->p.kept, tr__max(1, TR__GRAIN / tr__max(1, size)), run_rows, j);
+        return TR_OK;
+    }
+    j->chunk = CHUNK;
+    j->chunks = (size + CHUNK - 1) / CHUNK;
+    j->partial = tr__scratch(c, (size_t) (j->p.kept * j->chunks) * sizeof(number));
+    if (!j->partial)
+        return TR_E_NOMEM;
+    tr__parallel(c->ctx, j->p.kept * j->chunks, 1, run_pieces, j);
+    for (int64_t k = 0; k < j->p.kept; k++) {
+        j->out[k] = j->partial[k * j->chunks];
+        for (int64_t i = 1; i < j->chunks; i++)
+            j->out[k] = combine(j, j->out[k], j->partial[k * j->chunks + i]);
+    }
+    return TR_OK;
+}
+
+static tr_status reduce_columns(const tr_kernel_call *c, job *j) {
+    int64_t blocks = (j->p.inner + COLUMNS - 1) / COLUMNS * j->p.kept;
+    int64_t work = j->p.reduced * j->p.inner;
+    bool one_dim = j->p.kept == 1 && j->p.n_reduced == 1;
+    if (!one_dim || blocks >= 16 || work < 2 * CHUNK) {
+        tr__parallel(c->ctx, blocks, tr__max(1, TR__GRAIN / tr__max(1, j->p.reduced * tr__min(COLUMNS, j->p.inner))), run_columns, j);
+        return TR_OK;
+    }
+    j->chunk = tr__max(ROWS, CHUNK / j->p.inner / ROWS * ROWS);
+    j->chunks = (j->p.reduced + j->chunk - 1) / j->chunk;
+    j->partial = tr__scratch(c, (size_t) (j->p.inner * j->chunks) * sizeof(number));
+    if (!j->partial)
+        return TR_E_NOMEM;
+    tr__parallel(c->ctx, j->chunks, 1, run_column_pieces, j);
+    for (int64_t k = 0; k < j->p.inner; k++) {
+        j->out[k] = j->partial[k];
+        for (int64_t i = 1; i < j->chunks; i++)
+            j->out[k] = combine(j, j->out[k], j->partial[i * j->p.inner + k]);
+    }
+    return TR_OK;
+}
+
+static void fill_empty(job *j) {
+    job one = *j;
+    one.x = NULL;
+    for (int64_t k = 0; k < j->p.results; k++)
+        j->out[k] = fold_row(&one, 0, 0, 0);
+}
+
+static tr_status reduce(const tr_kernel_call *c, job *j) {
+    if (j->p.results == 0)
+        return TR_OK;
+    if (j->p.count == 0) {
+        fill_empty(j);
+        return TR_OK;
+    }
+    return j->p.inner_reduced ? reduce_rows(c, j) : reduce_columns(c, j);
+}
+
+/* Reads the input as `dtype` and reduces it into scratch. */
+static tr_status start(const tr_kernel_call *c, job *j, int64_t mask, tr_dtype dtype) {
+    *j = (job) {.p = make_plan(c->in[0].meta, mask), .dtype = dtype};
+    TR_TRY(tr__dense_in(c, &c->in[0], dtype, &j->x));
+    j->out = tr__scratch(c, (size_t) j->p.results * sizeof(number));
+    return j->out ? TR_OK : TR_E_NOMEM;
+}
+
+/* Results, in the class of the job, to an output of any dtype. Both have the same row-major order. */
+static tr_status finish(const tr_kernel_call *c, const job *j, const tr_arg *out) {
+    tr_meta from;
+    tr_arg src = {j->out, &from, {0}};
+    tr__meta_make(&from, j->dtype >= TR_F32 ? TR_F64 : TR_I64, out->meta->ndim, out->meta->shape, NULL);
+    return tr__copy(c->ctx, out, &src);
+}
+
+static tr_dtype sum_class(const tr_kernel_call *c) {
+    tr_dtype in = c->in[0].meta->dtype, out = c->out[0].meta->dtype;
+    return tr__wide(in > out ? in : out);
+}
+
+static tr_status simple(const tr_kernel_call *c, fold f, tr_dtype dtype) {
+    job j;
+    TR_TRY(start(c, &j, c->attrs[0], dtype));
+    j.f = f;
+    TR_TRY(reduce(c, &j));
+    return finish(c, &j, &c->out[0]);
+}
+
+TR__ISA_KERNEL(sum) {
+    return simple(c, FOLD_SUM, sum_class(c));
+}
+
+TR__ISA_KERNEL(prod) {
+    return simple(c, FOLD_PROD, sum_class(c));
+}
+
+TR__ISA_KERNEL(mean) {
+    job j;
+    TR_TRY(start(c, &j, c->attrs[0], sum_class(c)));
+    TR_TRY(reduce(c, &j));
+    for (int64_t k = 0; k < j.p.results; k++)
+        j.out[k].d /= (double) j.p.count;
+    return finish(c, &j, &c->out[0]);
+}
+
+TR__ISA_KERNEL(amax) {
+    return simple(c, FOLD_MAX, tr__wide(c->in[0].meta->dtype));
+}
+
+TR__ISA_KERNEL(amin) {
+    return simple(c, FOLD_MIN, tr__wide(c->in[0].meta->dtype));
+}
+
+TR__ISA_KERNEL(any) {
+    return simple(c, FOLD_MAX, TR_BOOL);
+}
+
+TR__ISA_KERNEL(all) {
+    return simple(c, FOLD_MIN, TR_BOOL);
+}
+
+TR__ISA_KERNEL(var) {
+    job j;
+    TR_TRY(start(c, &j, c->attrs[0], tr__wide(c->in[0].meta->dtype)));
+    TR_TRY(reduce(c, &j));
+    double *centre = tr__scratch(c, (size_t) j.p.results * sizeof *centre);
+    if (!centre)
+        return TR_E_NOMEM;
+    for (int64_t k = 0; k < j.p.results; k++)
+        centre[k] = j.out[k].d / (double) j.p.count;
+    j.centre = centre;
+    j.f = FOLD_DEVIATION;
+    TR_TRY(reduce(c, &j));
+    double divisor = (double) j.p.count - tr_arg_double(&c->in[1]);
+    for (int64_t k = 0; k < j.p.results; k++)
+        j.out[k].d /= divisor > 0 ? divisor : 0;
+    return finish(c, &j, &c->out[0]);
+}
+
+TR__ISA_KERNEL(vector_norm) {
+    double p = tr_arg_double(&c->in[1]);
+    job j;
+    TR_TRY(start(c, &j, c->attrs[0], tr__wide(c->in[0].meta->dtype)));
+    j.f = p == 2 ? FOLD_SQUARE : p == 1 ? FOLD_ABS : p == 0 ? FOLD_NONZERO : p == INFINITY ? FOLD_MAX_ABS
+                                                             : p == -INFINITY ? FOLD_MIN_ABS : FOLD_POWER;
+    j.power = p;
+    // Squares of float overflow where their root would not: as in PyTorch, they are summed as float anyway.
+    TR_TRY(reduce(c, &j));
+    for (int64_t k = 0; k < j.p.results; k++) {
+        if (j.f == FOLD_SQUARE)
+            j.out[k].d = sqrt(j.out[k].d);
+        else if (j.f == FOLD_POWER)
+            j.out[k].d = pow(j.out[k].d, 1 / p);
+    }
+    return finish(c, &j, &c->out[0]);
+}
+
+TR__ISA_KERNEL(logsumexp) {
+    job j;
+    TR_TRY(start(c, &j, c->attrs[0], tr__wide(c->in[0].meta->dtype)));
+    j.f = FOLD_MAX;
+    TR_TRY(reduce(c, &j));
+    double *centre = tr__scratch(c, (size_t) j.p.results * sizeof *centre);
+    if (!centre)
+        return TR_E_NOMEM;
+    for (int64_t k = 0; k < j.p.results; k++)
+        centre[k] = isinf(j.out[k].d) ? 0 : j.out[k].d;
+    j.centre = centre;
+    j.f = FOLD_EXP;
+    TR_TRY(reduce(c, &j));
+    for (int64_t k = 0; k < j.p.results; k++)
+        j.out[k].d = log(j.out[k].d) + centre[k];
+    return finish(c, &j, &c->out[0]);
+}
+
+/* ------------------------------------------------------------------------------------------ along one dimension */
+
+/* [outer, size, inner] read as one of the wide types. */
+typedef struct line_job {
+    tr__axis a;
+    const void *x;
+    void *value;
+    int64_t *index;
+    tr_dtype dtype;
+    bool less;
+} line_job;
+
+#define EXTREME(T)                                                                               \
+    static void extreme_##T(const line_job *j, int64_t o, int64_t i) {                           \
+        const T *x = (const T *) j->x + o * j->a.size * j->a.inner + i;                          \
+        T best = x[0];                                                                           \
+        int64_t at = 0;                                                                          \
+        for (int64_t k = 1; k < j->a.size && best == best; k++) {                                \
+            T v = x[k * j->a.inner];                                                             \
+            if (v != v || (j->less ? v < best : v > best)) {                                     \
+                best = v;                                                                        \
+                at = k;                                                                          \
+            }                                                                                    \
+        }                                                                                        \
+        if (j->value)                                                                            \
+            ((T *) j->value)[o * j->a.inner + i] = best;                                         \
+        j->index[o * j->a.inner + i] = at;                                                       \
+    }
+EXTREME(float)
+EXTREME(double)
+EXTREME(int64_t)
+
+static void run_extremes(void *env, int64_t begin, int64_t end, int thread) {
+    const line_job *j = env;
+    for (int64_t k = begin; k < end; k++) {
+        int64_t o = k / j->a.inner, i = k % j->a.inner;
+        if (j->dtype == TR_F32)
+            extreme_float(j, o, i);
+        else if (j->dtype == TR_F64)
+            extreme_double(j, o, i);
+        else
+            extreme_int64_t(j, o, i);
+    }
+}
+
+static tr_status find_extremes(const tr_kernel_call *c, const tr_arg *value, const tr_arg *index, int64_t dim, bool less) {
+    const tr_meta *m = c->in[0].meta;
+    line_job j = {.dtype = tr__wide(m->dtype), .less = less};
+    j.a = dim == TR_NONE ? (tr__axis) {1, m->numel, 1} : tr__axis_of(m, dim);
+    if (index->meta->numel == 0)
+        return TR_OK;
+    if (j.a.size == 0)
+        return TR_FAIL(TR_E_INDEX, "%s: Expected reduction dim to have non-zero size.", tr_op_info_of(c->op)->name);
+    void *out;
+    TR_TRY(tr__dense_in(c, &c->in[0], j.dtype, &j.x));
+    if (value)
+        TR_TRY(tr__dense_out(c, value, j.dtype, &j.value));
+    TR_TRY(tr__dense_out(c, index, TR_I64, &out));
+    j.index = out;
+    tr__parallel(c->ctx, j.a.outer * j.a.inner, tr__max(1, TR__GRAIN / j.a.size), run_extremes, &j);
+    if (value)
+        TR_TRY(tr__dense_out_end(c, value, j.dtype, j.value));
+    return tr__dense_out_end(c, index, TR_I64, out);
+}
+
+TR__ISA_KERNEL(argmax) {
+    return find_extremes(c, NULL, &c->out[0], c->attrs[0], false);
+}
+TR__ISA_KERNEL(argmin) {
+    return find_extremes(c, NULL, &c->out[0], c->attrs[0], true);
+}
+TR__ISA_KERNEL(max_dim) {
+    return find_extremes(c, &c->out[0], &c->out[1], c->attrs[0], false);
+}
+TR__ISA_KERNEL(min_dim) {
+    return find_extremes(c, &c->out[0], &c->out[1], c->attrs[0], true);
+}
+
+/* Running sums and products: in double for float, as PyTorch does. */
+#define CUMULATE(T, A, op, start, id)                                                            \
+    static void id##_##T(void *env, int64_t begin, int64_t end, int thread) {                    \
+        const line_job *j = env;                                                                 \
+        for (int64_t k = begin; k < end; k++) {                                                  \
+            int64_t at = k / j->a.inner * j->a.size * j->a.inner + k % j->a.inner;               \
+            const T *x = (const T *) j->x + at;                                                  \
+            T *y = (T *) j->value + at;                                                          \
+            A acc = start;                                                                       \
+            for (int64_t i = 0; i < j->a.size; i++) {                                            \
+                acc = acc op (A) x[i * j->a.inner];                                              \
+                y[i * j->a.inner] = (T) acc;                                                     \
+            }                                                                                    \
+        }                                                                                        \
+    }
+CUMULATE(float, double, +, 0, cumsum)
+CUMULATE(double, double, +, 0, cumsum)
+CUMULATE(int64_t, uint64_t, +, 0, cumsum)
+CUMULATE(float, double, *, 1, cumprod)
+CUMULATE(double, double, *, 1, cumprod)
+CUMULATE(int64_t, uint64_t, *, 1, cumprod)
+
+static tr_status cumulate(const tr_kernel_call *c, tr__range_fn f, tr__range_fn d, tr__range_fn l) {
+    const tr_arg *in = &c->in[0], *out = &c->out[0];
+    line_job j = {.a = tr__axis_of(in->meta, c->attrs[0]), .dtype = tr__wide(out->meta->dtype)};
+    if (in->meta->numel == 0)
+        return TR_OK;
+    TR_TRY(tr__dense_in(c, in, j.dtype, &j.x));
+    TR_TRY(tr__dense_out(c, out, j.dtype, &j.value));
+    tr__range_fn fn = j.dtype == TR_F32 ? f : j.dtype == TR_F64 ? d : l;
+    tr__parallel(c->ctx, j.a.outer * j.a.inner, tr__max(1, TR__GRAIN / j.a.size), fn, &j);
+    return tr__dense_out_end(c, out, j.dtype, j.value);
+}
+TR__ISA_KERNEL(cumsum) {
+    return cumulate(c, cumsum_float, cumsum_double, cumsum_int64_t);
+}
+TR__ISA_KERNEL(cumprod) {
+    return cumulate(c, cumprod_float, cumprod_double, cumprod_int64_t);
+}

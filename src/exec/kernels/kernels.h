@@ -1,0 +1,154 @@
+/* kernels.h - what the kernels share among themselves: the parallel loop, dense copies of operands, and the names of the
+ * kernels, which come from the op table.
+ *
+ * Most kernels are written for row-major operands of one element type. tr__dense_in hands such a view of any operand: the
+ * operand itself where it already is one, else a copy in scratch. Hot layouts get their own path inside a kernel. */
+#ifndef TERRA_EXEC_KERNELS_H
+#define TERRA_EXEC_KERNELS_H
+
+#include "terra/kernel.h"
+
+#include <string.h>
+
+/* ---- the kernels, by name: a row of the op table without one is a link error ----
+ * Kernels of most classes lie in isa_*.c, compiled once per instruction set: tr__kernel_sum_v4. Matrix products,
+ * convolutions and new tensors have one form. */
+#define TR__CAT_(a, b)      a##_##b
+#define TR__CAT(a, b)       TR__CAT_(a, b)
+#define TR__SUFFIXED(name)  TR__CAT(name, TR_ISA)
+#define TR__KERNEL(id)      tr_status tr__kernel_##id(const tr_kernel_call *c)
+#ifdef TR_ISA
+#define TR__ISA_KERNEL(id) tr_status TR__SUFFIXED(tr__kernel_##id)(const tr_kernel_call *c)
+#define TR__DECLARE_ISA(id) TR__ISA_KERNEL(id);
+#else
+#define TR__DECLARE_ISA(id)
+#endif
+#define TR__DECLARE_EW(id)
+#define TR__DECLARE_VIEW(id)
+#define TR__DECLARE_MM(id)    TR__KERNEL(id);
+#define TR__DECLARE_CONV(id)  TR__KERNEL(id);
+#define TR__DECLARE_NEW(id)   TR__KERNEL(id);
+#define TR__DECLARE_RED(id)   TR__DECLARE_ISA(id)
+#define TR__DECLARE_POOL(id)  TR__DECLARE_ISA(id)
+#define TR__DECLARE_NORM(id)  TR__DECLARE_ISA(id)
+#define TR__DECLARE_SOFT(id)  TR__DECLARE_ISA(id)
+#define TR__DECLARE_IDX(id)   TR__DECLARE_ISA(id)
+#define TR__DECLARE_RAND(id)  TR__DECLARE_ISA(id)
+#define TR__DECLARE_OPTIM(id) TR__DECLARE_ISA(id)
+#define TR__DECLARE_LOSS(id)  TR__DECLARE_ISA(id)
+#define TR_OP(id, expose, class, rule, vjp, schema) TR__DECLARE_##class(id)
+#include "terra/ops.def"
+#undef TR_OP
+tr_status tr__kernel_elementwise(const tr_kernel_call *c);
+#ifdef TR_ISA
+tr_status TR__SUFFIXED(tr__update_all)(tr_op op, const tr_kernel_call *calls, int n);
+#endif
+
+/* ---- threads ---- */
+
+/* fn(env, begin, end, thread) over disjoint ranges that cover 0 .. n-1, in one parallel region of the whole team; serially
+ * when n < 2 * grain. Ranges are ordered by thread and depend on n and the team's size only. */
+typedef void (*tr__range_fn)(void *env, int64_t begin, int64_t end, int thread);
+void tr__parallel(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn, void *env);
+/* How many ranges tr__parallel would cut. */
+int tr__parallel_width(const tr_kernel_ctx *ctx, int64_t n, int64_t grain);
+
+enum { TR__GRAIN = 16 * 1024 }; /* elements of simple work worth a thread */
+
+/* ---- memory ---- */
+
+/* Scratch until the kernel returns; NULL with detail when there is no memory. */
+void *tr__scratch(const tr_kernel_call *c, size_t bytes);
+
+/* A meta on the stack: kernels may not intern. `strides` NULL: row-major. */
+void tr__meta_make(tr_meta *m, tr_dtype dtype, int ndim, const int64_t *shape, const int64_t *strides);
+
+/* dst = src, broadcast and cast. */
+tr_status tr__copy(tr_kernel_ctx *ctx, const tr_arg *dst, const tr_arg *src);
+tr_status tr__fill(tr_kernel_ctx *ctx, const tr_arg *dst, tr_dtype kind, tr_number value);
+
+/* A row-major view of `a` as `dtype`: its own memory if it is that already. */
+tr_status tr__dense_in(const tr_kernel_call *c, const tr_arg *a, tr_dtype dtype, const void **data);
+/* Row-major memory to write a's value to, as `dtype`; tr__dense_out_end brings it to `a`. The _inout form starts with
+ * a's present value. */
+tr_status tr__dense_out(const tr_kernel_call *c, const tr_arg *a, tr_dtype dtype, void **data);
+tr_status tr__dense_inout(const tr_kernel_call *c, const tr_arg *a, tr_dtype dtype, void **data);
+tr_status tr__dense_out_end(const tr_kernel_call *c, const tr_arg *a, tr_dtype dtype, void *data);
+
+/* What an op computes in, among float, double and int64: the memory type of the class. */
+static inline tr_dtype tr__wide(tr_dtype d) {
+    return d == TR_BF16 ? TR_F32 : d < TR_BF16 ? TR_I64 : d;
+}
+static inline bool tr__absent(const tr_arg *a) {
+    return !a->meta;
+}
+static inline int64_t tr__min(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+static inline int64_t tr__max(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+/* A tensor seen as [outer, size, inner] around a dimension; [1, 1, 1] when 0-dimensional. */
+typedef struct tr__axis {
+    int64_t outer, size, inner;
+} tr__axis;
+tr__axis tr__axis_of(const tr_meta *m, int64_t dim);
+
+/* ---- elementwise step functions, one table per instruction set (isa_ew.c) ---- */
+typedef enum tr__class { TR__F, TR__D, TR__L, TR__B, TR__CLASSES } tr__class;
+
+/* One step over one tile. Bit k of `scalar`: in[k] is one value. */
+typedef struct tr__ew_tile {
+    void *out;
+    const void *in[5];
+    int64_t n;
+    int64_t attr;
+    uint32_t scalar;
+} tr__ew_tile;
+typedef void (*tr__ew_fn)(const tr__ew_tile *t);
+typedef struct tr__ew_entry {
+    tr__ew_fn fn;
+    uint8_t scalar_ok; /* operands that may be one value */
+    uint8_t mask;      /* operands taken as booleans */
+    uint8_t bool_out;
+} tr__ew_entry;
+
+/* Loads n elements at a stride, stores them, rounds a register to a dtype. */
+typedef void (*tr__ew_load)(void *dst, const void *src, int64_t stride, int64_t n);
+typedef void (*tr__ew_store)(void *dst, int64_t stride, const void *src, int64_t n);
+typedef void (*tr__ew_round)(void *dst, const void *src, int64_t n);
+
+typedef struct tr__isa {
+    const char *name;
+    tr__ew_entry ew[TR_OP_COUNT][TR__CLASSES];
+    tr__ew_load load[TR_DTYPE_COUNT][TR__CLASSES];
+    tr__ew_store store[TR_DTYPE_COUNT][TR__CLASSES];
+    tr__ew_round round[TR__CLASSES][TR_DTYPE_COUNT]; /* result has the dtype's own class */
+    tr_kernel kernel[TR_OP_COUNT];
+    tr_status (*update_all)(tr_op op, const tr_kernel_call *calls, int n); /* optimizers */
+} tr__isa;
+extern const tr__isa *tr__isa_now;
+
+static inline tr__class tr__class_of(tr_dtype d) {
+    return d == TR_BOOL ? TR__B : d == TR_F64 ? TR__D : d >= TR_BF16 ? TR__F : TR__L;
+}
+static inline size_t tr__class_size(tr__class c) {
+    return c == TR__F ? 4 : c == TR__B ? 1 : 8;
+}
+
+/* ---- bf16 ---- */
+static inline float tr__bf16_to_f32(uint16_t h) {
+    uint32_t u = (uint32_t) h << 16;
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+static inline uint16_t tr__f32_to_bf16(float f) {
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    uint32_t rounded = (u + 0x7fffu + (u >> 16 & 1)) >> 16;
+    return (uint16_t) (f != f ? 0x7fc0u : rounded);
+}
+
+#endif

@@ -1,0 +1,62 @@
+/* table.c - the choice of instruction set. The kernel tables themselves, made from the op table, are in isa_ew.c. */
+#include "exec/kernels/kernels.h"
+
+#ifdef TR_HAVE_ISA_v2
+extern const tr__isa tr__isa_v2, tr__isa_v3, tr__isa_v4;
+#else
+extern const tr__isa tr__isa_generic;
+#endif
+
+const tr__isa *tr__isa_now;
+
+#ifdef TR_HAVE_ISA_v2
+static const tr__isa *best_isa(void) {
+    __builtin_cpu_init();
+    bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd");
+    return v4 ? &tr__isa_v4 : v3 ? &tr__isa_v3 : &tr__isa_v2;
+}
+
+static const tr__isa *find_isa(const char *name) {
+    static const tr__isa *const all[] = {&tr__isa_v2, &tr__isa_v3, &tr__isa_v4};
+    const tr__isa *best = best_isa();
+    if (!name)
+        return best;
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(all[i]->name, name) == 0)
+            return all[i];
+        if (all[i] == best)
+            break;
+    }
+    return NULL;
+}
+#else
+static const tr__isa *find_isa(const char *name) {
+    return !name || strcmp(name, "generic") == 0 ? &tr__isa_generic : NULL;
+}
+#endif
+
+tr_status tr_kernel_init(const char *isa) {
+    const tr__isa *found = find_isa(isa);
+    if (!found)
+        return TR_FAIL(TR_E_VALUE, "instruction set '%s' is unknown, or this machine doesn't have it", isa);
+    tr__isa_now = found;
+    return TR_OK;
+}
+
+const char *tr_kernel_isa(void) {
+    return tr__isa_now ? tr__isa_now->name : "none";
+}
+
+tr_kernel tr_kernel_of(tr_op op) {
+    return tr__isa_now->kernel[op];
+}
+
+tr_status tr_kernel_multi(tr_op op, const tr_kernel_call *calls, int n) {
+    if (n > 0 && tr_op_info_of(op)->op_class == TR_CLASS_OPTIM)
+        return tr__isa_now->update_all(op, calls, n);
+    for (int k = 0; k < n; k++)
+        TR_TRY(tr__isa_now->kernel[op](&calls[k]));
+    return TR_OK;
+}

@@ -1,0 +1,122 @@
+/* util.c - the parallel loop and dense copies of operands, for every kernel. */
+#include "exec/kernels/kernels.h"
+
+#include <omp.h>
+
+int tr__parallel_width(const tr_kernel_ctx *ctx, int64_t n, int64_t grain) {
+    return ctx->threads > 1 && n >= 2 * grain ? ctx->threads : 1;
+}
+
+void tr__parallel(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn, void *env) {
+    if (n <= 0)
+        return;
+    int threads = tr__parallel_width(ctx, n, grain);
+    // The team has its full size or is not woken: a team that changes size is destroyed and made again.
+    if (threads == 1) {
+        fn(env, 0, n, 0);
+        return;
+    }
+#pragma omp parallel num_threads(threads)
+    {
+        int64_t k = omp_get_thread_num(), of = omp_get_num_threads();
+        int64_t begin = n * k / of, end = n * (k + 1) / of;
+        if (begin < end)
+            fn(env, begin, end, (int) k);
+    }
+}
+
+void *tr__scratch(const tr_kernel_call *c, size_t bytes) {
+    void *p = c->ctx->scratch(c->ctx, bytes ? bytes : 64);
+    if (!p)
+        TR_FAIL(TR_E_NOMEM, "no memory for %zu bytes of scratch", bytes);
+    return p;
+}
+
+void tr__meta_make(tr_meta *m, tr_dtype dtype, int ndim, const int64_t *shape, const int64_t *strides) {
+    *m = (tr_meta) {.dtype = (uint8_t) dtype, .ndim = (uint8_t) ndim, .numel = 1, .extent = 1};
+    int64_t step = 1;
+    bool contiguous = true;
+    for (int d = ndim - 1; d >= 0; d--) {
+        m->shape[d] = shape[d];
+        m->strides[d] = strides ? strides[d] : step;
+        contiguous &= shape[d] == 1 || m->strides[d] == step;
+        step *= shape[d] > 1 ? shape[d] : 1;
+        m->numel *= shape[d];
+        m->extent += (shape[d] - 1) * m->strides[d];
+    }
+    m->contiguous = m->dense = contiguous || m->numel == 0;
+    if (m->numel == 0)
+        m->extent = 0;
+}
+
+tr_status tr__copy(tr_kernel_ctx *ctx, const tr_arg *dst, const tr_arg *src) {
+    tr_ew_program p;
+    p.n_steps = 1;
+    p.n_args = 2;
+    p.steps[0] = (tr_ew_step) {.op = TR_OP__cast,
+                               .cdtype = dst->meta->dtype,
+                               .dtype = dst->meta->dtype,
+                               .in = {0, TR_EW_ABSENT, TR_EW_ABSENT, TR_EW_ABSENT, TR_EW_ABSENT},
+                               .store = 1};
+    tr_arg args[2] = {*src, *dst};
+    return tr_ew_run(&p, dst->meta, args, ctx);
+}
+
+tr_status tr__fill(tr_kernel_ctx *ctx, const tr_arg *dst, tr_dtype kind, tr_number value) {
+    tr_meta m;
+    tr__meta_make(&m, kind == TR_F64 ? TR_F64 : TR_I64, 0, NULL, NULL);
+    tr_arg src = {NULL, &m, value};
+    return tr__copy(ctx, dst, &src);
+}
+
+static bool is_dense_as(const tr_arg *a, tr_dtype dtype) {
+    return a->meta->dtype == dtype && a->meta->contiguous;
+}
+
+tr_status tr__dense_in(const tr_kernel_call *c, const tr_arg *a, tr_dtype dtype, const void **data) {
+    if (a->data && is_dense_as(a, dtype)) {
+        *data = a->data;
+        return TR_OK;
+    }
+    void *p;
+    TR_TRY(tr__dense_inout(c, a, dtype, &p));
+    *data = p;
+    return TR_OK;
+}
+
+tr_status tr__dense_out(const tr_kernel_call *c, const tr_arg *a, tr_dtype dtype, void **data) {
+    if (is_dense_as(a, dtype)) {
+        *data = a->data;
+        return TR_OK;
+    }
+    *data = tr__scratch(c, (size_t) a->meta->numel * tr_dtype_size(dtype));
+    return *data ? TR_OK : TR_E_NOMEM;
+}
+
+tr_status tr__dense_inout(const tr_kernel_call *c, const tr_arg *a, tr_dtype dtype, void **data) {
+    TR_TRY(tr__dense_out(c, a, dtype, data));
+    if (*data == a->data)
+        return TR_OK;
+    tr_meta m;
+    tr__meta_make(&m, dtype, a->meta->ndim, a->meta->shape, NULL);
+    tr_arg dst = {*data, &m, {0}};
+    return tr__copy(c->ctx, &dst, a);
+}
+
+tr_status tr__dense_out_end(const tr_kernel_call *c, const tr_arg *a, tr_dtype dtype, void *data) {
+    if (data == a->data)
+        return TR_OK;
+    tr_meta m;
+    tr__meta_make(&m, dtype, a->meta->ndim, a->meta->shape, NULL);
+    tr_arg src = {data, &m, {0}};
+    return tr__copy(c->ctx, a, &src);
+}
+
+tr__axis tr__axis_of(const tr_meta *m, int64_t dim) {
+    tr__axis a = {1, 1, 1};
+    if (m->ndim == 0)
+        return a;
+    for (int d = 0; d < m->ndim; d++)
+        *(d < dim ? &a.outer : d == dim ? &a.size : &a.inner) *= m->shape[d];
+    return a;
+}
