@@ -121,6 +121,14 @@ static PyObject *linear(PyObject *module, PyObject *const *args, Py_ssize_t n) {
     return status ? tr__py_raise(status) : tr__py_wrap(out);
 }
 
+static PyObject *nonzero(PyObject *module, PyObject *o) {
+    if (!tr__py_is_tensor(o))
+        return PyErr_Format(PyExc_TypeError, "nonzero(): argument 'input' (position 1) must be Tensor, not %s", Py_TYPE(o)->tp_name);
+    tr_tensor *out;
+    tr_status status = tr_nonzero(tr__py_t(o), &out);
+    return status ? tr__py_raise(status) : tr__py_wrap(out);
+}
+
 /* ------------------------------------------------------------------------------------------------ generators */
 
 static tr_tensor *generator_of(PyObject *o) {
@@ -281,6 +289,7 @@ static PyMethodDef methods[] = {
     {"_new_eye", FAST(new_eye), "_new_eye(size, dtype)"},
     {"_new_empty", FAST(new_empty), "_new_empty(size, dtype)"},
     {"_linear", FAST(linear), "_linear(input, weight, bias or None)"},
+    {"_nonzero_of", nonzero, METH_O, "The indices of non-zero elements, [n, ndim]. Waits."},
     {"_default_generator", default_generator, METH_NOARGS, NULL},
     {"_generator_create", generator_create, METH_O, NULL},
     {"_generator_set_seed", FAST(generator_set_seed), NULL},
@@ -325,6 +334,7 @@ static int fill(PyObject *module) {
     return PyModule_AddStringConstant(module, "__version__", TR_VERSION);
 }
 
+PyMODINIT_FUNC PyInit__C(void);
 PyMODINIT_FUNC PyInit__C(void) {
     PyObject *module = PyModule_Create(&module_def);
     if (module != NULL && fill(module) < 0)
