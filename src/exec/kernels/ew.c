@@ -35,7 +35,7 @@ typedef struct value {
 typedef struct instruction {
     uint8_t kind;
     uint8_t cls;        /* K_STEP: class of the table's row; K_STORE: of the value */
-    uint8_t dtype;      /* K_ROUND: to; K_LOAD, K_STORE: in memory */
+    uint8_t dtype;      /* K_ROUND: to; K_LOAD, K_STORE: in memory; K_STEP: cdtype */
     int16_t arg;        /* K_LOAD, K_STORE */
     int16_t out;        /* value */
     int16_t in[5];      /* values; -1 absent */
@@ -285,6 +285,33 @@ static int compile_identity(run *r, const tr_arg *args, const int16_t *results, 
     return exact || !needs_round(c, s->dtype) ? v : round_value(r, v, s->dtype);
 }
 
+/* PyTorch casts a number to bfloat16 like any operand, except where a kernel takes it in float on purpose. */
+static bool keeps_float(int op, int k) {
+    switch (op) {
+        case TR_OP_mul:
+        case TR_OP_div: return k == 1;
+        case TR_OP_leaky_relu:
+        case TR_OP_elu:
+        case TR_OP_softplus:
+        case TR_OP_hardtanh:
+        case TR_OP_lerp:
+        case TR_OP_addcmul:
+        case TR_OP_addcdiv:
+        case TR_OP_masked_scale: return true;
+        default: return false;
+    }
+}
+
+static int round_number(run *r, int v) {
+    float x;
+    memcpy(&x, &r->values[v].number, sizeof x);
+    x = tr__bf16_to_f32(tr__f32_to_bf16(x));
+    int out = add_value(r, TR__F);
+    r->values[out].constant = true;
+    memcpy(&r->values[out].number, &x, sizeof x);
+    return out;
+}
+
 static bool one_value(const run *r, int v) {
     return r->values[v].constant;
 }
@@ -300,10 +327,9 @@ static int compile_step(run *r, const tr_arg *args, const int16_t *results, cons
         if (s->in[k] == TR_EW_ABSENT)
             continue;
         in[k] = operand_value(r, args, results, s->in[k], e.mask >> k & 1 ? TR__B : c);
-        bool pow_number = s->op == TR_OP_pow && k == 1 && c != TR__L && one_value(r, in[k]);
-        if (one_value(r, in[k]) && !(e.scalar_ok >> k & 1) && !pow_number)
-            in[k] = fill_value(r, in[k]);
-        else if (pow_number)
+        if (s->cdtype == TR_BF16 && c == TR__F && one_value(r, in[k]) && r->values[in[k]].cls == TR__F && !keeps_float(s->op, k))
+            in[k] = round_number(r, in[k]);
+        if (one_value(r, in[k]) && !(e.scalar_ok >> k & 1))
             in[k] = fill_value(r, in[k]);
     }
     instruction *i = add_instruction(r, K_STEP);
@@ -311,6 +337,7 @@ static int compile_step(run *r, const tr_arg *args, const int16_t *results, cons
         i->in[k] = (int16_t) in[k];
     i->entry = e;
     i->cls = (uint8_t) c;
+    i->dtype = s->cdtype;
     i->attr = s->attr;
     if (s->op == TR_OP_pow) // PyTorch's short cuts are for one number, not for a tensor that happens to be constant
         i->attr = s->in[1] >= 0 && s->in[1] != TR_EW_ABSENT && !args[s->in[1]].data;
@@ -537,7 +564,7 @@ static const void *as_register(place *p, const value *v, char *slot, int64_t n) 
 }
 
 static void run_step(const run *r, const instruction *i, place *places, char *slots, void *out, const tile *t) {
-    tr__ew_tile step = {.out = out, .n = t->n, .attr = i->attr};
+    tr__ew_tile step = {.out = out, .n = t->n, .attr = i->attr, .bf16 = i->dtype == TR_BF16};
     for (int k = 0; k < 5; k++) {
         int v = i->in[k];
         if (v < 0)
