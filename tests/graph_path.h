@@ -151,7 +151,7 @@ typedef struct handle {
     tr_ref ref;
     tr_dtype dtype;
     bool square;
-    bool long_lived;
+    bool long_lived, read;
 } handle;
 
 typedef struct author {
@@ -179,13 +179,15 @@ static inline void adopt(author *a, tr_ref ref, tr_dtype dtype, bool square) {
             kill(a->b, h->ref);
         *h = a->live[--a->n_live];
     }
-    a->live[a->n_live++] = (handle){ref, dtype, square, roll(&a->d, 6) == 0};
+    a->live[a->n_live++] = (handle){ref, dtype, square, roll(&a->d, 6) == 0, false};
 }
 
 static inline handle *pick(author *a, bool square, bool any_dtype) {
     for (int tries = 0; tries < 100; tries++) {
         uint32_t n = a->n_live < 12 || roll(&a->d, 3) == 0 ? a->n_live : 12; // mostly what is young
         handle *h = &a->live[a->n_live - 1 - roll(&a->d, n)];
+        if (h->read && tries < 3)
+            continue; // mostly what nobody has read yet
         if (h->square == square && (any_dtype || h->dtype == TR_F32))
             return h;
     }
@@ -193,8 +195,9 @@ static inline handle *pick(author *a, bool square, bool any_dtype) {
 }
 
 /* How an operand looks: whole, transposed, or half of it (for halves, at a run-time offset). */
-static inline tr_path_operand look(author *a, const handle *h, int64_t *offset, bool half) {
+static inline tr_path_operand look(author *a, handle *h, int64_t *offset, bool half) {
     *offset = 0;
+    h->read = true;
     if (!h->square)
         return on(h->ref, shape(h->dtype, 1, SIDE));
     if (half) {
@@ -314,7 +317,7 @@ static inline void random_deaths(author *a, uint32_t keep) {
     while (a->n_live > keep && roll(&a->d, 4)) {
         uint32_t i = roll(&a->d, a->n_live);
         handle *h = &a->live[i];
-        if (!tr_ref_is_value(h->ref) || (h->long_lived && roll(&a->d, 8)))
+        if (!tr_ref_is_value(h->ref) || (h->long_lived && roll(&a->d, 8)) || (!h->read && roll(&a->d, 6)))
             continue;
         kill(a->b, h->ref);
         memmove(h, h + 1, (a->n_live - i - 1) * sizeof *h);

@@ -71,12 +71,13 @@ static inline void sim_op(const tr_path *p, uint32_t k, sim_find at, sim_wrote w
     const tr_op_info *info = tr_op_info_of((tr_op) op->op);
     const tr_path_operand *o = p->operands + op->operand;
     const int64_t *args = p->args + op->operand;
-    if (info->op_class == TR_CLASS_EW) {
+    if (info->op_class == TR_CLASS_EW || op->op == TR_OP__full) { // a full is a fill of something new
         uint64_t in[5] = {0};
+        bool full = op->op == TR_OP__full;
         for (uint32_t i = 0; i < op->n_in; i++)
-            in[i] = seen_operand(p, op, i, at, env);
+            in[full ? 1 : i] = seen_operand(p, op, i, at, env);
         uint32_t t = op->n_out ? op->n_in : 0;
-        uint64_t value = step_value(op->op, op->cdtype, o[t].meta->dtype, op->n_attrs ? p->attrs[op->attr] : 0, in);
+        uint64_t value = step_value(full ? TR_OP_fill_ : op->op, op->cdtype, o[t].meta->dtype, op->n_attrs ? p->attrs[op->attr] : 0, in);
         content *c = at(env, o[t].ref);
         *c = put_value(p, *c, &o[t], args[t], value);
         wrote(env, o[t].ref);
