@@ -76,6 +76,11 @@ static inline bool tr__operand_born(const tr_path_op *op, uint32_t i) {
     return i >= op->n_in && !op->in_place;
 }
 
+/* Do two looks name the same elements in the same order, given the same offset? */
+bool tr__same_look(const tr_meta *a, const tr_meta *b);
+/* Does this look cover all of its value, so that its offset can only be 0? */
+bool tr__is_whole(const tr_path *p, tr_ref r, const tr_meta *m);
+
 /* ---- passes, in order ---- */
 tr_status tr__analyze(tr__graph *g, const tr_path *path);
 

@@ -205,21 +205,23 @@ static bool whole(const checker *c, tr_ref r, const tr_meta *m) {
            (size_t) m->numel * tr_dtype_size((tr_dtype) m->dtype) == c->path->value_bytes[r];
 }
 
-enum { USED = 1, WRITTEN = 2, PARTIAL = 4 };
+enum { USED = 1, WRITTEN = 2, PARTIAL = 4, MIXED = 8, SHARED = 16 };
 
 /* Notes that an op of the program touches a storage; says whether that may be, next to its other users there. */
 static bool note_use(checker *c, uint32_t op, const tr_path_operand *o, bool written) {
     uint32_t r = tr__ref_index(c->path, o->ref);
-    uint8_t use = (uint8_t) (USED | (written ? WRITTEN : 0) | (whole(c, o->ref, o->meta) ? 0 : PARTIAL));
+    unsigned use = (unsigned) (USED | (written ? WRITTEN : 0) | (whole(c, o->ref, o->meta) ? 0 : PARTIAL));
     if (!c->use[r]) {
         c->user[r] = op + 1;
         c->look[r] = o->meta;
     }
-    bool one_op = c->user[r] == op + 1;
-    bool writes = (c->use[r] | use) & WRITTEN, partial = (c->use[r] | use) & PARTIAL;
-    bool fine = !c->use[r] || !writes || (same_look(c->look[r], o->meta) && (!partial || one_op));
-    c->use[r] |= use;
-    return fine;
+    if (!same_look(c->look[r], o->meta))
+        use |= MIXED;
+    if (c->user[r] != op + 1)
+        use |= SHARED;
+    use |= c->use[r];
+    c->use[r] = (uint8_t) use;
+    return !(use & WRITTEN) || !(use & MIXED || (use & PARTIAL && use & SHARED));
 }
 
 static const tr_path_operand *target_of(const tr_path *p, const tr_path_op *op) {
@@ -230,7 +232,7 @@ static tr_status check_operand(checker *c, const tr_instr *instr, uint32_t s, ui
     const tr_path *p = c->path;
     const tr_path_op *op = &p->ops[k];
     const tr_path_operand *o = &tr__operands(p, op)[i];
-    int16_t in = instr->program->steps[s].in[i];
+    int16_t in = instr->program->steps[s].in[op->op == TR_OP__full ? 1 : i]; // a full is a fill of something new
     if (!o->meta || !tr__operand_read(op, i)) {
         if (in != TR_EW_ABSENT)
             BUG("programs: step %u (%s): operand %u should be absent", s, name_of(c, k), i);
@@ -242,7 +244,7 @@ static tr_status check_operand(checker *c, const tr_instr *instr, uint32_t s, ui
     if (version) {
         if (in != ~(int) (version - 1))
             BUG("programs: step %u (%s): operand %u is %d, not step %u", s, name_of(c, k), i, in, version - 1);
-        if (!same_look(c->look[tr__ref_index(p, o->ref)], o->meta))
+        if (!same_look(c->look[tr__ref_index(p, o->ref)], o->meta) || !whole(c, o->ref, o->meta))
             BUG("programs: step %u (%s): operand %u sees a result in another order", s, name_of(c, k), i);
         return TR_OK;
     }
@@ -269,7 +271,7 @@ static tr_status check_program(checker *c, uint32_t index) {
         const tr_path_op *op = &p->ops[ops[s]];
         const tr_ew_step *step = &program->steps[s];
         const tr_path_operand *target = target_of(p, op);
-        if (step->op != op->op || step->cdtype != op->cdtype || step->dtype != target->meta->dtype || op->n_in > 5 ||
+        if (step->op != (op->op == TR_OP__full ? TR_OP_fill_ : op->op) || step->cdtype != op->cdtype || step->dtype != target->meta->dtype || op->n_in > 5 ||
             (op->n_attrs && step->attr != p->attrs[op->attr]))
             BUG("programs: step %u of instruction %u is not op %u (%s)", s, index, ops[s], name_of(c, ops[s]));
         if (!tr_meta_same_shape(target->meta, instr->space))
@@ -277,7 +279,7 @@ static tr_status check_program(checker *c, uint32_t index) {
         for (uint32_t i = 0; i < 5; i++)
             if (i < op->n_in)
                 TR_TRY(check_operand(c, instr, s, ops[s], i));
-            else if (step->in[i] != TR_EW_ABSENT)
+            else if (step->in[i] != TR_EW_ABSENT && op->op != TR_OP__full)
                 BUG("programs: step %u of instruction %u has too many operands", s, index);
         if (!note_use(c, ops[s], target, true))
             BUG("programs: step %u (%s) may write what the program reads elsewhere", s, name_of(c, ops[s]));
