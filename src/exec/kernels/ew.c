@@ -208,18 +208,27 @@ static int load_value(run *r, const tr_arg *args, int arg, tr__class cls) {
     return v;
 }
 
-/* A value in another class. */
-static int cast_value(run *r, int v, tr__class cls) {
-    static const uint8_t dtype_of[] = {[TR__F] = TR_F32, [TR__D] = TR_F64, [TR__L] = TR_I64, [TR__B] = TR_BOOL};
-    if (r->values[v].cls == cls)
-        return v;
-    int out = add_value(r, cls);
+/* A value rounded to a dtype; a constant at once. */
+static int round_value(run *r, int v, tr_dtype dtype) {
+    int out = add_value(r, tr__class_of(dtype));
+    value *from = &r->values[v];
+    if (from->constant) {
+        r->values[out].constant = true;
+        tr__isa_now->round[from->cls][dtype](&r->values[out].number, &from->number, 1);
+        return out;
+    }
     instruction *i = add_instruction(r, K_ROUND);
-    i->cls = r->values[v].cls;
-    i->dtype = dtype_of[cls];
+    i->cls = from->cls;
+    i->dtype = (uint8_t) dtype;
     i->in[0] = (int16_t) v;
     i->out = (int16_t) out;
     return out;
+}
+
+/* A value in another class. */
+static int cast_value(run *r, int v, tr__class cls) {
+    static const uint8_t dtype_of[] = {[TR__F] = TR_F32, [TR__D] = TR_F64, [TR__L] = TR_I64, [TR__B] = TR_BOOL};
+    return r->values[v].cls == cls ? v : round_value(r, v, (tr_dtype) dtype_of[cls]);
 }
 
 /* A single value spread over a register. */
@@ -261,16 +270,6 @@ static tr__class source_class(const run *r, const tr_arg *args, const int16_t *r
     return tr__class_of(args[operand].meta->dtype);
 }
 
-static int round_value(run *r, int v, tr_dtype dtype) {
-    int out = add_value(r, tr__class_of(dtype));
-    instruction *i = add_instruction(r, K_ROUND);
-    i->cls = r->values[v].cls;
-    i->dtype = (uint8_t) dtype;
-    i->in[0] = (int16_t) v;
-    i->out = (int16_t) out;
-    return out;
-}
-
 /* Does a register of this class, fresh from a step, need rounding to hold `dtype`? */
 static bool needs_round(tr__class c, tr_dtype dtype) {
     return c != tr__class_of(dtype) || dtype == TR_BF16 || dtype == TR_U8 || dtype == TR_I32;
@@ -302,16 +301,6 @@ static bool keeps_float(int op, int k) {
     }
 }
 
-static int round_number(run *r, int v) {
-    float x;
-    memcpy(&x, &r->values[v].number, sizeof x);
-    x = tr__bf16_to_f32(tr__f32_to_bf16(x));
-    int out = add_value(r, TR__F);
-    r->values[out].constant = true;
-    memcpy(&r->values[out].number, &x, sizeof x);
-    return out;
-}
-
 static bool one_value(const run *r, int v) {
     return r->values[v].constant;
 }
@@ -328,7 +317,7 @@ static int compile_step(run *r, const tr_arg *args, const int16_t *results, cons
             continue;
         in[k] = operand_value(r, args, results, s->in[k], e.mask >> k & 1 ? TR__B : c);
         if (s->cdtype == TR_BF16 && c == TR__F && one_value(r, in[k]) && r->values[in[k]].cls == TR__F && !keeps_float(s->op, k))
-            in[k] = round_number(r, in[k]);
+            in[k] = round_value(r, in[k], TR_BF16);
         if (one_value(r, in[k]) && !(e.scalar_ok >> k & 1))
             in[k] = fill_value(r, in[k]);
     }
