@@ -88,6 +88,8 @@ bool tr__merge(tr__graph *g, uint32_t a, uint32_t b) {
 static uint32_t own_ready(const tr__graph *g, uint32_t group) {
     const tr_path *p = g->path;
     uint32_t ready = g->groups[group].tail + 1;
+    if (ready < g->groups[group].patience)
+        ready = g->groups[group].patience;
     for (uint32_t k = g->groups[group].head; k != TR__NIL; k = g->next[k]) {
         const tr_path_op *op = &p->ops[k];
         for (uint32_t i = op->n_in; !op->in_place && i < tr__operand_count(op); i++) {

@@ -34,6 +34,7 @@ typedef struct tr__group {
     uint32_t n_ops;
     uint32_t rank;          /* place in graph->order */
     uint32_t deadline;      /* ready may not exceed it: somebody fetches what hangs on it */
+    uint32_t patience;      /* a ready point worth waiting for: an operand's death, whose memory a result may take */
     uint32_t ready;         /* set by tr__order */
     uint32_t stamp;
 } tr__group;

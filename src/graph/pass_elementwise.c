@@ -241,6 +241,16 @@ static void gather(tr__graph *g, uint32_t a, uint32_t b) {
     }
 }
 
+static bool elides_nothing(const tr__graph *g, tr_ref v, const void *env) {
+    return false;
+}
+
+/* A single op need not be one: its own operands may overlap. */
+static bool is_program(tr__graph *g, uint32_t group) {
+    gather(g, group, TR__NIL);
+    return make_draft(g, elides_nothing, NULL);
+}
+
 static void try_join(tr__graph *g, uint32_t a, uint32_t b) {
     const tr__group *x = &g->groups[a], *y = &g->groups[b];
     if (a == b || x->n_ops + y->n_ops > TR_EW_MAX_STEPS || !is_candidate(g, a) || !is_candidate(g, b))
@@ -292,6 +302,34 @@ static void decide_elided(tr__graph *g, uint32_t group) {
     }
 }
 
+#ifdef TR_DEBUG
+enum { WORTH_TAKING = 64 };
+#else
+enum { WORTH_TAKING = 64 << 10 }; /* bytes: what lies in the nearest cache costs nothing to write */
+#endif
+
+/* Results may take the memory of operands that nobody needs any more, which spares the traffic of fetching lines only to
+ * overwrite them (memplan.c does it where the order allows). Worth a short wait for the operand's death. */
+static void await_deaths(tr__graph *g, uint32_t group) {
+    const tr_path *p = g->path;
+    tr__group *x = &g->groups[group];
+    for (uint32_t k = x->head; k != TR__NIL; k = g->next[k]) {
+        const tr_path_op *op = &p->ops[k];
+        size_t bytes = (size_t) target_of(p, op)->meta->numel * tr_dtype_size((tr_dtype) target_of(p, op)->meta->dtype);
+        for (uint32_t i = 0; i < op->n_in; i++) {
+            tr_ref v = tr__operands(p, op)[i].ref;
+            if (!tr_ref_is_value(v) || g->elided[v] || p->value_bytes[v] != bytes || bytes < WORTH_TAKING ||
+                p->death[v] == TR_DEATH_NEVER || g->group[g->birth[v]] == group ||
+                g->group[g->touch.item[g->touch.at[v + 1] - 1]] != group)
+                continue;
+            uint32_t ready = p->death[v] + 1;
+            if (ready > x->patience && ready <= x->deadline && ready <= x->tail + 1 + patience(bytes) / 4)
+                x->patience = ready;
+            x->kind = TR_INSTR_EW;
+        }
+    }
+}
+
 tr_status tr__pass_elementwise(tr__graph *g) {
     const tr_path *p = g->path;
     g->ew = tr__pool_take(&g->pool, 1, sizeof *g->ew);
@@ -309,6 +347,9 @@ tr_status tr__pass_elementwise(tr__graph *g) {
     for (uint32_t r = 0; r < p->n_ops; r++)
         if (g->order[r] != TR__NIL && g->groups[g->order[r]].kind == TR_INSTR_EW)
             decide_elided(g, g->order[r]);
+    for (uint32_t r = 0; r < p->n_ops; r++)
+        if (g->order[r] != TR__NIL && is_candidate(g, g->order[r]) && is_program(g, g->order[r]))
+            await_deaths(g, g->order[r]);
     return TR_OK;
 }
 

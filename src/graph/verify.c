@@ -148,9 +148,48 @@ static tr_status check_values(checker *c) {
     return TR_OK;
 }
 
-/* May `v` take bytes that `w` had? */
+/* Do two looks name the same elements in the same order, given the same offset? */
+static bool same_look(const tr_meta *a, const tr_meta *b) {
+    if (a == b)
+        return true;
+    if (a->dtype != b->dtype || !tr_meta_same_shape(a, b))
+        return false;
+    for (int d = 0; d < a->ndim; d++)
+        if (a->shape[d] > 1 && a->strides[d] != b->strides[d])
+            return false;
+    return true;
+}
+
+/* Does this look cover all of its value, so that its offset can only be 0? */
+static bool whole(const checker *c, tr_ref r, const tr_meta *m) {
+    return tr_ref_is_value(r) && m->dense &&
+           (size_t) m->numel * tr_dtype_size((tr_dtype) m->dtype) == c->path->value_bytes[r];
+}
+
+/* May `v` take bytes that `w` had? At the same instruction only if that loads the very elements that it stores there. */
 static bool may_follow(const checker *c, uint32_t w, uint32_t v) {
-    return c->last[w] < c->born[v] && c->plan->instrs[c->born[v]].ready > c->path->death[w];
+    const tr_instr *instr = &c->plan->instrs[c->born[v]];
+    if (instr->ready <= c->path->death[w] || c->born[w] >= c->born[v])
+        return false;
+    if (c->last[w] < c->born[v])
+        return true;
+    if (c->last[w] != c->born[v] || instr->kind != TR_INSTR_EW || c->plan->slot[v] != c->plan->slot[w])
+        return false;
+    const tr_meta *look = NULL;
+    for (int a = 0; a < instr->program->n_args; a++)
+        if (c->path->operands[instr->args[a]].ref == v)
+            look = c->path->operands[instr->args[a]].meta;
+    for (int a = 0; a < instr->program->n_args; a++) {
+        const tr_path_operand *o = &c->path->operands[instr->args[a]];
+        if (o->ref == w && !(look && same_look(o->meta, look) && whole(c, w, o->meta) && whole(c, v, look)))
+            return false;
+    }
+    for (int s = 0; s < instr->program->n_steps; s++) {
+        int to = instr->program->steps[s].store;
+        if (to >= 0 && c->path->operands[instr->args[to]].ref == w)
+            return false;
+    }
+    return true;
 }
 
 static int by_place(const void *a, const void *b, void *context) {
@@ -186,24 +225,6 @@ static tr_status check_slots(checker *c) {
 }
 
 /* ------------------------------------------------------------------------------------------ elementwise programs */
-
-/* Do two looks name the same elements in the same order, given the same offset? */
-static bool same_look(const tr_meta *a, const tr_meta *b) {
-    if (a == b)
-        return true;
-    if (a->dtype != b->dtype || !tr_meta_same_shape(a, b))
-        return false;
-    for (int d = 0; d < a->ndim; d++)
-        if (a->shape[d] > 1 && a->strides[d] != b->strides[d])
-            return false;
-    return true;
-}
-
-/* Does this look cover all of its value, so that its offset can only be 0? */
-static bool whole(const checker *c, tr_ref r, const tr_meta *m) {
-    return tr_ref_is_value(r) && m->dense &&
-           (size_t) m->numel * tr_dtype_size((tr_dtype) m->dtype) == c->path->value_bytes[r];
-}
 
 enum { USED = 1, WRITTEN = 2, PARTIAL = 4, MIXED = 8, SHARED = 16 };
 
