@@ -298,7 +298,8 @@ static inline void random_op(author *a) {
         for (uint32_t i = 0; i < n; i++) {
             const tr_meta *s = square_of(t);
             tr_path_operand update[] = {on(weights[i], s), on(x->ref, s), on(state[i][0], s), on(state[i][1], s), absent(),
-                                        number(), number(), number(), number(), number(), number()};
+                                        number(),          number(),      number(),           number(),           number(),
+                                        number()};
             for (uint32_t j = 5; j < 11; j++)
                 b->path.args[b->path.n_operands + j] = quarters(d);
             add_op(b, TR_OP__adam_, t, 11, update, 0, NULL, false);

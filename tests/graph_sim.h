@@ -77,7 +77,8 @@ static inline void sim_op(const tr_path *p, uint32_t k, sim_find at, sim_wrote w
         for (uint32_t i = 0; i < op->n_in; i++)
             in[full ? 1 : i] = seen_operand(p, op, i, at, env);
         uint32_t t = op->n_out ? op->n_in : 0;
-        uint64_t value = step_value(full ? TR_OP_fill_ : op->op, op->cdtype, o[t].meta->dtype, op->n_attrs ? p->attrs[op->attr] : 0, in);
+        uint64_t value =
+            step_value(full ? TR_OP_fill_ : op->op, op->cdtype, o[t].meta->dtype, op->n_attrs ? p->attrs[op->attr] : 0, in);
         content *c = at(env, o[t].ref);
         *c = put_value(p, *c, &o[t], args[t], value);
         wrote(env, o[t].ref);

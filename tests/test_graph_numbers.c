@@ -37,8 +37,14 @@ static tr_kernel_call call_of(store *s, uint32_t k, tr_arg *args, tr_kernel_ctx 
     const tr_path_op *op = &s->p->ops[k];
     for (uint32_t i = 0; i < op->n_in + (uint32_t) op->n_out; i++)
         args[i] = resolved(s, op->operand + i);
-    return (tr_kernel_call){.op = op->op, .cdtype = op->cdtype, .n_in = op->n_in, .n_out = op->n_out,
-                            .attrs = s->p->attrs + op->attr, .in = args, .out = args + op->n_in, .ctx = ctx};
+    return (tr_kernel_call){.op = op->op,
+                            .cdtype = op->cdtype,
+                            .n_in = op->n_in,
+                            .n_out = op->n_out,
+                            .attrs = s->p->attrs + op->attr,
+                            .in = args,
+                            .out = args + op->n_in,
+                            .ctx = ctx};
 }
 
 static void run_single(store *s, uint32_t k) {
@@ -67,7 +73,8 @@ static void run_instr(store *s, const tr_plan *plan, const tr_instr *instr) {
 enum { ROOM = 4096 };
 
 static store make_store(const tr_path *p) {
-    store s = {.p = p, .value = calloc(p->n_values + 1, sizeof(char *)), .external = calloc(p->n_externals + 1, sizeof(char *))};
+    store s = {
+        .p = p, .value = calloc(p->n_values + 1, sizeof(char *)), .external = calloc(p->n_externals + 1, sizeof(char *))};
     dice d = {12345};
     for (uint32_t e = 0; e < p->n_externals; e++) {
         s.external[e] = aligned_alloc(64, ROOM);

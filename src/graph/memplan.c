@@ -21,7 +21,7 @@ typedef struct hole {
 typedef struct packer {
     hole *holes; /* by address; neighbours coalesced */
     uint32_t n_holes;
-    size_t end;  /* of the slab so far */
+    size_t end; /* of the slab so far */
 } packer;
 
 static size_t rounded(size_t bytes) {
@@ -84,9 +84,9 @@ static void give(packer *k, size_t at, size_t bytes) {
 }
 
 typedef struct lives {
-    uint32_t *first, *last;     /* per value: the first and last instructions that touch it; NIL: none */
-    bool *taken;                /* per value: a result has its slot now */
-    uint32_t *free_at, *freed;  /* values by the instruction before which their slots are free: n_instrs + 1 lists */
+    uint32_t *first, *last;    /* per value: the first and last instructions that touch it; NIL: none */
+    bool *taken;               /* per value: a result has its slot now */
+    uint32_t *free_at, *freed; /* values by the instruction before which their slots are free: n_instrs + 1 lists */
 } lives;
 
 static void find_lives(const tr_plan *plan, uint32_t *first, uint32_t *last) {
@@ -132,19 +132,6 @@ static void sort_by_end(const tr_plan *plan, lives *l, const uint32_t *ready_at)
     }
 }
 
-/* The argument whose elements step s passes on as they are; -1: it computes something. */
-static int passed_on(const tr_ew_program *e, int s) {
-    for (;;) {
-        const tr_ew_step *step = &e->steps[s];
-        if (step->op != TR_OP_clone && step->op != TR_OP__contiguous && step->op != TR_OP__cast && step->op != TR_OP_copy_)
-            return -1;
-        int in = step->in[step->op == TR_OP_copy_ ? 1 : 0];
-        if (in >= 0)
-            return in;
-        s = ~in;
-    }
-}
-
 /* Is w only read, and its elements always in the order of `look`? Nor may it be stored elsewhere as it is: the engine reads
  * such elements only when it stores them, which may be behind the store that overwrites them. */
 static bool loads_only(const tr_plan *plan, const tr_instr *instr, tr_ref w, const tr_meta *look) {
@@ -157,7 +144,7 @@ static bool loads_only(const tr_plan *plan, const tr_instr *instr, tr_ref w, con
         int to = instr->program->steps[s].store;
         if (to < 0)
             continue;
-        int from = passed_on(instr->program, s);
+        int from = tr__passed_on(instr->program, s);
         if (plan->path->operands[instr->args[to]].ref == w || (from >= 0 && plan->path->operands[instr->args[from]].ref == w))
             return false;
     }
