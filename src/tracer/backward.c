@@ -175,6 +175,12 @@ static tr_status add_grad(tr_tensor **slot, tr_tensor *g /* takes */) {
     return TR_OK;
 }
 
+static int final_depth;
+
+bool tr__tape_is_final(void) {
+    return final_depth > 0;
+}
+
 /* Undoes broadcasting, and casts to the input's dtype: the one place. Takes g. */
 static tr_status fit(tr_tensor *g, const tr_meta *want, tr_tensor **out) {
     tr_status status = TR_OK;
@@ -186,8 +192,11 @@ static tr_status fit(tr_tensor *g, const tr_meta *want, tr_tensor **out) {
                 mask |= (int64_t) 1 << d;
         tr_tensor *sum = NULL, *shaped = NULL;
         status = tr_apply(TR_OP_sum, (tr_input[]){tr_in(g)}, 1, (int64_t[]){mask, 1, -1}, NULL, false, &sum);
+        bool final = !tr_grad_enabled();
+        final_depth += final;
         if (status == TR_OK)
             status = tr_view(sum, want->ndim, want->shape, &shaped);
+        final_depth -= final;
         tr_tensor_release(sum);
         tr_tensor_release(g);
         g = shaped;
@@ -289,7 +298,9 @@ static void vjp_finish(tr_vjp *v) {
 static tr_status run_op_node(tr_node *node, tr_tensor *const *grad, bool create_graph, tr_tensor **result) {
     tr_vjp v = {.node = node, .grad = grad, .create_graph = create_graph};
     v.results = result;
+    final_depth += !create_graph;
     tr__vjp_rules[node->op]->run(&v);
+    final_depth -= !create_graph;
     vjp_finish(&v);
     return v.status;
 }

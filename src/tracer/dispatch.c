@@ -131,7 +131,7 @@ static tr_status apply_view(tr_op op, const tr_input *in, const int64_t *attrs, 
     if (!view)
         return TR_E_NOMEM;
     tr_status status = TR_OK;
-    if (op != TR_OP_detach) {
+    if (op != TR_OP_detach && !tr__tape_is_final()) {
         tr_tensor *base = t->base ? t->base : t;
         view->base = base;
         tr_tensor_retain(base);
