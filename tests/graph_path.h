@@ -207,6 +207,12 @@ static inline tr_path_operand look(author *a, handle *h, int64_t *offset, bool h
     return on(h->ref, roll(&a->d, 5) ? square_of(h->dtype) : transposed(h->dtype));
 }
 
+/* A number operand's bits: 0.25, 0.5 or 0.75. */
+static inline int64_t quarters(dice *d) {
+    tr_number n = {.d = 0.25 + 0.25 * roll(d, 3)};
+    return n.i;
+}
+
 static inline void random_op(author *a) {
     builder *b = a->b;
     dice *d = &a->d;
@@ -214,7 +220,7 @@ static inline void random_op(author *a) {
     static const tr_op twos[] = {TR_OP_add, TR_OP_sub, TR_OP_mul, TR_OP_maximum};
     uint32_t kind = roll(d, 100);
     bool half = roll(d, 6) == 0;
-    handle *x = pick(a, true, kind >= 90), *y = pick(a, !half && roll(d, 4) == 0 ? false : true, false);
+    handle *x = pick(a, true, kind >= 90 && kind < 93), *y = pick(a, !half && roll(d, 4) == 0 ? false : true, false);
     if (!x || !y)
         kind = 95;
     tr_path_operand in[8];
@@ -292,13 +298,22 @@ static inline void random_op(author *a) {
         for (uint32_t i = 0; i < n; i++) {
             const tr_meta *s = square_of(t);
             tr_path_operand update[] = {on(weights[i], s), on(x->ref, s), on(state[i][0], s), on(state[i][1], s), absent(),
-                                        number(), number(), number(), number(), number(), number()};
+                                        number(),          number(),      number(),           number(),           number(),
+                                        number()};
+            for (uint32_t j = 5; j < 11; j++)
+                b->path.args[b->path.n_operands + j] = quarters(d);
             add_op(b, TR_OP__adam_, t, 11, update, 0, NULL, false);
         }
         return;
     }
-    for (int i = 0; i < b->path.ops[op].n_in; i++)
-        b->path.args[b->path.ops[op].operand + (uint32_t) i] = off[i];
+    for (int i = 0; i < b->path.ops[op].n_in; i++) {
+        bool is_number = in[i].meta && in[i].ref == TR_REF_NONE;
+        b->path.args[b->path.ops[op].operand + (uint32_t) i] = is_number ? quarters(d) : off[i];
+    }
+    if (b->path.ops[op].op == TR_OP_sum) { // over dimension 0, no dtype
+        b->path.attrs[b->path.ops[op].attr] = 1;
+        b->path.attrs[b->path.ops[op].attr + 2] = -1;
+    }
     if (b->path.ops[op].in_place)
         b->path.args[b->path.ops[op].operand + b->path.ops[op].n_in] = off[0];
     for (tr_ref v = n_values; v < b->path.n_values; v++) {

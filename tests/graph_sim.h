@@ -77,7 +77,8 @@ static inline void sim_op(const tr_path *p, uint32_t k, sim_find at, sim_wrote w
         for (uint32_t i = 0; i < op->n_in; i++)
             in[full ? 1 : i] = seen_operand(p, op, i, at, env);
         uint32_t t = op->n_out ? op->n_in : 0;
-        uint64_t value = step_value(full ? TR_OP_fill_ : op->op, op->cdtype, o[t].meta->dtype, op->n_attrs ? p->attrs[op->attr] : 0, in);
+        uint64_t value =
+            step_value(full ? TR_OP_fill_ : op->op, op->cdtype, o[t].meta->dtype, op->n_attrs ? p->attrs[op->attr] : 0, in);
         content *c = at(env, o[t].ref);
         *c = put_value(p, *c, &o[t], args[t], value);
         wrote(env, o[t].ref);
@@ -162,6 +163,16 @@ static inline void run_one(machine *m, uint32_t k) {
     sim_op(m->p, k, machine_at, machine_wrote, m);
 }
 
+static inline bool same_memory(const machine *m, tr_ref a, tr_ref b) {
+    if (a == b || tr_ref_is_external(a) || tr_ref_is_external(b))
+        return a == b;
+    if (m->where[a] != AT_SLOT || m->where[b] != AT_SLOT || m->plan->carry[a] != m->plan->carry[b])
+        return false;
+    const tr_plan *plan = m->plan;
+    return plan->slot[a] < plan->slot[b] + (int64_t) m->p->value_bytes[b] &&
+           plan->slot[b] < plan->slot[a] + (int64_t) m->p->value_bytes[a];
+}
+
 /* Loads of all arguments first, stores last; memory that is both read and written must be the same elements. */
 static inline void run_program(machine *m, const tr_instr *instr) {
     const tr_path *p = m->p;
@@ -188,7 +199,7 @@ static inline void run_program(machine *m, const tr_instr *instr) {
         bool safe = true;
         for (int i = 0; i < e->n_args; i++) {
             const tr_path_operand *other = &p->operands[instr->args[i]];
-            if (i != to && other->ref == o->ref)
+            if (i != to && other->ref != TR_REF_NONE && same_memory(m, other->ref, o->ref))
                 safe &= look_of(other->meta) == look_of(o->meta) && p->args[instr->args[i]] == at;
         }
         for (int t = 0; t < s; t++)

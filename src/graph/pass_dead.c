@@ -7,18 +7,18 @@
 
 static bool may_fail(const tr_path_op *op) {
     switch (tr_op_info_of((tr_op) op->op)->op_class) {
-    case TR_CLASS_EW:
-        return !tr_dtype_is_float((tr_dtype) op->cdtype);
-    case TR_CLASS_RED:
-    case TR_CLASS_MM:
-    case TR_CLASS_CONV:
-    case TR_CLASS_POOL:
-    case TR_CLASS_NORM:
-    case TR_CLASS_SOFT:
-    case TR_CLASS_NEW:
-        return false;
-    default:
-        return true;
+        case TR_CLASS_EW:
+            return !tr_dtype_is_float((tr_dtype) op->cdtype);
+        case TR_CLASS_RED:
+        case TR_CLASS_MM:
+        case TR_CLASS_CONV:
+        case TR_CLASS_POOL:
+        case TR_CLASS_NORM:
+        case TR_CLASS_SOFT:
+        case TR_CLASS_NEW:
+            return false;
+        default:
+            return true;
     }
 }
 

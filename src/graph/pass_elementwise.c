@@ -17,19 +17,19 @@
 /* What a draft knows of a storage. */
 typedef struct storage {
     uint32_t stamp;
-    uint32_t user;          /* the first op that touched it */
-    uint32_t target;        /* operand that wrote it last */
-    uint16_t version;       /* 1 + step that holds it; 0: memory does */
-    uint16_t arg;           /* 1 + argument that loads all of it */
-    bool shared;            /* by several ops */
+    uint32_t user;    /* the first op that touched it */
+    uint32_t target;  /* operand that wrote it last */
+    uint16_t version; /* 1 + step that holds it; 0: memory does */
+    uint16_t arg;     /* 1 + argument that loads all of it */
+    bool shared;      /* by several ops */
     bool written, partial, mixed;
     const tr_meta *look;
 } storage;
 
 typedef struct tr__ew_scratch {
-    storage *storages;      /* per ref */
+    storage *storages; /* per ref */
     uint32_t stamp;
-    uint32_t *reader;       /* per ref: 1 + the last elementwise op that read it */
+    uint32_t *reader; /* per ref: 1 + the last elementwise op that read it */
     /* the draft */
     uint32_t n_ops, ops[TR_EW_MAX_STEPS];
     uint32_t args[TR_EW_MAX_ARGS];
@@ -157,6 +157,32 @@ static bool draft_step(tr__graph *g, uint32_t k) {
     return true;
 }
 
+int tr__passed_on(const tr_ew_program *e, int s) {
+    for (;;) {
+        const tr_ew_step *step = &e->steps[s];
+        if (step->op != TR_OP_clone && step->op != TR_OP__contiguous && step->op != TR_OP__cast && step->op != TR_OP_copy_)
+            return -1;
+        int in = step->in[step->op == TR_OP_copy_ ? 1 : 0];
+        if (in >= 0)
+            return in;
+        s = ~in;
+    }
+}
+
+/* The engine reads elements that are only passed on when it stores them: no other store may have overwritten them. */
+static bool stores_are_apart(const tr__graph *g) {
+    const draft *d = g->ew;
+    const tr_path_operand *operands = g->path->operands;
+    for (int s = 0; s < d->program.n_steps; s++) {
+        int from = d->program.steps[s].store >= 0 ? tr__passed_on(&d->program, s) : -1;
+        for (int t = 0; from >= 0 && t < d->program.n_steps; t++)
+            if (d->program.steps[t].store >= 0 && t != s &&
+                operands[d->args[d->program.steps[t].store]].ref == operands[d->args[from]].ref)
+                return false;
+    }
+    return true;
+}
+
 /* Each storage's last version goes to memory, unless it is elided. */
 static bool draft_stores(tr__graph *g, bool (*elides)(const tr__graph *g, tr_ref v, const void *env), const void *env) {
     const tr_path *p = g->path;
@@ -174,7 +200,7 @@ static bool draft_stores(tr__graph *g, bool (*elides)(const tr__graph *g, tr_ref
             return false;
         d->program.steps[i].store = (int16_t) arg;
     }
-    return true;
+    return stores_are_apart(g);
 }
 
 /* The program of the ops in draft->ops. */
@@ -198,8 +224,8 @@ static uint32_t patience(size_t bytes) {
 }
 
 typedef struct pair {
-    uint32_t a, b;      /* groups */
-    uint32_t tail;      /* their last op */
+    uint32_t a, b; /* groups */
+    uint32_t tail; /* their last op */
     uint32_t deadline;
 } pair;
 
@@ -239,6 +265,16 @@ static void gather(tr__graph *g, uint32_t a, uint32_t b) {
         g->ew->ops[g->ew->n_ops++] = *least;
         *least = g->next[*least];
     }
+}
+
+static bool elides_nothing(const tr__graph *g, tr_ref v, const void *env) {
+    return false;
+}
+
+/* A single op need not be one: its own operands may overlap. */
+static bool is_program(tr__graph *g, uint32_t group) {
+    gather(g, group, TR__NIL);
+    return make_draft(g, elides_nothing, NULL);
 }
 
 static void try_join(tr__graph *g, uint32_t a, uint32_t b) {
@@ -292,6 +328,34 @@ static void decide_elided(tr__graph *g, uint32_t group) {
     }
 }
 
+#ifdef TR_DEBUG
+enum { WORTH_TAKING = 64 };
+#else
+enum { WORTH_TAKING = 64 << 10 }; /* bytes: what lies in the nearest cache costs nothing to write */
+#endif
+
+/* Results may take the memory of operands that nobody needs any more, which spares the traffic of fetching lines only to
+ * overwrite them (memplan.c does it where the order allows). Worth a short wait for the operand's death. */
+static void await_deaths(tr__graph *g, uint32_t group) {
+    const tr_path *p = g->path;
+    tr__group *x = &g->groups[group];
+    for (uint32_t k = x->head; k != TR__NIL; k = g->next[k]) {
+        const tr_path_op *op = &p->ops[k];
+        size_t bytes = (size_t) target_of(p, op)->meta->numel * tr_dtype_size((tr_dtype) target_of(p, op)->meta->dtype);
+        for (uint32_t i = 0; i < op->n_in; i++) {
+            tr_ref v = tr__operands(p, op)[i].ref;
+            if (!tr_ref_is_value(v) || g->elided[v] || p->value_bytes[v] != bytes || bytes < WORTH_TAKING ||
+                p->death[v] == TR_DEATH_NEVER || g->group[g->birth[v]] == group ||
+                g->group[g->touch.item[g->touch.at[v + 1] - 1]] != group)
+                continue;
+            uint32_t ready = p->death[v] + 1;
+            if (ready > x->patience && ready <= x->deadline && ready <= x->tail + 1 + patience(bytes) / 4)
+                x->patience = ready;
+            x->kind = TR_INSTR_EW;
+        }
+    }
+}
+
 tr_status tr__pass_elementwise(tr__graph *g) {
     const tr_path *p = g->path;
     g->ew = tr__pool_take(&g->pool, 1, sizeof *g->ew);
@@ -309,6 +373,9 @@ tr_status tr__pass_elementwise(tr__graph *g) {
     for (uint32_t r = 0; r < p->n_ops; r++)
         if (g->order[r] != TR__NIL && g->groups[g->order[r]].kind == TR_INSTR_EW)
             decide_elided(g, g->order[r]);
+    for (uint32_t r = 0; r < p->n_ops; r++)
+        if (g->order[r] != TR__NIL && is_candidate(g, g->order[r]) && is_program(g, g->order[r]))
+            await_deaths(g, g->order[r]);
     return TR_OK;
 }
 

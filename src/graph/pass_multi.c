@@ -8,9 +8,9 @@
 #include <string.h>
 
 enum {
-    ENOUGH = 1 << 20,   /* elements of a chunk: milliseconds */
+    ENOUGH = 1 << 20, /* elements of a chunk: milliseconds */
     MAX_UPDATES = 512,
-    MAX_GAP = 8,        /* ops between two updates of one chunk */
+    MAX_GAP = 8, /* ops between two updates of one chunk */
 };
 
 static bool is_update(const tr_path *p, uint32_t k) {
