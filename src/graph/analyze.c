@@ -22,9 +22,9 @@ bool tr__operand_read(const tr_path_op *op, uint32_t i) {
 }
 
 /* Calls once per operand that names a storage. */
-#define FOR_EACH_REF(path, op, i, o)                                                          \
-    for (uint32_t i = 0, n_##i = tr__operand_count(op); i < n_##i; i++)                       \
-        for (const tr_path_operand *o = &tr__operands(path, op)[i]; o; o = NULL)              \
+#define FOR_EACH_REF(path, op, i, o)                                             \
+    for (uint32_t i = 0, n_##i = tr__operand_count(op); i < n_##i; i++)          \
+        for (const tr_path_operand *o = &tr__operands(path, op)[i]; o; o = NULL) \
             if (o->ref != TR_REF_NONE)
 
 static void find_touches(tr__graph *g) {
@@ -67,14 +67,14 @@ static void find_touches(tr__graph *g) {
 static bool op_writes(const tr_path *p, uint32_t k, uint32_t r) {
     const tr_path_op *op = &p->ops[k];
     FOR_EACH_REF(p, op, i, o)
-        if (tr__ref_index(p, o->ref) == r && tr__operand_written(op, i))
-            return true;
+    if (tr__ref_index(p, o->ref) == r && tr__operand_written(op, i))
+        return true;
     return false;
 }
 
 typedef struct edges {
     tr__graph *g;
-    uint32_t *seen;     /* per op: 1 + the op whose predecessors are being listed */
+    uint32_t *seen; /* per op: 1 + the op whose predecessors are being listed */
     uint32_t *pred;
     uint32_t n, room;
 } edges;

@@ -2,7 +2,10 @@
  *
  * A value takes its slot at the instruction of its birth. The slot is free again for the first instruction that comes
  * after all that touch the value and whose ready point lies behind its death: until then Python may hold a reference, and
- * an op of the path not yet run may be run by itself. Carried values have a region of their own and are never reused. */
+ * an op of the path not yet run may be run by itself. Carried values have a region of their own and are never reused.
+ *
+ * A result of an elementwise program may take the slot of an operand at once, if the operand is dead by then and the program
+ * loads the very elements that it stores: each is read before it is overwritten. */
 #include "graph/pass.h"
 
 #include "terra/alloc.h"
@@ -18,7 +21,7 @@ typedef struct hole {
 typedef struct packer {
     hole *holes; /* by address; neighbours coalesced */
     uint32_t n_holes;
-    size_t end;  /* of the slab so far */
+    size_t end; /* of the slab so far */
 } packer;
 
 static size_t rounded(size_t bytes) {
@@ -81,19 +84,24 @@ static void give(packer *k, size_t at, size_t bytes) {
 }
 
 typedef struct lives {
-    uint32_t *last;             /* per value: the last instruction that touches it; NIL: none */
-    uint32_t *free_at, *freed;  /* values by the instruction before which their slots are free: n_instrs + 1 lists */
+    uint32_t *first, *last;    /* per value: the first and last instructions that touch it; NIL: none */
+    bool *taken;               /* per value: a result has its slot now */
+    uint32_t *free_at, *freed; /* values by the instruction before which their slots are free: n_instrs + 1 lists */
 } lives;
 
-static void find_last(const tr_plan *plan, uint32_t *last) {
+static void find_lives(const tr_plan *plan, uint32_t *first, uint32_t *last) {
     const tr_path *p = plan->path;
     for (uint32_t v = 0; v < p->n_values; v++)
-        last[v] = TR__NIL;
+        first[v] = last[v] = TR__NIL;
     for (uint32_t k = 0; k < p->n_ops; k++) {
         const tr_path_op *op = &p->ops[k];
         for (uint32_t i = 0; i < tr__operand_count(op); i++) {
             tr_ref v = tr__operands(p, op)[i].ref;
-            if (tr_ref_is_value(v) && (last[v] == TR__NIL || last[v] < plan->instr_of[k]))
+            if (!tr_ref_is_value(v))
+                continue;
+            if (plan->instr_of[k] < first[v])
+                first[v] = plan->instr_of[k];
+            if (last[v] == TR__NIL || last[v] < plan->instr_of[k])
                 last[v] = plan->instr_of[k];
         }
     }
@@ -124,11 +132,53 @@ static void sort_by_end(const tr_plan *plan, lives *l, const uint32_t *ready_at)
     }
 }
 
+/* Is w only read, and its elements always in the order of `look`? Nor may it be stored elsewhere as it is: the engine reads
+ * such elements only when it stores them, which may be behind the store that overwrites them. */
+static bool loads_only(const tr_plan *plan, const tr_instr *instr, tr_ref w, const tr_meta *look) {
+    for (int a = 0; a < instr->program->n_args; a++) {
+        const tr_path_operand *o = &plan->path->operands[instr->args[a]];
+        if (o->ref == w && !(tr__same_look(o->meta, look) && tr__is_whole(plan->path, w, o->meta)))
+            return false;
+    }
+    for (int s = 0; s < instr->program->n_steps; s++) {
+        int to = instr->program->steps[s].store;
+        if (to < 0)
+            continue;
+        int from = tr__passed_on(instr->program, s);
+        if (plan->path->operands[instr->args[to]].ref == w || (from >= 0 && plan->path->operands[instr->args[from]].ref == w))
+            return false;
+    }
+    return true;
+}
+
+/* The operand whose slot result v of instruction i takes; TR_REF_NONE: none. */
+static tr_ref donor_of(const tr_plan *plan, uint32_t i, tr_ref v, const tr_meta *look, const lives *l) {
+    const tr_path *p = plan->path;
+    const tr_instr *instr = &plan->instrs[i];
+    for (int a = 0; instr->kind == TR_INSTR_EW && a < instr->program->n_args; a++) {
+        tr_ref w = p->operands[instr->args[a]].ref;
+        if (tr_ref_is_value(w) && w != v && !plan->carry[w] && !l->taken[w] && l->first[w] < i && l->last[w] == i &&
+            p->death[w] < instr->ready && rounded(p->value_bytes[w]) == rounded(p->value_bytes[v]) &&
+            loads_only(plan, instr, w, look))
+            return w;
+    }
+    return TR_REF_NONE;
+}
+
+static size_t take_slot(tr_plan *plan, packer *k, const lives *l, uint32_t i, const tr_path_operand *o) {
+    tr_ref w = donor_of(plan, i, o->ref, o->meta, l);
+    if (w == TR_REF_NONE)
+        return take(k, rounded(plan->path->value_bytes[o->ref]));
+    l->taken[w] = true;
+    return (size_t) plan->slot[w];
+}
+
 static void pack(tr_plan *plan, packer *k, const lives *l) {
     const tr_path *p = plan->path;
     for (uint32_t i = 0; i < plan->n_instrs; i++) {
         for (uint32_t f = l->free_at[i]; f < l->free_at[i + 1]; f++)
-            give(k, (size_t) plan->slot[l->freed[f]], rounded(p->value_bytes[l->freed[f]]));
+            if (!l->taken[l->freed[f]])
+                give(k, (size_t) plan->slot[l->freed[f]], rounded(p->value_bytes[l->freed[f]]));
         const tr_instr *instr = &plan->instrs[i];
         for (uint32_t c = instr->first; c < instr->first + instr->n_ops; c++) {
             const tr_path_op *op = &p->ops[plan->covered[c]];
@@ -141,7 +191,7 @@ static void pack(tr_plan *plan, packer *k, const lives *l) {
                     plan->slot[v] = (int64_t) plan->carry_bytes;
                     plan->carry_bytes += bytes;
                 } else {
-                    plan->slot[v] = (int64_t) take(k, bytes);
+                    plan->slot[v] = (int64_t) take_slot(plan, k, l, i, &tr__operands(p, op)[j]);
                 }
             }
         }
@@ -154,7 +204,9 @@ tr_status tr__plan_memory(tr_plan *plan) {
     uint32_t n = plan->n_instrs;
     tr__pool pool = {0};
     lives l = {
+        .first = tr__pool_take(&pool, p->n_values, sizeof *l.first),
         .last = tr__pool_take(&pool, p->n_values, sizeof *l.last),
+        .taken = tr__pool_take(&pool, p->n_values, sizeof *l.taken),
         .free_at = tr__pool_take(&pool, n + 3, sizeof *l.free_at),
         .freed = tr__pool_take(&pool, p->n_values, sizeof *l.freed),
     };
@@ -167,7 +219,7 @@ tr_status tr__plan_memory(tr_plan *plan) {
                 i++;
             ready_at[r] = i;
         }
-        find_last(plan, l.last);
+        find_lives(plan, l.first, l.last);
         sort_by_end(plan, &l, ready_at);
         pack(plan, &k, &l);
     }

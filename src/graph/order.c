@@ -7,9 +7,9 @@
 
 #include <string.h>
 
-#define FOR_EACH_PRED_GROUP(g, grp, from)                                                               \
-    for (uint32_t m_ = (g)->groups[grp].head; m_ != TR__NIL; m_ = (g)->next[m_])                          \
-        for (uint32_t e_ = (g)->pred.at[m_], from; e_ < (g)->pred.at[m_ + 1]; e_++)                       \
+#define FOR_EACH_PRED_GROUP(g, grp, from)                                           \
+    for (uint32_t m_ = (g)->groups[grp].head; m_ != TR__NIL; m_ = (g)->next[m_])    \
+        for (uint32_t e_ = (g)->pred.at[m_], from; e_ < (g)->pred.at[m_ + 1]; e_++) \
             if ((from = (g)->group[(g)->pred.item[e_]]) != (grp))
 
 /* Stamps the ancestors of `hi` that rank behind `lo`. False when one of them hangs on `lo`. */
@@ -88,6 +88,8 @@ bool tr__merge(tr__graph *g, uint32_t a, uint32_t b) {
 static uint32_t own_ready(const tr__graph *g, uint32_t group) {
     const tr_path *p = g->path;
     uint32_t ready = g->groups[group].tail + 1;
+    if (ready < g->groups[group].patience)
+        ready = g->groups[group].patience;
     for (uint32_t k = g->groups[group].head; k != TR__NIL; k = g->next[k]) {
         const tr_path_op *op = &p->ops[k];
         for (uint32_t i = op->n_in; !op->in_place && i < tr__operand_count(op); i++) {
@@ -111,8 +113,8 @@ uint32_t tr__order(tr__graph *g, uint32_t *list) {
         tr__group *group = &g->groups[x];
         group->ready = own_ready(g, x);
         FOR_EACH_PRED_GROUP(g, x, from)
-            if (g->groups[from].ready > group->ready)
-                group->ready = g->groups[from].ready;
+        if (g->groups[from].ready > group->ready)
+            group->ready = g->groups[from].ready;
         at[group->ready + 1]++;
         n++;
     }

@@ -29,32 +29,33 @@ typedef struct tr__lists {
 } tr__lists;
 
 typedef struct tr__group {
-    uint8_t kind;           /* tr_instr_kind */
-    uint32_t head, tail;    /* members in program order, through graph->next */
+    uint8_t kind;        /* tr_instr_kind */
+    uint32_t head, tail; /* members in program order, through graph->next */
     uint32_t n_ops;
-    uint32_t rank;          /* place in graph->order */
-    uint32_t deadline;      /* ready may not exceed it: somebody fetches what hangs on it */
-    uint32_t ready;         /* set by tr__order */
+    uint32_t rank;     /* place in graph->order */
+    uint32_t deadline; /* ready may not exceed it: somebody fetches what hangs on it */
+    uint32_t patience; /* a ready point worth waiting for: an operand's death, whose memory a result may take */
+    uint32_t ready;    /* set by tr__order */
     uint32_t stamp;
 } tr__group;
 
 typedef struct tr__graph {
     const tr_path *path;
     tr__pool pool;
-    uint32_t n_refs;        /* values, then externals */
-    tr__lists pred, succ;   /* ops that must run before, after (no duplicates) */
-    tr__lists touch;        /* per ref: ops that name it, in program order */
-    uint32_t *birth;        /* per ref: the op that makes it; NIL for externals */
-    uint32_t *deadline;     /* per op */
-    uint8_t *writes;        /* per ref: somebody writes it after its birth */
-    bool *elided;           /* per value: decided by lowering */
+    uint32_t n_refs;      /* values, then externals */
+    tr__lists pred, succ; /* ops that must run before, after (no duplicates) */
+    tr__lists touch;      /* per ref: ops that name it, in program order */
+    uint32_t *birth;      /* per ref: the op that makes it; NIL for externals */
+    uint32_t *deadline;   /* per op */
+    uint8_t *writes;      /* per ref: somebody writes it after its birth */
+    bool *elided;         /* per value: decided by lowering */
     /* groups: an op's group, and its next member */
     uint32_t *group, *next;
-    tr__group *groups;      /* indexed by an op that it had first */
-    uint32_t *order;        /* rank to group; NIL where a group was merged away */
+    tr__group *groups; /* indexed by an op that it had first */
+    uint32_t *order;   /* rank to group; NIL where a group was merged away */
     uint32_t stamp;
-    uint32_t *stack;        /* scratch of n_ops */
-    uint32_t *ref_stamp;    /* scratch per ref */
+    uint32_t *stack;     /* scratch of n_ops */
+    uint32_t *ref_stamp; /* scratch per ref */
     struct tr__ew_scratch *ew;
 } tr__graph;
 
@@ -76,6 +77,11 @@ static inline bool tr__operand_born(const tr_path_op *op, uint32_t i) {
     return i >= op->n_in && !op->in_place;
 }
 
+/* Do two looks name the same elements in the same order, given the same offset? */
+bool tr__same_look(const tr_meta *a, const tr_meta *b);
+/* Does this look cover all of its value, so that its offset can only be 0? */
+bool tr__is_whole(const tr_path *p, tr_ref r, const tr_meta *m);
+
 /* ---- passes, in order ---- */
 tr_status tr__analyze(tr__graph *g, const tr_path *path);
 
@@ -93,6 +99,8 @@ uint32_t tr__order(tr__graph *g, uint32_t *list);
 tr_status tr__lower(tr__graph *g, tr_plan *plan);
 tr_status tr__plan_memory(tr_plan *plan);
 
+/* The argument whose elements step s of a program passes on as they are; -1: it computes something. */
+int tr__passed_on(const tr_ew_program *e, int s);
 /* What a group's elementwise program would be. Shared by the pass (does it fit?) and lowering. */
 tr_status tr__elementwise_lower(tr__graph *g, uint32_t group, tr_instr *instr);
 

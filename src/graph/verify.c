@@ -22,13 +22,13 @@ typedef struct checker {
     const tr_path *path;
     tr__pool pool;
     uint32_t n_refs;
-    uint32_t *at;       /* per op: its place in `covered` */
-    uint32_t *born;     /* per value: instruction of its birth; NIL */
-    uint32_t *last;     /* per value: the last instruction that touches it */
-    uint32_t *version;  /* per ref: 1 + step that holds it, in a program; 0 memory */
-    uint32_t *user;     /* per ref: 1 + the op that was its first user in the program */
+    uint32_t *at;         /* per op: its place in `covered` */
+    uint32_t *born;       /* per value: instruction of its birth; NIL */
+    uint32_t *last;       /* per value: the last instruction that touches it */
+    uint32_t *version;    /* per ref: 1 + step that holds it, in a program; 0 memory */
+    uint32_t *user;       /* per ref: 1 + the op that was its first user in the program */
     const tr_meta **look; /* per ref: how the first user saw it */
-    uint8_t *use;       /* per ref: what happened to it in the program */
+    uint8_t *use;         /* per ref: what happened to it in the program */
 } checker;
 
 static const char *name_of(const checker *c, uint32_t op) {
@@ -148,9 +148,47 @@ static tr_status check_values(checker *c) {
     return TR_OK;
 }
 
-/* May `v` take bytes that `w` had? */
+/* Do two looks name the same elements in the same order, given the same offset? */
+static bool same_look(const tr_meta *a, const tr_meta *b) {
+    if (a == b)
+        return true;
+    if (a->dtype != b->dtype || !tr_meta_same_shape(a, b))
+        return false;
+    for (int d = 0; d < a->ndim; d++)
+        if (a->shape[d] > 1 && a->strides[d] != b->strides[d])
+            return false;
+    return true;
+}
+
+/* Does this look cover all of its value, so that its offset can only be 0? */
+static bool whole(const checker *c, tr_ref r, const tr_meta *m) {
+    return tr_ref_is_value(r) && m->dense && (size_t) m->numel * tr_dtype_size((tr_dtype) m->dtype) == c->path->value_bytes[r];
+}
+
+/* May `v` take bytes that `w` had? At the same instruction only if that loads the very elements that it stores there. */
 static bool may_follow(const checker *c, uint32_t w, uint32_t v) {
-    return c->last[w] < c->born[v] && c->plan->instrs[c->born[v]].ready > c->path->death[w];
+    const tr_instr *instr = &c->plan->instrs[c->born[v]];
+    if (instr->ready <= c->path->death[w] || c->born[w] >= c->born[v])
+        return false;
+    if (c->last[w] < c->born[v])
+        return true;
+    if (c->last[w] != c->born[v] || instr->kind != TR_INSTR_EW || c->plan->slot[v] != c->plan->slot[w])
+        return false;
+    const tr_meta *look = NULL;
+    for (int a = 0; a < instr->program->n_args; a++)
+        if (c->path->operands[instr->args[a]].ref == v)
+            look = c->path->operands[instr->args[a]].meta;
+    for (int a = 0; a < instr->program->n_args; a++) {
+        const tr_path_operand *o = &c->path->operands[instr->args[a]];
+        if (o->ref == w && !(look && same_look(o->meta, look) && whole(c, w, o->meta) && whole(c, v, look)))
+            return false;
+    }
+    for (int s = 0; s < instr->program->n_steps; s++) {
+        int to = instr->program->steps[s].store;
+        if (to >= 0 && c->path->operands[instr->args[to]].ref == w)
+            return false;
+    }
+    return true;
 }
 
 static int by_place(const void *a, const void *b, void *context) {
@@ -187,39 +225,23 @@ static tr_status check_slots(checker *c) {
 
 /* ------------------------------------------------------------------------------------------ elementwise programs */
 
-/* Do two looks name the same elements in the same order, given the same offset? */
-static bool same_look(const tr_meta *a, const tr_meta *b) {
-    if (a == b)
-        return true;
-    if (a->dtype != b->dtype || !tr_meta_same_shape(a, b))
-        return false;
-    for (int d = 0; d < a->ndim; d++)
-        if (a->shape[d] > 1 && a->strides[d] != b->strides[d])
-            return false;
-    return true;
-}
-
-/* Does this look cover all of its value, so that its offset can only be 0? */
-static bool whole(const checker *c, tr_ref r, const tr_meta *m) {
-    return tr_ref_is_value(r) && m->dense &&
-           (size_t) m->numel * tr_dtype_size((tr_dtype) m->dtype) == c->path->value_bytes[r];
-}
-
-enum { USED = 1, WRITTEN = 2, PARTIAL = 4 };
+enum { USED = 1, WRITTEN = 2, PARTIAL = 4, MIXED = 8, SHARED = 16 };
 
 /* Notes that an op of the program touches a storage; says whether that may be, next to its other users there. */
 static bool note_use(checker *c, uint32_t op, const tr_path_operand *o, bool written) {
     uint32_t r = tr__ref_index(c->path, o->ref);
-    uint8_t use = (uint8_t) (USED | (written ? WRITTEN : 0) | (whole(c, o->ref, o->meta) ? 0 : PARTIAL));
+    unsigned use = (unsigned) (USED | (written ? WRITTEN : 0) | (whole(c, o->ref, o->meta) ? 0 : PARTIAL));
     if (!c->use[r]) {
         c->user[r] = op + 1;
         c->look[r] = o->meta;
     }
-    bool one_op = c->user[r] == op + 1;
-    bool writes = (c->use[r] | use) & WRITTEN, partial = (c->use[r] | use) & PARTIAL;
-    bool fine = !c->use[r] || !writes || (same_look(c->look[r], o->meta) && (!partial || one_op));
-    c->use[r] |= use;
-    return fine;
+    if (!same_look(c->look[r], o->meta))
+        use |= MIXED;
+    if (c->user[r] != op + 1)
+        use |= SHARED;
+    use |= c->use[r];
+    c->use[r] = (uint8_t) use;
+    return !(use & WRITTEN) || !(use & MIXED || (use & PARTIAL && use & SHARED));
 }
 
 static const tr_path_operand *target_of(const tr_path *p, const tr_path_op *op) {
@@ -230,7 +252,7 @@ static tr_status check_operand(checker *c, const tr_instr *instr, uint32_t s, ui
     const tr_path *p = c->path;
     const tr_path_op *op = &p->ops[k];
     const tr_path_operand *o = &tr__operands(p, op)[i];
-    int16_t in = instr->program->steps[s].in[i];
+    int16_t in = instr->program->steps[s].in[op->op == TR_OP__full ? 1 : i]; // a full is a fill of something new
     if (!o->meta || !tr__operand_read(op, i)) {
         if (in != TR_EW_ABSENT)
             BUG("programs: step %u (%s): operand %u should be absent", s, name_of(c, k), i);
@@ -242,7 +264,7 @@ static tr_status check_operand(checker *c, const tr_instr *instr, uint32_t s, ui
     if (version) {
         if (in != ~(int) (version - 1))
             BUG("programs: step %u (%s): operand %u is %d, not step %u", s, name_of(c, k), i, in, version - 1);
-        if (!same_look(c->look[tr__ref_index(p, o->ref)], o->meta))
+        if (!same_look(c->look[tr__ref_index(p, o->ref)], o->meta) || !whole(c, o->ref, o->meta))
             BUG("programs: step %u (%s): operand %u sees a result in another order", s, name_of(c, k), i);
         return TR_OK;
     }
@@ -250,7 +272,8 @@ static tr_status check_operand(checker *c, const tr_instr *instr, uint32_t s, ui
         BUG("programs: step %u (%s): operand %u is not in a register", s, name_of(c, k), i);
     uint32_t from = instr->args[in];
     const tr_path_operand *f = &p->operands[from];
-    if (from != op->operand + i && (f->ref != o->ref || f->meta != o->meta || o->ref == TR_REF_NONE || !whole(c, o->ref, o->meta)))
+    if (from != op->operand + i &&
+        (f->ref != o->ref || f->meta != o->meta || o->ref == TR_REF_NONE || !whole(c, o->ref, o->meta)))
         BUG("programs: step %u (%s): operand %u is read through another's argument", s, name_of(c, k), i);
     bool rival = i != 0 && o->ref != TR_REF_NONE && o->ref == target_of(p, op)->ref && !whole(c, o->ref, o->meta);
     if (rival || (o->ref != TR_REF_NONE && !note_use(c, k, o, false)))
@@ -269,15 +292,15 @@ static tr_status check_program(checker *c, uint32_t index) {
         const tr_path_op *op = &p->ops[ops[s]];
         const tr_ew_step *step = &program->steps[s];
         const tr_path_operand *target = target_of(p, op);
-        if (step->op != op->op || step->cdtype != op->cdtype || step->dtype != target->meta->dtype || op->n_in > 5 ||
-            (op->n_attrs && step->attr != p->attrs[op->attr]))
+        if (step->op != (op->op == TR_OP__full ? TR_OP_fill_ : op->op) || step->cdtype != op->cdtype ||
+            step->dtype != target->meta->dtype || op->n_in > 5 || (op->n_attrs && step->attr != p->attrs[op->attr]))
             BUG("programs: step %u of instruction %u is not op %u (%s)", s, index, ops[s], name_of(c, ops[s]));
         if (!tr_meta_same_shape(target->meta, instr->space))
             BUG("programs: step %u of instruction %u has another shape", s, index);
         for (uint32_t i = 0; i < 5; i++)
             if (i < op->n_in)
                 TR_TRY(check_operand(c, instr, s, ops[s], i));
-            else if (step->in[i] != TR_EW_ABSENT)
+            else if (step->in[i] != TR_EW_ABSENT && op->op != TR_OP__full)
                 BUG("programs: step %u of instruction %u has too many operands", s, index);
         if (!note_use(c, ops[s], target, true))
             BUG("programs: step %u (%s) may write what the program reads elsewhere", s, name_of(c, ops[s]));
@@ -359,21 +382,21 @@ static tr_status check_instructions(checker *c) {
     for (uint32_t i = 0; i < c->plan->n_instrs; i++) {
         const tr_instr *instr = &c->plan->instrs[i];
         switch (instr->kind) {
-        case TR_INSTR_OP:
-            if (instr->n_ops != 1)
-                BUG("cover: instruction %u is a single op, but covers %u", i, instr->n_ops);
-            break;
-        case TR_INSTR_EW:
-            TR_TRY(check_program(c, i));
-            break;
-        case TR_INSTR_MULTI:
-            TR_TRY(check_multi(c, i));
-            break;
-        case TR_INSTR_SKIP:
-            TR_TRY(check_skip(c, i));
-            break;
-        default:
-            break;
+            case TR_INSTR_OP:
+                if (instr->n_ops != 1)
+                    BUG("cover: instruction %u is a single op, but covers %u", i, instr->n_ops);
+                break;
+            case TR_INSTR_EW:
+                TR_TRY(check_program(c, i));
+                break;
+            case TR_INSTR_MULTI:
+                TR_TRY(check_multi(c, i));
+                break;
+            case TR_INSTR_SKIP:
+                TR_TRY(check_skip(c, i));
+                break;
+            default:
+                break;
         }
     }
     return TR_OK;

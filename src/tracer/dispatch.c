@@ -1,8 +1,10 @@
 /* dispatch.c - tr_apply: every op of every program comes through here. */
 #include "tracer/dispatch.h"
 #include "tracer/tape.h"
+#include "tracer/trace.h"
 
 #include "terra/alloc.h"
+#include "terra/event.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -129,7 +131,7 @@ static tr_status apply_view(tr_op op, const tr_input *in, const int64_t *attrs, 
     if (!view)
         return TR_E_NOMEM;
     tr_status status = TR_OK;
-    if (op != TR_OP_detach) {
+    if (op != TR_OP_detach && !tr__tape_is_final()) {
         tr_tensor *base = t->base ? t->base : t;
         view->base = base;
         tr_tensor_retain(base);
@@ -200,7 +202,7 @@ static tr_status finish(tr_op op, const tr_op_info *info, const tr_input *in, in
     return TR_OK;
 }
 
-tr_status tr_apply(tr_op op, const tr_input *in_given, int n_in, const int64_t *attrs, const tr_meta *given, bool in_place,
+static tr_status apply(tr_op op, const tr_input *in_given, int n_in, const int64_t *attrs, const tr_meta *given, bool in_place,
                    tr_tensor **out) {
     const tr_op_info *info = tr_op_info_of(op);
     tr_input few_in[FEW], *in = few_in;
@@ -247,5 +249,50 @@ tr_status tr_apply(tr_op op, const tr_input *in_given, int n_in, const int64_t *
             status = settle_shared(info, in, in_place);
     }
     tr_free(more);
+    return status;
+}
+
+static tr_status (*op_hook)(void *arg, tr_tensor *result);
+static void *op_hook_arg;
+
+void tr_set_op_hook(tr_status (*hook)(void *arg, tr_tensor *result), void *arg) {
+    op_hook = hook;
+    op_hook_arg = arg;
+}
+
+static tr_status call_hook(tr_op op, tr_tensor **out) {
+    tr_status (*hook)(void *, tr_tensor *) = op_hook;
+    const tr_op_info *info = tr_op_info_of(op);
+    if (info->op_class == TR_CLASS_VIEW)
+        return TR_OK;
+    op_hook = NULL;
+    tr_status status = hook(op_hook_arg, out[0]);
+    op_hook = op_hook ? op_hook : hook;
+    for (int i = 0; status != TR_OK && i < (info->n_outputs ? info->n_outputs : 1); i++) {
+        tr_tensor_release(out[i]);
+        out[i] = NULL;
+    }
+    return status;
+}
+
+void tr_hold_executor(bool on) {
+    tr_exec_hold(on);
+}
+
+void tr_wait_until_idle(void) {
+    tr_exec_wait_until_idle();
+}
+
+/* One call in 64 is timed while a path is followed: what the skeleton costs per op. */
+tr_status tr_apply(tr_op op, const tr_input *in, int n_in, const int64_t *attrs, const tr_meta *given, bool in_place,
+                   tr_tensor **out) {
+    static uint32_t calls;
+    bool timed = TR_UNLIKELY((++calls & 63) == 0) && tr__following();
+    int64_t start = timed ? tr_now_ns() : 0;
+    tr_status status = apply(op, in, n_in, attrs, given, in_place, out);
+    if (TR_UNLIKELY(timed))
+        tr__note_skeleton(tr_now_ns() - start, 1);
+    if (TR_UNLIKELY(op_hook != NULL) && status == TR_OK)
+        status = call_hook(op, out);
     return status;
 }

@@ -167,11 +167,22 @@ VJP(unfold, 0, 0) {
     give_scattered(v, strides, 0);
 }
 VJP(as_strided, 0, 0) {
-    if (!META(0)->contiguous) {
-        v->status = TR_FAIL(TR_E_NOTIMPL, "backward of as_strided of a non-contiguous tensor");
+    const tr_meta *m = META(0);
+    if (m->contiguous) {
+        give_scattered(v, v->node->attrs + 2 + TR_MAX_DIMS, v->node->attrs[2 + 2 * TR_MAX_DIMS]);
         return;
     }
-    give_scattered(v, v->node->attrs + 2 + TR_MAX_DIMS, v->node->attrs[2 + 2 * TR_MAX_DIMS]);
+    if (!m->dense) {
+        v->status = TR_FAIL(TR_E_NOTIMPL, "backward of as_strided of a tensor with gaps");
+        return;
+    }
+    // Zeros laid out as the base, so that the view's strides address them.
+    T base = tr__word(v, TR_OP__full, (tr_input[]){tr_in_double(0)}, 1, NULL, m, 0), same = NULL;
+    T part = WORD_A(as_strided, v->node->attrs, tr_in(base));
+    if (v->status == TR_OK)
+        v->status = tr_apply(TR_OP_add, (tr_input[]){tr_in(part), tr_in(G), tr_in_int(1)}, 3, NULL, NULL, true, &same);
+    tr_tensor_release(same);
+    GIVE(0, base);
 }
 VJP(as_strided_scatter, 0, 0) {
     const int64_t *a = v->node->attrs;

@@ -3,11 +3,25 @@
 
 #include "tracer/vjp.h"
 
+static bool column_major(const tr_meta *m) {
+    return m->strides[0] == 1 && m->strides[1] == m->shape[0] && !m->contiguous;
+}
+/* d a of a b, laid out as a is: what comes from x.t() goes back to x without a copy (PyTorch's mm_mat1_grad). */
+static T product_left(tr_vjp *v, const tr_meta *a, T b) {
+    if (column_major(a))
+        return transposed(v, WORD(mm, tr_in(b), tr_in(transposed(v, G, 0, 1))), 0, 1);
+    return WORD(mm, tr_in(G), tr_in(transposed(v, b, 0, 1)));
+}
+static T product_right(tr_vjp *v, T a, const tr_meta *b) {
+    if (column_major(b))
+        return transposed(v, WORD(mm, tr_in(transposed(v, G, 0, 1)), tr_in(a)), 0, 1);
+    return WORD(mm, tr_in(transposed(v, a, 0, 1)), tr_in(G));
+}
 VJP_WITH(mm, 0x3, 0, true, false) {
     if (NEEDS(0))
-        GIVE(0, WORD(mm, tr_in(G), tr_in(transposed(v, IN(1), 0, 1))));
+        GIVE(0, product_left(v, META(0), IN(1)));
     if (NEEDS(1))
-        GIVE(1, WORD(mm, tr_in(transposed(v, IN(0), 0, 1)), tr_in(G)));
+        GIVE(1, product_right(v, IN(0), META(1)));
 }
 VJP_WITH(bmm, 0x3, 0, true, false) {
     if (NEEDS(0))
@@ -22,9 +36,9 @@ VJP_WITH(addmm, 0x6, 0, true, false) {
     if (NEEDS(0))
         GIVE(0, scaled(v, G, NUMBER(3)));
     if (NEEDS(1))
-        GIVE(1, scaled(v, WORD(mm, tr_in(G), tr_in(transposed(v, IN(2), 0, 1))), NUMBER(4)));
+        GIVE(1, scaled(v, product_left(v, META(1), IN(2)), NUMBER(4)));
     if (NEEDS(2))
-        GIVE(2, scaled(v, WORD(mm, tr_in(transposed(v, IN(1), 0, 1)), tr_in(G)), NUMBER(4)));
+        GIVE(2, scaled(v, product_right(v, IN(1), META(2)), NUMBER(4)));
 }
 VJP_WITH(baddbmm, 0x6, 0, true, false) {
     if (NEEDS(0))

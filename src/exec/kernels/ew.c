@@ -35,7 +35,7 @@ typedef struct value {
 typedef struct instruction {
     uint8_t kind;
     uint8_t cls;        /* K_STEP: class of the table's row; K_STORE: of the value */
-    uint8_t dtype;      /* K_ROUND: to; K_LOAD, K_STORE: in memory */
+    uint8_t dtype;      /* K_ROUND: to; K_LOAD, K_STORE: in memory; K_STEP: cdtype */
     int16_t arg;        /* K_LOAD, K_STORE */
     int16_t out;        /* value */
     int16_t in[5];      /* values; -1 absent */
@@ -208,18 +208,27 @@ static int load_value(run *r, const tr_arg *args, int arg, tr__class cls) {
     return v;
 }
 
-/* A value in another class. */
-static int cast_value(run *r, int v, tr__class cls) {
-    static const uint8_t dtype_of[] = {[TR__F] = TR_F32, [TR__D] = TR_F64, [TR__L] = TR_I64, [TR__B] = TR_BOOL};
-    if (r->values[v].cls == cls)
-        return v;
-    int out = add_value(r, cls);
+/* A value rounded to a dtype; a constant at once. */
+static int round_value(run *r, int v, tr_dtype dtype) {
+    int out = add_value(r, tr__class_of(dtype));
+    value *from = &r->values[v];
+    if (from->constant) {
+        r->values[out].constant = true;
+        tr__isa_now->round[from->cls][dtype](&r->values[out].number, &from->number, 1);
+        return out;
+    }
     instruction *i = add_instruction(r, K_ROUND);
-    i->cls = r->values[v].cls;
-    i->dtype = dtype_of[cls];
+    i->cls = from->cls;
+    i->dtype = (uint8_t) dtype;
     i->in[0] = (int16_t) v;
     i->out = (int16_t) out;
     return out;
+}
+
+/* A value in another class. */
+static int cast_value(run *r, int v, tr__class cls) {
+    static const uint8_t dtype_of[] = {[TR__F] = TR_F32, [TR__D] = TR_F64, [TR__L] = TR_I64, [TR__B] = TR_BOOL};
+    return r->values[v].cls == cls ? v : round_value(r, v, (tr_dtype) dtype_of[cls]);
 }
 
 /* A single value spread over a register. */
@@ -261,16 +270,6 @@ static tr__class source_class(const run *r, const tr_arg *args, const int16_t *r
     return tr__class_of(args[operand].meta->dtype);
 }
 
-static int round_value(run *r, int v, tr_dtype dtype) {
-    int out = add_value(r, tr__class_of(dtype));
-    instruction *i = add_instruction(r, K_ROUND);
-    i->cls = r->values[v].cls;
-    i->dtype = (uint8_t) dtype;
-    i->in[0] = (int16_t) v;
-    i->out = (int16_t) out;
-    return out;
-}
-
 /* Does a register of this class, fresh from a step, need rounding to hold `dtype`? */
 static bool needs_round(tr__class c, tr_dtype dtype) {
     return c != tr__class_of(dtype) || dtype == TR_BF16 || dtype == TR_U8 || dtype == TR_I32;
@@ -283,6 +282,22 @@ static int compile_identity(run *r, const tr_arg *args, const int16_t *results, 
     tr_dtype from = operand >= 0 ? (tr_dtype) args[operand].meta->dtype : TR_DTYPE_COUNT;
     bool exact = from == s->dtype && args[operand].data;
     return exact || !needs_round(c, s->dtype) ? v : round_value(r, v, s->dtype);
+}
+
+/* PyTorch casts a number to bfloat16 like any operand, except where a kernel takes it in float on purpose. */
+static bool keeps_float(int op, int k) {
+    switch (op) {
+        case TR_OP_mul:
+        case TR_OP_div: return k == 1;
+        case TR_OP_leaky_relu:
+        case TR_OP_elu:
+        case TR_OP_softplus:
+        case TR_OP_hardtanh:
+        case TR_OP_lerp:
+        case TR_OP_addcmul:
+        case TR_OP_addcdiv: return true;
+        default: return false;
+    }
 }
 
 static bool one_value(const run *r, int v) {
@@ -300,10 +315,9 @@ static int compile_step(run *r, const tr_arg *args, const int16_t *results, cons
         if (s->in[k] == TR_EW_ABSENT)
             continue;
         in[k] = operand_value(r, args, results, s->in[k], e.mask >> k & 1 ? TR__B : c);
-        bool pow_number = s->op == TR_OP_pow && k == 1 && c != TR__L && one_value(r, in[k]);
-        if (one_value(r, in[k]) && !(e.scalar_ok >> k & 1) && !pow_number)
-            in[k] = fill_value(r, in[k]);
-        else if (pow_number)
+        if (s->cdtype == TR_BF16 && c == TR__F && one_value(r, in[k]) && r->values[in[k]].cls == TR__F && !keeps_float(s->op, k))
+            in[k] = round_value(r, in[k], TR_BF16);
+        if (one_value(r, in[k]) && !(e.scalar_ok >> k & 1))
             in[k] = fill_value(r, in[k]);
     }
     instruction *i = add_instruction(r, K_STEP);
@@ -311,6 +325,7 @@ static int compile_step(run *r, const tr_arg *args, const int16_t *results, cons
         i->in[k] = (int16_t) in[k];
     i->entry = e;
     i->cls = (uint8_t) c;
+    i->dtype = s->cdtype;
     i->attr = s->attr;
     if (s->op == TR_OP_pow) // PyTorch's short cuts are for one number, not for a tensor that happens to be constant
         i->attr = s->in[1] >= 0 && s->in[1] != TR_EW_ABSENT && !args[s->in[1]].data;
@@ -537,7 +552,7 @@ static const void *as_register(place *p, const value *v, char *slot, int64_t n) 
 }
 
 static void run_step(const run *r, const instruction *i, place *places, char *slots, void *out, const tile *t) {
-    tr__ew_tile step = {.out = out, .n = t->n, .attr = i->attr};
+    tr__ew_tile step = {.out = out, .n = t->n, .attr = i->attr, .bf16 = i->dtype == TR_BF16};
     for (int k = 0; k < 5; k++) {
         int v = i->in[k];
         if (v < 0)

@@ -112,4 +112,21 @@ static inline vD vD_min0(vD x) {
     return vD_select(x > 0, (vD) {0}, x);
 }
 
+/* SLEEF's log1p, sinh and cosh give infinity somewhat before the result overflows. */
+#define WIDER(v, big, edge)                                                          \
+    static inline v v##_log1p_any(v x) {                                             \
+        return v##_select(x > big, v##_log(x), v##_log1p(x));                        \
+    }                                                                                \
+    static inline v v##_cosh_any(v x) {                                              \
+        v e = v##_exp(v##_abs(x) / 2);                                               \
+        return v##_select(v##_abs(x) > edge, e / 2 * e, v##_cosh(x));                \
+    }                                                                                \
+    static inline v v##_sinh_any(v x) {                                              \
+        v e = v##_exp(v##_abs(x) / 2);                                               \
+        e = e / 2 * e;                                                               \
+        return v##_select(v##_abs(x) > edge, v##_select(x < 0, -e, e), v##_sinh(x)); \
+    }
+WIDER(vF, 1e37f, 88)
+WIDER(vD, 1e306, 709)
+
 #endif

@@ -361,15 +361,15 @@ UNARY_SCALARS(hardtanh, L, x < s ? s : x > v ? v : x)
     VECTOR1(log, c, v##c##_log(x))                                                   \
     VECTOR1(log2, c, v##c##_log2(x))                                                 \
     VECTOR1(log10, c, v##c##_log10(x))                                               \
-    VECTOR1(log1p, c, v##c##_log1p(x))                                               \
+    VECTOR1(log1p, c, v##c##_log1p_any(x))                                            \
     VECTOR1(sin, c, v##c##_sin(x))                                                   \
     VECTOR1(cos, c, v##c##_cos(x))                                                   \
     VECTOR1(tan, c, v##c##_tan(x))                                                   \
     VECTOR1(asin, c, v##c##_asin(x))                                                 \
     VECTOR1(acos, c, v##c##_acos(x))                                                 \
     VECTOR1(atan, c, v##c##_atan(x))                                                 \
-    VECTOR1(sinh, c, v##c##_sinh(x))                                                 \
-    VECTOR1(cosh, c, v##c##_cosh(x))                                                 \
+    VECTOR1(sinh, c, v##c##_sinh_any(x))                                              \
+    VECTOR1(cosh, c, v##c##_cosh_any(x))                                              \
     VECTOR1(tanh, c, v##c##_tanh(x))                                                 \
     VECTOR1(erf, c, v##c##_erf(x))                                                   \
     VECTOR1(sigmoid, c, 1 / (1 + v##c##_exp(-x)))                                    \
@@ -456,14 +456,39 @@ BINARY(div_trunc, L, L, div_trunc(a, b))
 BINARY(div_floor, F, F, floor_div_F(a, b))
 BINARY(div_floor, D, D, floor_div_D(a, b))
 BINARY(div_floor, L, L, div_floor(a, b))
+/* bfloat16: PyTorch rounds the quotient before it is truncated, and each step of the floor. */
+static inline float as_bf16(float x) {
+    return tr__bf16_to_f32(tr__f32_to_bf16(x));
+}
+static inline float floor_div_bf16(float a, float b) {
+    if (b == 0)
+        return a / b;
+    float m = fmodf(a, b);
+    float q = as_bf16(as_bf16(a - m) / b);
+    if (m != 0 && (b < 0) != (m < 0))
+        q = as_bf16(q - 1);
+    if (q == 0)
+        return __builtin_copysignf(0, a / b);
+    float f = __builtin_floorf(q);
+    return as_bf16(q - f) > 0.5f ? as_bf16(f + 1) : f;
+}
+BINARY(div_trunc_bf16, F, F, __builtin_truncf(as_bf16(a / b)))
+BINARY(div_floor_bf16, F, F, floor_div_bf16(a, b))
 #define DIV(c)                                                                       \
     static void div_##c(const tr__ew_tile *t) {                                      \
         (t->attr == 0 ? div_true_##c : t->attr == 1 ? div_trunc_##c : div_floor_##c)(t); \
     }
 #define div_true_L div_trunc_L
-DIV(F)
 DIV(D)
 DIV(L)
+static void div_F(const tr__ew_tile *t) {
+    if (t->attr == 0)
+        div_true_F(t);
+    else if (t->bf16)
+        (t->attr == 1 ? div_trunc_bf16_F : div_floor_bf16_F)(t);
+    else
+        (t->attr == 1 ? div_trunc_F : div_floor_F)(t);
+}
 BINARY(remainder, F, F, rem_F(a, b))
 BINARY(remainder, D, D, rem_D(a, b))
 BINARY(remainder, L, L, int_remainder(a, b))
@@ -601,8 +626,8 @@ CLAMP(L)
 
 TERNARY_SCALAR(lerp, F, __builtin_fabsf(w) < 0.5f ? FMA_F(w, b - a, a) : FMA_F(w - 1, b - a, b))
 TERNARY_SCALAR(lerp, D, __builtin_fabs(w) < 0.5 ? FMA_D(w, b - a, a) : FMA_D(w - 1, b - a, b))
-TERNARY_SCALAR(addcmul, F, a + s * b * w)
-TERNARY_SCALAR(addcmul, D, a + s * b * w)
+TERNARY_SCALAR(addcmul, F, FMA_F(s *b, w, a))
+TERNARY_SCALAR(addcmul, D, FMA_D(s *b, w, a))
 TERNARY_SCALAR(addcmul, L, wrap_add(a, wrap_mul(wrap_mul(s, b), w)))
 TERNARY_SCALAR(addcdiv, F, a + s * b / w)
 TERNARY_SCALAR(addcdiv, D, a + s * b / w)

@@ -229,7 +229,7 @@ TR__ISA_KERNEL(nll_loss) {
         tr__meta_make(&m, TR_F64, c->out[0].meta->ndim, c->out[0].meta->shape, NULL);
         tr_arg src = {losses, &m, {0}};
         TR_TRY(tr__copy(c->ctx, &c->out[0], &src));
-        weights = 0; // as PyTorch has it
+        weights = x->meta->ndim == 2 ? 0 : weights; // as PyTorch has it
     } else {
         tr_number v = {.d = j.reduction == REDUCE_MEAN ? total / weights : total};
         TR_TRY(tr__fill(c->ctx, &c->out[0], TR_F64, v));

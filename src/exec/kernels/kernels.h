@@ -105,6 +105,7 @@ typedef struct tr__ew_tile {
     int64_t n;
     int64_t attr;
     uint32_t scalar;
+    bool bf16; /* the step computes for bfloat16 */
 } tr__ew_tile;
 typedef void (*tr__ew_fn)(const tr__ew_tile *t);
 typedef struct tr__ew_entry {
