@@ -1,12 +1,12 @@
-"""Learns scikit-learn's handwritten digits (1,797 images of 8x8) with a small convolutional network.
+"""A convolutional network (convolution, batch norm, dropout) learns scikit-learn's handwritten digits.
 
-    python -m terra examples/digits.py      under Terra
-    python examples/digits.py               under PyTorch: the same losses"""
+Runs unchanged under PyTorch (`python examples/digits.py`) and under Terra (`python -m terra examples/digits.py`).
+"""
 
 import argparse
-import sys
 import time
 
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -16,91 +16,97 @@ from tqdm import tqdm
 
 
 class Net(nn.Module):
-    def __init__(self, p=0.25):
+    def __init__(self, width=32, dropout=0.25):
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
-        self.norm1 = nn.BatchNorm2d(32)
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.norm2 = nn.BatchNorm2d(64)
-        self.drop = nn.Dropout(p)
-        self.fc1 = nn.Linear(64 * 4 * 4, 128)
-        self.fc2 = nn.Linear(128, 10)
+        self.conv1 = nn.Conv2d(1, width, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, 2 * width, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(2 * width)
+        self.drop = nn.Dropout(dropout)
+        self.fc1 = nn.Linear(2 * width * 16, 64)
+        self.fc2 = nn.Linear(64, 10)
 
     def forward(self, x):
-        x = F.relu(self.norm1(self.conv1(x)))
-        x = F.relu(self.norm2(self.conv2(x)))
-        x = F.max_pool2d(x, 2)
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 2)
         x = self.drop(torch.flatten(x, 1))
-        x = self.drop(F.relu(self.fc1(x)))
-        return self.fc2(x)
+        return self.fc2(self.drop(F.relu(self.fc1(x))))
 
 
-def load():
-    digits = load_digits()
-    images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
-    labels = torch.tensor(digits.target, dtype=torch.int64)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    train, test = order[:1437], order[1437:]
-    return TensorDataset(images[train], labels[train]), TensorDataset(images[test], labels[test])
+def load(test_share=0.2):
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.RandomState(0).permutation(len(images))
+    images = (images[order] / 8.0 - 1.0).astype(np.float32).reshape(-1, 1, 8, 8)
+    labels = labels[order].astype(np.int64)
+    n_test = int(len(images) * test_share)
+    to = torch.from_numpy
+    return (TensorDataset(to(images[n_test:]), to(labels[n_test:])), TensorDataset(to(images[:n_test]), to(labels[:n_test])))
 
 
-@torch.no_grad()
 def accuracy(model, loader):
     model.eval()
     right = total = 0
-    for x, y in loader:
-        right += (model(x).argmax(1) == y).sum().item()
-        total += len(y)
+    with torch.no_grad():
+        for x, y in loader:
+            right += (model(x).argmax(1) == y).sum().item()
+            total += len(y)
+    model.train()
     return right / total
 
 
-def summary():
-    """What Terra did; nothing under PyTorch."""
+def summary(seconds, reached):
+    print(f"trained in {seconds:.1f} s; test accuracy {100 * reached:.2f} %")
     stats = getattr(torch, "stats", None)
     if stats is None:
         return
     s = stats()
-    share = 100 * s["ops_from_plans"] / max(s["ops"], 1)
-    print(f"iterations: {s['iterations_traced']} traced, {s['iterations_coexecuted']} co-executed")
-    print(f"ops: {s['ops']}, {share:.2f} % from plans, {s['ops_covered'] / max(s['instructions'], 1):.2f} per instruction")
-    print(f"elided: {s['bytes_elided'] / 2**20:.1f} MiB; side exits: {s['side_exits']}; "
-          f"skeleton: {s['skeleton_ns'] / max(s['skeleton_ops'], 1):.0f} ns/op; "
-          f"executors: {s['executors']} with {s['threads']} threads")
+    print(f"  iterations        {s['iterations_traced']} traced, {s['iterations_coexecuted']} co-executed, {s['side_exits']} side exits")
+    if s.get("ops"):
+        print(f"  operators         {s['ops']}, {100 * s['ops_from_plans'] / s['ops']:.1f} % from plans")
+    if s.get("instructions"):
+        print(f"  instructions      {s['instructions']}, {s['ops_covered'] / s['instructions']:.2f} operators each; "
+              f"{s['bytes_elided'] / 2**20:.1f} MiB never written")
+    if s.get("skeleton_ops"):
+        print(f"  skeleton          {s['skeleton_ns'] / s['skeleton_ops']:.0f} ns per operator")
+    print(f"  executors         {s['executors']} with {s['threads']} threads; {torch.placement() if hasattr(torch, 'placement') else ''}")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--losses", action="store_true", help="print every loss, for comparisons")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=0, help="stop after so many steps (0: all epochs)")
+    parser.add_argument("--losses", help="write each step's loss to this file")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
     train, test = load()
+    loader = DataLoader(train, batch_size=args.batch, shuffle=True)
+    test_loader = DataLoader(test, batch_size=len(test))
     model = Net()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
-    loader = DataLoader(train, batch_size=args.batch_size, shuffle=True)
-    began = time.perf_counter()
-    with tqdm(total=args.epochs * len(loader), disable=not sys.stderr.isatty() and args.losses) as bar:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
+    losses = []
+    start = time.perf_counter()
+    with tqdm(total=args.epochs * len(loader), unit="step") as bar:
         for epoch in range(args.epochs):
-            model.train()
-            for step, (x, y) in enumerate(loader):
+            for x, y in loader:
                 optimizer.zero_grad()
                 loss = F.cross_entropy(model(x), y)
                 loss.backward()
                 optimizer.step()
+                losses.append(loss.item())
                 bar.update()
-                if args.losses:
-                    print(f"{loss.item():.7g}")
-                elif step % 20 == 0:
-                    bar.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.4f}")
-            schedule.step()
-    seconds = time.perf_counter() - began
-    print(f"test accuracy {100 * accuracy(model, DataLoader(test, batch_size=180)):.2f} % after {seconds:.1f} s of training")
-    summary()
+                bar.set_postfix(epoch=epoch + 1, loss=f"{losses[-1]:.4f}")
+                if args.steps and len(losses) == args.steps:
+                    break
+            if args.steps and len(losses) == args.steps:
+                break
+    seconds = time.perf_counter() - start
+    reached = accuracy(model, test_loader)
+    if args.losses:
+        np.save(args.losses, np.array(losses))
+    summary(seconds, reached)
 
 
 if __name__ == "__main__":
