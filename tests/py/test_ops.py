@@ -27,7 +27,7 @@ def test_every_row_has_three_bad_inputs():
 
 def to_torch(array, dtype):
     if dtype == "bool":
-        return torch.from_numpy(np.asarray(array) > 0)
+        return torch.from_numpy(np.asarray(np.asarray(array) > 0))
     return torch.from_numpy(np.ascontiguousarray(array)).to(getattr(torch, dtype))
 
 
@@ -40,7 +40,8 @@ def to_terra(t):
 
 def to_numpy(t):
     t = t.detach()
-    return (t.float() if str(t.dtype) == "torch.bfloat16" else t).numpy()
+    t = t.float() if str(t.dtype) == "torch.bfloat16" else t
+    return t.numpy(force=True) if isinstance(t, torch.Tensor) else t.numpy()
 
 
 def strided(m, t):
@@ -95,6 +96,8 @@ def inputs_of(r, dtype, i):
 @pytest.mark.parametrize("name,dtype,i", CASES, ids=[f"{n}-{d}-{i}" for n, d, i in CASES])
 def test_values(name, dtype, i, layout):
     r = ROWS[name]
+    if layout not in r.layouts:
+        pytest.skip("this row is about contiguous tensors")
     xs = inputs_of(r, dtype, i)
     ys = [to_terra(x) for x in xs]
     if layout == "strided":
