@@ -57,6 +57,7 @@ typedef enum tr_instr_kind {
     TR_INSTR_EW,        /* a fused elementwise program */
     TR_INSTR_MULTI,     /* optimizer updates of many parameters in one pass */
     TR_INSTR_DNN,       /* a oneDNN partition */
+    TR_INSTR_SKIP,      /* nothing: ops whose results nobody sees; all elided */
 } tr_instr_kind;
 
 /* Where an argument of an instruction comes from: operand index into path->operands (address of its storage plus the

@@ -180,6 +180,8 @@ static tr_status run_instr(tr_runner *r, const tr_instr *instr) {
         return run_elementwise(r, instr);
     case TR_INSTR_MULTI:
         return run_multi(r, instr);
+    case TR_INSTR_SKIP:
+        return TR_OK;
     default:
         return run_op(r, &r->current->plan->path->ops[r->current->plan->covered[instr->first]]);
     }

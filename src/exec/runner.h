@@ -68,6 +68,9 @@ typedef struct tr_runner {
     tr_arg *args;               /* of the call being run */
     uint32_t args_size;
 
+    _Atomic bool held;          /* tests: Python stops the executor */
+    _Atomic bool idle;          /* tests: nothing is ready */
+
     _Atomic int64_t instructions, ops_covered, ops_single, bytes_elided, n_fetches, demands, starvations; /* counters */
 } tr_runner;
 
@@ -94,6 +97,9 @@ void tr__activation_catch_up(tr_runner *r, uint32_t upto);
 bool tr__activation_has_run(const tr_runner *r, uint32_t upto);
 void tr__activation_close(tr_runner *r);
 void tr__plan_state_drop(tr_runner *r, tr_plan *plan);
+/* Python's side: an activation from the plan's pool (NULL: no memory); all of them freed. */
+tr_activation *tr__activation_take(tr_plan *plan);
+void tr__activations_free(tr_plan *plan);
 
 extern const char *(*tr__site_text)(uint32_t site);
 

@@ -175,6 +175,12 @@ static tr_status add_grad(tr_tensor **slot, tr_tensor *g /* takes */) {
     return TR_OK;
 }
 
+static int final_depth;
+
+bool tr__tape_is_final(void) {
+    return final_depth > 0;
+}
+
 /* Undoes broadcasting, and casts to the input's dtype: the one place. Takes g. */
 static tr_status fit(tr_tensor *g, const tr_meta *want, tr_tensor **out) {
     tr_status status = TR_OK;
@@ -186,8 +192,11 @@ static tr_status fit(tr_tensor *g, const tr_meta *want, tr_tensor **out) {
                 mask |= (int64_t) 1 << d;
         tr_tensor *sum = NULL, *shaped = NULL;
         status = tr_apply(TR_OP_sum, (tr_input[]){tr_in(g)}, 1, (int64_t[]){mask, 1, -1}, NULL, false, &sum);
+        bool final = !tr_grad_enabled();
+        final_depth += final;
         if (status == TR_OK)
             status = tr_view(sum, want->ndim, want->shape, &shaped);
+        final_depth -= final;
         tr_tensor_release(sum);
         tr_tensor_release(g);
         g = shaped;
@@ -233,6 +242,8 @@ static bool may_steal(const tr_tensor *g, const tr_tensor *leaf) {
 
 static tr_status copy_like(tr_tensor *g, const tr_meta *meta, tr_tensor **out) {
     tr_tensor *copy = NULL, *same = NULL;
+    if (g->meta == meta)
+        return tr_apply(TR_OP_clone, (tr_input[]){tr_in(g)}, 1, NULL, NULL, false, out);
     TR_TRY(tr_tensor_empty(meta, &copy));
     tr_status status = tr_apply(TR_OP_copy_, (tr_input[]){tr_in(copy), tr_in(g)}, 2, NULL, NULL, false, &same);
     tr_tensor_release(same);
@@ -287,7 +298,9 @@ static void vjp_finish(tr_vjp *v) {
 static tr_status run_op_node(tr_node *node, tr_tensor *const *grad, bool create_graph, tr_tensor **result) {
     tr_vjp v = {.node = node, .grad = grad, .create_graph = create_graph};
     v.results = result;
+    final_depth += !create_graph;
     tr__vjp_rules[node->op]->run(&v);
+    final_depth -= !create_graph;
     vjp_finish(&v);
     return v.status;
 }
@@ -305,10 +318,10 @@ static tr_status strided(tr_tensor *t, const tr_meta *m, int64_t offset, tr_tens
 static tr_status run_copy_slices(tr_node *node, tr_tensor *const *grad, bool create_graph, tr_tensor **result) {
     tr_tensor *base = NULL, *part = NULL, *part_copy = NULL, *same = NULL;
     tr_tensor *inner[TR_MAX_FIXED + 1] = {0};
-    tr_status status = copy_like(grad[0], tr_meta_as_contiguous(node->base_meta, (tr_dtype) grad[0]->meta->dtype), &base);
-    // The base's contiguous gradient can be addressed by the view's strides only where the base is contiguous itself.
-    if (status == TR_OK && !node->base_meta->contiguous)
-        status = TR_FAIL(TR_E_NOTIMPL, "backward of an in-place write through a view of a non-contiguous tensor");
+    // Laid out as the base, so that the view's strides address it.
+    tr_status status = node->base_meta->dense
+                           ? copy_like(grad[0], tr_meta_with_dtype(node->base_meta, (tr_dtype) grad[0]->meta->dtype), &base)
+                           : TR_FAIL(TR_E_NOTIMPL, "backward of an in-place write through a view of a tensor with gaps");
     if (status == TR_OK)
         status = strided(base, node->view_meta, node->view_offset - node->base_offset, &part);
     if (status == TR_OK)

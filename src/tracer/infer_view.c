@@ -268,7 +268,7 @@ tr_status infer_as_strided(tr_infer *c) {
     for (int d = 0; d < c->attrs[0]; d++)
         if (c->attrs[1 + d] < 0 || strides[1 + d] < 0)
             return TR_FAIL(TR_E_RUNTIME, "as_strided: Negative sizes and strides are not supported");
-    // storage_offset counts from the storage's start: dispatch takes operand 0's own offset away.
+    // Counted from operand 0's first element; the Python room converts PyTorch's storage_offset.
     c->offset = c->attrs[2 + 2 * TR_MAX_DIMS];
     return out(c, (int) c->attrs[0], c->attrs + 1, strides + 1);
 }

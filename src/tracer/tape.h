@@ -110,5 +110,7 @@ tr_status tr__tape_record(tr_op op, const tr_input *in, int n_in, const int64_t 
  * reference. */
 tr_status tr__tape_edge(tr_tensor *t, tr_edge *edge);
 void tr__tape_tensor_dies(tr_tensor *t);
+/* The engine is running vjps that nobody differentiates: their views need not know their base. */
+bool tr__tape_is_final(void);
 
 #endif

@@ -350,8 +350,11 @@ static tr_status accept(tr_issue *c, const tr_op_info *info, const tr_path_op *o
     int64_t *args = act->args + op->operand;
     for (int i = 0; i < c->n_in; i++) {
         args[i] = c->in[i].at.i;
-        if (tr_ref_is_external(want[i].ref))
+        // Written once, below the cursor that publishes it: the executor may be reading it by the time it is used again.
+        if (tr_ref_is_external(want[i].ref) && tr_ref_slot(want[i].ref) >= tr.n_externals) {
             act->external[tr_ref_slot(want[i].ref)] = c->in[i].storage;
+            c->in[i].storage->sent = true; // the executor will look at it: only it may let go of it
+        }
     }
     if (c->in_place)
         args[c->n_in] = c->in[0].at.i;

@@ -1,0 +1,114 @@
+/* compile.c - from a path to a plan: the passes in order, each verified where asked, and who frees what. */
+#include "graph/pass.h"
+
+#include "terra/alloc.h"
+#include "terra/options.h"
+
+#include <time.h>
+
+void tr_path_destroy(tr_path *path) {
+    if (!path)
+        return;
+    tr_free(path->ops);
+    tr_free(path->operands);
+    tr_free(path->attrs);
+    tr_free(path->args);
+    tr_free(path->death);
+    tr_free(path->deaths);
+    tr_free(path->value_bytes);
+    tr_free(path->fetched);
+    tr_free(path);
+}
+
+/* All but the path. */
+static void free_plan(tr_plan *plan) {
+    for (uint32_t i = 0; plan->instrs && i < plan->n_instrs; i++) {
+        tr_free(plan->instrs[i].program);
+        tr_free(plan->instrs[i].args);
+    }
+    tr_free(plan->instrs);
+    tr_free(plan->covered);
+    tr_free(plan->instr_of);
+    tr_free(plan->slot);
+    tr_free(plan->carry);
+    tr_free(plan);
+}
+
+void tr_plan_destroy(tr_plan *plan) {
+    if (!plan)
+        return;
+    tr_path_destroy((tr_path *) plan->path);
+    free_plan(plan);
+}
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+static tr_status lower(tr__graph *g, tr_plan **out) {
+    tr_plan *plan = tr_calloc(1, sizeof *plan);
+    if (!plan)
+        return TR_FAIL(TR_E_NOMEM, "no memory for a plan");
+    plan->path = g->path;
+    tr_status status = tr__lower(g, plan);
+    if (status == TR_OK)
+        status = tr__plan_memory(plan);
+    if (status != TR_OK) {
+        free_plan(plan);
+        return status;
+    }
+    *out = plan;
+    return TR_OK;
+}
+
+/* Lowers what there is after a pass and looks at it: the pass that broke a rule is the one named. */
+static tr_status verify_after(tr__graph *g, const char *pass) {
+    tr_plan *plan;
+    TR_TRY(lower(g, &plan));
+    tr_status status = tr_plan_verify(plan);
+    free_plan(plan);
+    return status == TR_OK ? TR_OK : TR_FAIL(status, "after pass %s: %s", pass, tr_status_detail());
+}
+
+static const struct {
+    const char *name;
+    tr_status (*run)(tr__graph *g);
+} passes[] = {
+    {"dead", tr__pass_dead},
+    {"multi", tr__pass_multi},
+    {"elementwise", tr__pass_elementwise},
+};
+
+static tr_status run_passes(tr__graph *g, const tr_path *path, tr_plan **out) {
+    bool verify = tr_options_get()->verify;
+    TR_TRY(tr__analyze(g, path));
+    for (size_t i = 0; i < sizeof passes / sizeof *passes; i++) {
+        TR_TRY(passes[i].run(g));
+        if (verify)
+            TR_TRY(verify_after(g, passes[i].name));
+    }
+    tr_plan *plan;
+    TR_TRY(lower(g, &plan));
+    tr_status status = verify ? tr_plan_verify(plan) : TR_OK;
+    if (status != TR_OK) {
+        free_plan(plan);
+        return status;
+    }
+    *out = plan;
+    return TR_OK;
+}
+
+tr_status tr_graph_compile(tr_path *path, tr_plan **out) {
+    int64_t start = now_ns();
+    tr__graph g = {0};
+    tr_plan *plan = NULL;
+    tr_status status = run_passes(&g, path, &plan);
+    tr__pool_fini(&g.pool);
+    if (status != TR_OK)
+        return status;
+    plan->compile_ns = now_ns() - start;
+    *out = plan;
+    return TR_OK;
+}

@@ -1,0 +1,211 @@
+/* dump.c - a plan as text, one line per instruction, and as a Graphviz graph. */
+#include "graph/pass.h"
+
+#include "terra/alloc.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef struct text {
+    char *at;
+    size_t n, room;
+    bool failed;
+} text;
+
+static void TR_PRINTF(2, 3) put(text *t, const char *fmt, ...) {
+    while (!t->failed) {
+        va_list args;
+        va_start(args, fmt);
+        int n = vsnprintf(t->at + t->n, t->room - t->n, fmt, args);
+        va_end(args);
+        if (t->at && t->n + (size_t) n < t->room) {
+            t->n += (size_t) n;
+            return;
+        }
+        size_t room = (t->room + (size_t) n + 1) * 2;
+        char *grown = tr_realloc(t->at, room);
+        if (!grown) {
+            tr_free(t->at);
+            *t = (text){.failed = true};
+            return;
+        }
+        t->at = grown;
+        t->room = room;
+    }
+}
+
+static const char *const kinds[] = {
+    [TR_INSTR_OP] = "op", [TR_INSTR_EW] = "ew", [TR_INSTR_MULTI] = "multi", [TR_INSTR_DNN] = "dnn", [TR_INSTR_SKIP] = "skip",
+};
+
+static const tr_meta *result_meta(const tr_path *p, const tr_path_op *op) {
+    return tr__operand_count(op) ? tr__operands(p, op)[op->n_out ? op->n_in : 0].meta : NULL;
+}
+
+static void put_op(text *t, const tr_path *p, uint32_t k) {
+    const tr_path_op *op = &p->ops[k];
+    const tr_meta *m = result_meta(p, op);
+    char shape[128] = "";
+    if (m)
+        tr_shape_print(m, shape, sizeof shape);
+    put(t, "%s%s%s", tr_op_info_of((tr_op) op->op)->name, op->in_place ? "_" : "", shape);
+}
+
+static void put_bytes(text *t, double bytes) {
+    static const char *const units[] = {"B", "KB", "MB", "GB"};
+    int u = 0;
+    for (; bytes >= 1000 && u < 3; u++)
+        bytes /= 1000;
+    put(t, u ? "%.1f %s" : "%.0f %s", bytes, units[u]);
+}
+
+static void put_elided(text *t, const tr_plan *plan, const tr_instr *instr) {
+    if (!instr->n_elided)
+        return;
+    put(t, "  elides");
+    for (uint32_t c = instr->first; c < instr->first + instr->n_ops; c++) {
+        const tr_path_op *op = &plan->path->ops[plan->covered[c]];
+        for (uint32_t i = op->n_in; !op->in_place && i < tr__operand_count(op); i++) {
+            tr_ref v = tr__operands(plan->path, op)[i].ref;
+            if (plan->slot[v] == TR_SLOT_ELIDED)
+                put(t, " v%u", v);
+        }
+    }
+    put(t, " (");
+    put_bytes(t, (double) instr->bytes_elided);
+    put(t, ")");
+}
+
+static void put_instr(text *t, const tr_plan *plan, uint32_t i, const char *(*site_text)(uint32_t)) {
+    const tr_instr *instr = &plan->instrs[i];
+    put(t, "%5u %-5s %5u  ", i, kinds[instr->kind], instr->ready);
+    uint32_t same = 0;
+    for (uint32_t c = instr->first; c < instr->first + instr->n_ops; c += same) {
+        uint32_t k = plan->covered[c];
+        for (same = 1; instr->kind == TR_INSTR_MULTI && c + same < instr->first + instr->n_ops;)
+            same++;
+        put(t, "%s", c > instr->first ? " " : "");
+        put_op(t, plan->path, k);
+        if (same > 1)
+            put(t, " x%u", same);
+        put(t, " @%u", k);
+    }
+    put_elided(t, plan, instr);
+    uint32_t site = plan->path->ops[plan->covered[instr->first]].site;
+    if (site_text && site)
+        put(t, "  %s", site_text(site));
+    put(t, "\n");
+}
+
+typedef struct totals {
+    uint32_t count[8], elided;
+    double values, elided_bytes;
+} totals;
+
+static totals sum_up(const tr_plan *plan) {
+    totals s = {0};
+    for (uint32_t i = 0; i < plan->n_instrs; i++) {
+        s.count[plan->instrs[i].kind]++;
+        s.elided += plan->instrs[i].n_elided;
+        s.elided_bytes += (double) plan->instrs[i].bytes_elided;
+    }
+    for (uint32_t v = 0; v < plan->path->n_values; v++)
+        s.values += (double) plan->path->value_bytes[v];
+    return s;
+}
+
+static void put_totals(text *t, const tr_plan *plan) {
+    totals s = sum_up(plan);
+    put(t, "plan %u: %u ops in %u instructions (", plan->id, plan->path->n_ops, plan->n_instrs);
+    const char *comma = "";
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
+        if (s.count[k]) {
+            put(t, "%s%u %s", comma, s.count[k], kinds[k]);
+            comma = ", ";
+        }
+    put(t, "); %.2f ops each; %u of %u values elided, ",
+        plan->n_instrs ? (double) plan->path->n_ops / (double) plan->n_instrs : 0.0, s.elided, plan->path->n_values);
+    put_bytes(t, s.elided_bytes);
+    put(t, "; slab ");
+    put_bytes(t, (double) plan->slab_bytes);
+    put(t, ", carried ");
+    put_bytes(t, (double) plan->carry_bytes);
+    put(t, ", sum of values ");
+    put_bytes(t, s.values);
+    put(t, "; compiled in %.2f ms\n", (double) plan->compile_ns * 1e-6);
+}
+
+char *tr_plan_text(const tr_plan *plan, const char *(*site_text)(uint32_t site)) {
+    text t = {0};
+    put_totals(&t, plan);
+    put(&t, "    # kind  ready  ops @index\n");
+    for (uint32_t i = 0; i < plan->n_instrs; i++)
+        put_instr(&t, plan, i, site_text);
+    return t.at;
+}
+
+static void put_node(text *t, const tr_plan *plan, uint32_t i, const char *(*site_text)(uint32_t)) {
+    static const char *const colours[] = {"white", "lightblue", "lightyellow", "lightgreen", "lightgrey"};
+    const tr_instr *instr = &plan->instrs[i];
+    put(t, "  i%u [style=filled, fillcolor=%s, label=\"%u: %s, ready %u", i, colours[instr->kind], i, kinds[instr->kind],
+        instr->ready);
+    for (uint32_t c = instr->first; c < instr->first + instr->n_ops; c++) {
+        if (c - instr->first == 12) {
+            put(t, "\\n… %u more", instr->n_ops - 12);
+            break;
+        }
+        put(t, "\\n");
+        put_op(t, plan->path, plan->covered[c]);
+    }
+    put(t, "\"");
+    uint32_t site = plan->path->ops[plan->covered[instr->first]].site;
+    if (site_text && site) {
+        put(t, ", tooltip=\"");
+        for (const char *s = site_text(site); *s; s++)
+            put(t, *s == '"' || *s == '\\' ? "\\%c" : "%c", *s);
+        put(t, "\"");
+    }
+    put(t, "];\n");
+}
+
+/* An arrow from the instruction that wrote a storage last to each that reads it, once. */
+static tr_status put_arrows(text *t, const tr_plan *plan) {
+    const tr_path *p = plan->path;
+    uint32_t n = p->n_values + p->n_externals;
+    uint32_t *writer = tr_calloc(n, sizeof *writer); // 1 + instruction
+    uint32_t *drawn = tr_calloc(plan->n_instrs, sizeof *drawn);
+    for (uint32_t c = 0; writer && drawn && c < p->n_ops; c++) {
+        const tr_path_op *op = &p->ops[plan->covered[c]];
+        uint32_t to = plan->instr_of[plan->covered[c]];
+        for (uint32_t i = 0; i < tr__operand_count(op); i++) {
+            tr_ref r = tr__operands(p, op)[i].ref;
+            if (r == TR_REF_NONE)
+                continue;
+            uint32_t from = writer[tr__ref_index(p, r)];
+            if (i < op->n_in && from && from - 1 != to && drawn[from - 1] != to + 1) {
+                drawn[from - 1] = to + 1;
+                put(t, "  i%u -> i%u;\n", from - 1, to);
+            }
+            if (tr__operand_written(op, i))
+                writer[tr__ref_index(p, r)] = to + 1;
+        }
+    }
+    bool fine = writer && drawn;
+    tr_free(writer);
+    tr_free(drawn);
+    return fine ? TR_OK : TR_E_NOMEM;
+}
+
+char *tr_plan_graphviz(const tr_plan *plan, const char *(*site_text)(uint32_t site)) {
+    text t = {0};
+    put(&t, "digraph plan {\n  node [shape=box, fontname=monospace, fontsize=10];\n");
+    for (uint32_t i = 0; i < plan->n_instrs; i++)
+        put_node(&t, plan, i, site_text);
+    tr_status status = put_arrows(&t, plan);
+    put(&t, "}\n");
+    if (status != TR_OK) {
+        tr_free(t.at);
+        return NULL;
+    }
+    return t.at;
+}

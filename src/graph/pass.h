@@ -1,0 +1,107 @@
+/* pass.h - what the passes share while a path becomes a plan.
+ *
+ * Analysis finds who touches which storage and derives the order that memory demands (RAW, WAR, WAW per storage; two
+ * operands of one storage may always overlap). Every op starts as a group of its own; passes merge groups, each merge
+ * keeping the graph of groups free of cycles; lowering makes one instruction of a group. Groups lie in a topological order
+ * all the time (order.c), so a merge only looks at the groups between the two.
+ *
+ * Everything lives in one pool that goes with the compilation; the plan's own arrays are separate blocks. */
+#ifndef TERRA_GRAPH_PASS_H
+#define TERRA_GRAPH_PASS_H
+
+#include "terra/graph.h"
+
+#define TR__NIL UINT32_MAX
+
+/* ---- memory ---- */
+typedef struct tr__pool {
+    struct tr__chunk *chunks;
+    char *at, *end;
+    bool failed; /* sticky: callers look once */
+} tr__pool;
+/* Zeroed, 16-byte aligned; NULL when there is no memory. */
+void *tr__pool_take(tr__pool *p, size_t count, size_t bytes);
+void tr__pool_fini(tr__pool *p);
+
+/* Lists of op indices, by key: item[at[k] .. at[k + 1]). */
+typedef struct tr__lists {
+    uint32_t *at, *item;
+} tr__lists;
+
+typedef struct tr__group {
+    uint8_t kind;        /* tr_instr_kind */
+    uint32_t head, tail; /* members in program order, through graph->next */
+    uint32_t n_ops;
+    uint32_t rank;     /* place in graph->order */
+    uint32_t deadline; /* ready may not exceed it: somebody fetches what hangs on it */
+    uint32_t patience; /* a ready point worth waiting for: an operand's death, whose memory a result may take */
+    uint32_t ready;    /* set by tr__order */
+    uint32_t stamp;
+} tr__group;
+
+typedef struct tr__graph {
+    const tr_path *path;
+    tr__pool pool;
+    uint32_t n_refs;      /* values, then externals */
+    tr__lists pred, succ; /* ops that must run before, after (no duplicates) */
+    tr__lists touch;      /* per ref: ops that name it, in program order */
+    uint32_t *birth;      /* per ref: the op that makes it; NIL for externals */
+    uint32_t *deadline;   /* per op */
+    uint8_t *writes;      /* per ref: somebody writes it after its birth */
+    bool *elided;         /* per value: decided by lowering */
+    /* groups: an op's group, and its next member */
+    uint32_t *group, *next;
+    tr__group *groups; /* indexed by an op that it had first */
+    uint32_t *order;   /* rank to group; NIL where a group was merged away */
+    uint32_t stamp;
+    uint32_t *stack;     /* scratch of n_ops */
+    uint32_t *ref_stamp; /* scratch per ref */
+    struct tr__ew_scratch *ew;
+} tr__graph;
+
+static inline uint32_t tr__ref_index(const tr_path *p, tr_ref r) {
+    return tr_ref_is_value(r) ? r : p->n_values + tr_ref_slot(r);
+}
+static inline const tr_path_operand *tr__operands(const tr_path *p, const tr_path_op *op) {
+    return p->operands + op->operand;
+}
+static inline uint32_t tr__operand_count(const tr_path_op *op) {
+    return (uint32_t) op->n_in + op->n_out;
+}
+/* Does operand i (results included) of this op get written? */
+bool tr__operand_written(const tr_path_op *op, uint32_t i);
+/* Is its present value read? copy_ and fill_ only write what they cover. */
+bool tr__operand_read(const tr_path_op *op, uint32_t i);
+/* Is operand i the first appearance of a value? */
+static inline bool tr__operand_born(const tr_path_op *op, uint32_t i) {
+    return i >= op->n_in && !op->in_place;
+}
+
+/* Do two looks name the same elements in the same order, given the same offset? */
+bool tr__same_look(const tr_meta *a, const tr_meta *b);
+/* Does this look cover all of its value, so that its offset can only be 0? */
+bool tr__is_whole(const tr_path *p, tr_ref r, const tr_meta *m);
+
+/* ---- passes, in order ---- */
+tr_status tr__analyze(tr__graph *g, const tr_path *path);
+
+/* Makes one group of two. False, nothing changed: a path leads from one to the other through a third. */
+bool tr__merge(tr__graph *g, uint32_t a, uint32_t b);
+
+tr_status tr__pass_dead(tr__graph *g);
+tr_status tr__pass_elementwise(tr__graph *g);
+tr_status tr__pass_multi(tr__graph *g);
+
+/* Ready points, and the list order: `list` gets the groups; returns how many. */
+uint32_t tr__order(tr__graph *g, uint32_t *list);
+
+/* Instructions, their programs; then the memory of values. */
+tr_status tr__lower(tr__graph *g, tr_plan *plan);
+tr_status tr__plan_memory(tr_plan *plan);
+
+/* The argument whose elements step s of a program passes on as they are; -1: it computes something. */
+int tr__passed_on(const tr_ew_program *e, int s);
+/* What a group's elementwise program would be. Shared by the pass (does it fit?) and lowering. */
+tr_status tr__elementwise_lower(tr__graph *g, uint32_t group, tr_instr *instr);
+
+#endif

@@ -1,0 +1,433 @@
+/* verify.c - every rule of a plan, from its words alone: nothing here is shared with the passes that made it.
+ *
+ * The invariant is that at every cursor position each validated op that has not run can be run by itself from what is in
+ * memory. Instructions run in list order, each when the cursor has reached its ready point, so what has run is always a
+ * prefix of the list, and it holds at every position if
+ *   order      ready points grow along the list and lie behind the covered ops;
+ *   closure    whatever an op depends on (RAW, WAR, WAW per storage) lies before it in the list;
+ *   elision    a value that is never stored is touched by one instruction only, which is ready behind its death;
+ *   slots      who takes a slot comes after all that touch the former owner, and is ready behind its death;
+ *   programs   an elementwise program reads and writes what its ops would, in program order. */
+#include "graph/pass.h"
+
+#include "terra/alloc.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define BUG(...) return TR_FAIL(TR_E_INTERNAL, __VA_ARGS__)
+
+typedef struct checker {
+    const tr_plan *plan;
+    const tr_path *path;
+    tr__pool pool;
+    uint32_t n_refs;
+    uint32_t *at;         /* per op: its place in `covered` */
+    uint32_t *born;       /* per value: instruction of its birth; NIL */
+    uint32_t *last;       /* per value: the last instruction that touches it */
+    uint32_t *version;    /* per ref: 1 + step that holds it, in a program; 0 memory */
+    uint32_t *user;       /* per ref: 1 + the op that was its first user in the program */
+    const tr_meta **look; /* per ref: how the first user saw it */
+    uint8_t *use;         /* per ref: what happened to it in the program */
+} checker;
+
+static const char *name_of(const checker *c, uint32_t op) {
+    return tr_op_info_of((tr_op) c->path->ops[op].op)->name;
+}
+
+static tr_status check_cover(checker *c) {
+    const tr_plan *plan = c->plan;
+    const tr_path *p = c->path;
+    uint32_t next = 0;
+    for (uint32_t i = 0; i < plan->n_instrs; i++) {
+        const tr_instr *instr = &plan->instrs[i];
+        if (instr->first != next || instr->n_ops == 0 || instr->first + instr->n_ops > p->n_ops)
+            BUG("cover: instruction %u covers [%u, +%u), expected from %u", i, instr->first, instr->n_ops, next);
+        if (i > 0 && instr->ready < plan->instrs[i - 1].ready)
+            BUG("order: instruction %u is ready at %u, its predecessor at %u", i, instr->ready, plan->instrs[i - 1].ready);
+        if (instr->ready > p->n_ops + 1)
+            BUG("order: instruction %u is never ready", i);
+        for (uint32_t k = instr->first; k < instr->first + instr->n_ops; k++) {
+            uint32_t op = plan->covered[k];
+            if (op >= p->n_ops || c->at[op] != TR__NIL)
+                BUG("cover: op %u is covered twice, or is none", op);
+            if (k > instr->first && op < plan->covered[k - 1])
+                BUG("cover: instruction %u has op %u out of program order", i, op);
+            if (plan->instr_of[op] != i)
+                BUG("cover: op %u thinks it is in instruction %u, not %u", op, plan->instr_of[op], i);
+            if (instr->ready <= op)
+                BUG("order: instruction %u is ready at %u and covers op %u", i, instr->ready, op);
+            c->at[op] = k;
+        }
+        next += instr->n_ops;
+    }
+    if (next != p->n_ops)
+        BUG("cover: %u of %u ops are covered", next, p->n_ops);
+    return TR_OK;
+}
+
+static tr_status check_births(checker *c) {
+    const tr_path *p = c->path;
+    for (uint32_t k = 0; k < p->n_ops; k++) {
+        const tr_path_op *op = &p->ops[k];
+        for (uint32_t i = 0; i < tr__operand_count(op); i++) {
+            tr_ref v = tr__operands(p, op)[i].ref;
+            if (!tr_ref_is_value(v))
+                continue;
+            if (v >= p->n_values)
+                BUG("path: op %u (%s) names value %u of %u", k, name_of(c, k), v, p->n_values);
+            uint32_t in = c->plan->instr_of[k];
+            if (tr__operand_born(op, i)) {
+                if (c->born[v] != TR__NIL)
+                    BUG("path: value %u is born twice, again by op %u (%s)", v, k, name_of(c, k));
+                c->born[v] = c->last[v] = in;
+            } else if (c->born[v] == TR__NIL) {
+                BUG("path: op %u (%s) names value %u before its birth", k, name_of(c, k), v);
+            }
+            if (in > c->last[v])
+                c->last[v] = in;
+        }
+    }
+    return TR_OK;
+}
+
+/* Places in `covered` are the order of execution: list order, and program order within an instruction. */
+static tr_status check_closure(checker *c) {
+    const tr_path *p = c->path;
+    uint32_t *write = tr__pool_take(&c->pool, c->n_refs, sizeof *write); // 1 + place of the last write
+    uint32_t *reads = tr__pool_take(&c->pool, c->n_refs, sizeof *reads); // 1 + last place of the reads since
+    if (c->pool.failed)
+        return TR_FAIL(TR_E_NOMEM, "no memory to verify a plan");
+    for (uint32_t k = 0; k < p->n_ops; k++) {
+        const tr_path_op *op = &p->ops[k];
+        uint32_t place = c->at[k] + 1;
+        for (uint32_t i = 0; i < tr__operand_count(op); i++) {
+            tr_ref ref = tr__operands(p, op)[i].ref;
+            if (ref == TR_REF_NONE)
+                continue;
+            uint32_t r = tr__ref_index(p, ref);
+            if (write[r] > place)
+                BUG("closure: op %u (%s) runs before what wrote %u", k, name_of(c, k), ref);
+            if (tr__operand_written(op, i)) {
+                if (reads[r] > place)
+                    BUG("closure: op %u (%s) writes %u before an earlier reader has run", k, name_of(c, k), ref);
+                write[r] = place;
+            }
+            if (place > reads[r])
+                reads[r] = place;
+        }
+    }
+    return TR_OK;
+}
+
+static tr_status check_values(checker *c) {
+    const tr_plan *plan = c->plan;
+    const tr_path *p = c->path;
+    for (uint32_t v = 0; v < p->n_values; v++) {
+        bool carried = p->death[v] == TR_DEATH_NEVER;
+        if (c->born[v] == TR__NIL)
+            continue;
+        if (plan->carry[v] != carried)
+            BUG("slots: value %u %s carried", v, carried ? "is not" : "is needlessly");
+        if (plan->slot[v] == TR_SLOT_ELIDED) {
+            if (carried || p->fetched[v])
+                BUG("elision: value %u is elided, but %s", v, carried ? "carried" : "fetched");
+            if (c->last[v] != c->born[v])
+                BUG("elision: value %u of instruction %u is elided, but instruction %u touches it", v, c->born[v], c->last[v]);
+            if (plan->instrs[c->born[v]].ready <= p->death[v])
+                BUG("elision: value %u dies at %u, its instruction %u is ready at %u", v, p->death[v], c->born[v],
+                    plan->instrs[c->born[v]].ready);
+            if (plan->instrs[c->born[v]].kind == TR_INSTR_OP || plan->instrs[c->born[v]].kind == TR_INSTR_MULTI)
+                BUG("elision: value %u is elided by single ops", v);
+            continue;
+        }
+        size_t room = carried ? plan->carry_bytes : plan->slab_bytes;
+        if (plan->slot[v] < 0 || plan->slot[v] % 64 || (size_t) plan->slot[v] + p->value_bytes[v] > room)
+            BUG("slots: value %u lies at %lld of %zu", v, (long long) plan->slot[v], room);
+    }
+    return TR_OK;
+}
+
+/* Do two looks name the same elements in the same order, given the same offset? */
+static bool same_look(const tr_meta *a, const tr_meta *b) {
+    if (a == b)
+        return true;
+    if (a->dtype != b->dtype || !tr_meta_same_shape(a, b))
+        return false;
+    for (int d = 0; d < a->ndim; d++)
+        if (a->shape[d] > 1 && a->strides[d] != b->strides[d])
+            return false;
+    return true;
+}
+
+/* Does this look cover all of its value, so that its offset can only be 0? */
+static bool whole(const checker *c, tr_ref r, const tr_meta *m) {
+    return tr_ref_is_value(r) && m->dense && (size_t) m->numel * tr_dtype_size((tr_dtype) m->dtype) == c->path->value_bytes[r];
+}
+
+/* May `v` take bytes that `w` had? At the same instruction only if that loads the very elements that it stores there. */
+static bool may_follow(const checker *c, uint32_t w, uint32_t v) {
+    const tr_instr *instr = &c->plan->instrs[c->born[v]];
+    if (instr->ready <= c->path->death[w] || c->born[w] >= c->born[v])
+        return false;
+    if (c->last[w] < c->born[v])
+        return true;
+    if (c->last[w] != c->born[v] || instr->kind != TR_INSTR_EW || c->plan->slot[v] != c->plan->slot[w])
+        return false;
+    const tr_meta *look = NULL;
+    for (int a = 0; a < instr->program->n_args; a++)
+        if (c->path->operands[instr->args[a]].ref == v)
+            look = c->path->operands[instr->args[a]].meta;
+    for (int a = 0; a < instr->program->n_args; a++) {
+        const tr_path_operand *o = &c->path->operands[instr->args[a]];
+        if (o->ref == w && !(look && same_look(o->meta, look) && whole(c, w, o->meta) && whole(c, v, look)))
+            return false;
+    }
+    for (int s = 0; s < instr->program->n_steps; s++) {
+        int to = instr->program->steps[s].store;
+        if (to >= 0 && c->path->operands[instr->args[to]].ref == w)
+            return false;
+    }
+    return true;
+}
+
+static int by_place(const void *a, const void *b, void *context) {
+    const tr_plan *plan = context;
+    uint32_t v = *(const uint32_t *) a, w = *(const uint32_t *) b;
+    if (plan->carry[v] != plan->carry[w])
+        return plan->carry[v] - plan->carry[w];
+    return plan->slot[v] < plan->slot[w] ? -1 : plan->slot[v] > plan->slot[w];
+}
+
+static tr_status check_slots(checker *c) {
+    const tr_path *p = c->path;
+    uint32_t *list = tr__pool_take(&c->pool, p->n_values, sizeof *list), n = 0;
+    if (c->pool.failed)
+        return TR_FAIL(TR_E_NOMEM, "no memory to verify a plan");
+    for (uint32_t v = 0; v < p->n_values; v++)
+        if (c->born[v] != TR__NIL && c->plan->slot[v] != TR_SLOT_ELIDED && p->value_bytes[v] > 0)
+            list[n++] = v;
+    qsort_r(list, n, sizeof *list, by_place, (void *) c->plan);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t v = list[i];
+        int64_t end = c->plan->slot[v] + (int64_t) p->value_bytes[v];
+        for (uint32_t j = i + 1; j < n; j++) {
+            uint32_t w = list[j];
+            if (c->plan->carry[w] != c->plan->carry[v] || c->plan->slot[w] >= end)
+                break;
+            if (c->plan->carry[v] || !(may_follow(c, v, w) || may_follow(c, w, v)))
+                BUG("slots: values %u (instructions %u..%u, dies at %u) and %u (%u..%u, %u) share bytes", v, c->born[v],
+                    c->last[v], p->death[v], w, c->born[w], c->last[w], p->death[w]);
+        }
+    }
+    return TR_OK;
+}
+
+/* ------------------------------------------------------------------------------------------ elementwise programs */
+
+enum { USED = 1, WRITTEN = 2, PARTIAL = 4, MIXED = 8, SHARED = 16 };
+
+/* Notes that an op of the program touches a storage; says whether that may be, next to its other users there. */
+static bool note_use(checker *c, uint32_t op, const tr_path_operand *o, bool written) {
+    uint32_t r = tr__ref_index(c->path, o->ref);
+    unsigned use = (unsigned) (USED | (written ? WRITTEN : 0) | (whole(c, o->ref, o->meta) ? 0 : PARTIAL));
+    if (!c->use[r]) {
+        c->user[r] = op + 1;
+        c->look[r] = o->meta;
+    }
+    if (!same_look(c->look[r], o->meta))
+        use |= MIXED;
+    if (c->user[r] != op + 1)
+        use |= SHARED;
+    use |= c->use[r];
+    c->use[r] = (uint8_t) use;
+    return !(use & WRITTEN) || !(use & MIXED || (use & PARTIAL && use & SHARED));
+}
+
+static const tr_path_operand *target_of(const tr_path *p, const tr_path_op *op) {
+    return &tr__operands(p, op)[op->n_out ? op->n_in : 0];
+}
+
+static tr_status check_operand(checker *c, const tr_instr *instr, uint32_t s, uint32_t k, uint32_t i) {
+    const tr_path *p = c->path;
+    const tr_path_op *op = &p->ops[k];
+    const tr_path_operand *o = &tr__operands(p, op)[i];
+    int16_t in = instr->program->steps[s].in[op->op == TR_OP__full ? 1 : i]; // a full is a fill of something new
+    if (!o->meta || !tr__operand_read(op, i)) {
+        if (in != TR_EW_ABSENT)
+            BUG("programs: step %u (%s): operand %u should be absent", s, name_of(c, k), i);
+        return TR_OK;
+    }
+    if (in == TR_EW_ABSENT || in >= (int) instr->program->n_args || ~in >= (int) s)
+        BUG("programs: step %u (%s): operand %u is %d", s, name_of(c, k), i, in);
+    uint32_t version = o->ref == TR_REF_NONE ? 0 : c->version[tr__ref_index(p, o->ref)];
+    if (version) {
+        if (in != ~(int) (version - 1))
+            BUG("programs: step %u (%s): operand %u is %d, not step %u", s, name_of(c, k), i, in, version - 1);
+        if (!same_look(c->look[tr__ref_index(p, o->ref)], o->meta) || !whole(c, o->ref, o->meta))
+            BUG("programs: step %u (%s): operand %u sees a result in another order", s, name_of(c, k), i);
+        return TR_OK;
+    }
+    if (in < 0)
+        BUG("programs: step %u (%s): operand %u is not in a register", s, name_of(c, k), i);
+    uint32_t from = instr->args[in];
+    const tr_path_operand *f = &p->operands[from];
+    if (from != op->operand + i &&
+        (f->ref != o->ref || f->meta != o->meta || o->ref == TR_REF_NONE || !whole(c, o->ref, o->meta)))
+        BUG("programs: step %u (%s): operand %u is read through another's argument", s, name_of(c, k), i);
+    bool rival = i != 0 && o->ref != TR_REF_NONE && o->ref == target_of(p, op)->ref && !whole(c, o->ref, o->meta);
+    if (rival || (o->ref != TR_REF_NONE && !note_use(c, k, o, false)))
+        BUG("programs: step %u (%s): operand %u may overlap what the program writes", s, name_of(c, k), i);
+    return TR_OK;
+}
+
+static tr_status check_program(checker *c, uint32_t index) {
+    const tr_path *p = c->path;
+    const tr_instr *instr = &c->plan->instrs[index];
+    const uint32_t *ops = c->plan->covered + instr->first;
+    const tr_ew_program *program = instr->program;
+    if (!program || program->n_steps != instr->n_ops || program->n_args > TR_EW_MAX_ARGS || program->n_steps > TR_EW_MAX_STEPS)
+        BUG("programs: instruction %u has a malformed program", index);
+    for (uint32_t s = 0; s < instr->n_ops; s++) {
+        const tr_path_op *op = &p->ops[ops[s]];
+        const tr_ew_step *step = &program->steps[s];
+        const tr_path_operand *target = target_of(p, op);
+        if (step->op != (op->op == TR_OP__full ? TR_OP_fill_ : op->op) || step->cdtype != op->cdtype ||
+            step->dtype != target->meta->dtype || op->n_in > 5 || (op->n_attrs && step->attr != p->attrs[op->attr]))
+            BUG("programs: step %u of instruction %u is not op %u (%s)", s, index, ops[s], name_of(c, ops[s]));
+        if (!tr_meta_same_shape(target->meta, instr->space))
+            BUG("programs: step %u of instruction %u has another shape", s, index);
+        for (uint32_t i = 0; i < 5; i++)
+            if (i < op->n_in)
+                TR_TRY(check_operand(c, instr, s, ops[s], i));
+            else if (step->in[i] != TR_EW_ABSENT && op->op != TR_OP__full)
+                BUG("programs: step %u of instruction %u has too many operands", s, index);
+        if (!note_use(c, ops[s], target, true))
+            BUG("programs: step %u (%s) may write what the program reads elsewhere", s, name_of(c, ops[s]));
+        c->version[tr__ref_index(p, target->ref)] = s + 1;
+    }
+    for (uint32_t s = 0; s < instr->n_ops; s++) {
+        const tr_path_operand *target = target_of(p, &p->ops[ops[s]]);
+        bool last = c->version[tr__ref_index(p, target->ref)] == s + 1;
+        bool elided = tr_ref_is_value(target->ref) && c->plan->slot[target->ref] == TR_SLOT_ELIDED;
+        int store = program->steps[s].store;
+        if ((store >= 0) != (last && !elided) || store >= program->n_args)
+            BUG("programs: step %u (%s) of instruction %u: store %d", s, name_of(c, ops[s]), index, store);
+        if (store < 0)
+            continue;
+        const tr_path_operand *to = &p->operands[instr->args[store]];
+        bool own = instr->args[store] >= p->ops[ops[s]].operand && to <= target;
+        if (to->ref != target->ref || to->meta != target->meta || !(own || whole(c, to->ref, to->meta)))
+            BUG("programs: step %u (%s) of instruction %u stores elsewhere", s, name_of(c, ops[s]), index);
+    }
+    for (uint32_t s = 0; s < instr->n_ops; s++) {
+        const tr_path_op *op = &p->ops[ops[s]];
+        for (uint32_t i = 0; i < tr__operand_count(op); i++)
+            if (tr__operands(p, op)[i].ref != TR_REF_NONE) {
+                uint32_t r = tr__ref_index(p, tr__operands(p, op)[i].ref);
+                c->version[r] = 0;
+                c->use[r] = 0;
+            }
+    }
+    return TR_OK;
+}
+
+/* Updates of one pass: the same op, and nothing written by one is touched by another. */
+static tr_status check_multi(checker *c, uint32_t index) {
+    const tr_path *p = c->path;
+    const tr_instr *instr = &c->plan->instrs[index];
+    const uint32_t *ops = c->plan->covered + instr->first;
+    const tr_path_op *first = &p->ops[ops[0]];
+    for (uint32_t s = 0; s < instr->n_ops; s++) {
+        const tr_path_op *op = &p->ops[ops[s]];
+        if (op->op != first->op || op->n_in != first->n_in || op->n_out != first->n_out || op->cdtype != first->cdtype ||
+            memcmp(p->attrs + op->attr, p->attrs + first->attr, (size_t) op->n_attrs * 8) != 0)
+            BUG("multi: op %u (%s) differs from op %u", ops[s], name_of(c, ops[s]), ops[0]);
+        for (uint32_t i = 0; i < tr__operand_count(op); i++) {
+            const tr_path_operand *o = &tr__operands(p, op)[i];
+            if (o->ref == TR_REF_NONE)
+                continue;
+            uint32_t r = tr__ref_index(p, o->ref);
+            bool written = tr__operand_written(op, i);
+            if (c->use[r] && c->user[r] != ops[s] + 1 && (written || (c->use[r] & WRITTEN)))
+                BUG("multi: op %u (%s) touches what op %u writes", ops[s], name_of(c, ops[s]), c->user[r] - 1);
+            c->use[r] |= (uint8_t) (USED | (written ? WRITTEN : 0));
+            c->user[r] = ops[s] + 1;
+        }
+    }
+    for (uint32_t s = 0; s < instr->n_ops; s++)
+        for (uint32_t i = 0; i < tr__operand_count(&p->ops[ops[s]]); i++)
+            if (tr__operands(p, &p->ops[ops[s]])[i].ref != TR_REF_NONE)
+                c->use[tr__ref_index(p, tr__operands(p, &p->ops[ops[s]])[i].ref)] = 0;
+    return TR_OK;
+}
+
+/* What is skipped may have no effect but its own values. */
+static tr_status check_skip(checker *c, uint32_t index) {
+    const tr_path *p = c->path;
+    const tr_instr *instr = &c->plan->instrs[index];
+    for (uint32_t s = 0; s < instr->n_ops; s++) {
+        uint32_t k = c->plan->covered[instr->first + s];
+        const tr_path_op *op = &p->ops[k];
+        for (uint32_t i = 0; i < tr__operand_count(op); i++) {
+            tr_ref v = tr__operands(p, op)[i].ref;
+            if (tr__operand_written(op, i) && !(tr_ref_is_value(v) && c->plan->slot[v] == TR_SLOT_ELIDED))
+                BUG("skip: op %u (%s) writes %u, which is stored", k, name_of(c, k), v);
+        }
+    }
+    return TR_OK;
+}
+
+static tr_status check_instructions(checker *c) {
+    for (uint32_t i = 0; i < c->plan->n_instrs; i++) {
+        const tr_instr *instr = &c->plan->instrs[i];
+        switch (instr->kind) {
+            case TR_INSTR_OP:
+                if (instr->n_ops != 1)
+                    BUG("cover: instruction %u is a single op, but covers %u", i, instr->n_ops);
+                break;
+            case TR_INSTR_EW:
+                TR_TRY(check_program(c, i));
+                break;
+            case TR_INSTR_MULTI:
+                TR_TRY(check_multi(c, i));
+                break;
+            case TR_INSTR_SKIP:
+                TR_TRY(check_skip(c, i));
+                break;
+            default:
+                break;
+        }
+    }
+    return TR_OK;
+}
+
+static tr_status check_all(checker *c) {
+    TR_TRY(check_cover(c));
+    TR_TRY(check_births(c));
+    TR_TRY(check_closure(c));
+    TR_TRY(check_values(c));
+    TR_TRY(check_slots(c));
+    return check_instructions(c);
+}
+
+static void *filled(tr__pool *pool, uint32_t n) {
+    void *block = tr__pool_take(pool, n, 4);
+    if (block)
+        memset(block, 0xff, (size_t) n * 4);
+    return block;
+}
+
+tr_status tr_plan_verify(const tr_plan *plan) {
+    checker c = {.plan = plan, .path = plan->path, .n_refs = plan->path->n_values + plan->path->n_externals};
+    c.at = filled(&c.pool, c.path->n_ops);
+    c.born = filled(&c.pool, c.path->n_values);
+    c.last = filled(&c.pool, c.path->n_values);
+    c.version = tr__pool_take(&c.pool, c.n_refs, 4);
+    c.user = tr__pool_take(&c.pool, c.n_refs, 4);
+    c.look = tr__pool_take(&c.pool, c.n_refs, sizeof *c.look);
+    c.use = tr__pool_take(&c.pool, c.n_refs, 1);
+    tr_status status = c.pool.failed ? TR_FAIL(TR_E_NOMEM, "no memory to verify a plan") : check_all(&c);
+    tr__pool_fini(&c.pool);
+    return status;
+}

@@ -1,0 +1,158 @@
+/* Plans run by the real kernels give the very bits that the ops give one after the other. */
+#include "graph_path.h"
+
+#include "terra/kernel.h"
+
+typedef struct store {
+    const tr_path *p;
+    char **value, **external;
+    tr_arg args[64 * 16];
+} store;
+
+static char arena[1 << 20];
+
+static void *scratch(tr_kernel_ctx *ctx, size_t bytes) {
+    size_t at = (ctx->scratch_used + 63) & ~(size_t) 63;
+    cr_assert(at + bytes <= sizeof arena);
+    ctx->scratch_used = at + bytes;
+    return arena + at;
+}
+
+static tr_kernel_ctx fresh_context(void) {
+    return (tr_kernel_ctx){.threads = 1, .scratch = scratch, .scratch_base = arena, .scratch_size = sizeof arena};
+}
+
+static tr_arg resolved(const store *s, uint32_t operand) {
+    const tr_path_operand *o = &s->p->operands[operand];
+    tr_arg a = {.meta = o->meta, .at.i = s->p->args[operand]};
+    if (o->ref == TR_REF_NONE)
+        return a;
+    char *base = tr_ref_is_value(o->ref) ? s->value[o->ref] : s->external[tr_ref_slot(o->ref)];
+    cr_assert_not_null(base);
+    a.data = base + a.at.i * (int64_t) tr_dtype_size((tr_dtype) o->meta->dtype);
+    return a;
+}
+
+static tr_kernel_call call_of(store *s, uint32_t k, tr_arg *args, tr_kernel_ctx *ctx) {
+    const tr_path_op *op = &s->p->ops[k];
+    for (uint32_t i = 0; i < op->n_in + (uint32_t) op->n_out; i++)
+        args[i] = resolved(s, op->operand + i);
+    return (tr_kernel_call){.op = op->op,
+                            .cdtype = op->cdtype,
+                            .n_in = op->n_in,
+                            .n_out = op->n_out,
+                            .attrs = s->p->attrs + op->attr,
+                            .in = args,
+                            .out = args + op->n_in,
+                            .ctx = ctx};
+}
+
+static void run_single(store *s, uint32_t k) {
+    tr_kernel_ctx ctx = fresh_context();
+    tr_kernel_call c = call_of(s, k, s->args, &ctx);
+    cr_assert_eq(tr_kernel_of(c.op)(&c), TR_OK, "op %u: %s", k, tr_status_detail());
+}
+
+static void run_instr(store *s, const tr_plan *plan, const tr_instr *instr) {
+    tr_kernel_ctx ctx = fresh_context();
+    const uint32_t *ops = plan->covered + instr->first;
+    if (instr->kind == TR_INSTR_EW) {
+        for (int i = 0; i < instr->program->n_args; i++)
+            s->args[i] = resolved(s, instr->args[i]);
+        cr_assert_eq(tr_ew_run(instr->program, instr->space, s->args, &ctx), TR_OK, "%s", tr_status_detail());
+    } else if (instr->kind == TR_INSTR_MULTI) {
+        tr_kernel_call calls[64];
+        for (uint32_t i = 0; i < instr->n_ops; i++)
+            calls[i] = call_of(s, ops[i], s->args + i * 16, &ctx);
+        cr_assert_eq(tr_kernel_multi(calls[0].op, calls, (int) instr->n_ops), TR_OK, "%s", tr_status_detail());
+    } else if (instr->kind == TR_INSTR_OP) {
+        run_single(s, ops[0]);
+    }
+}
+
+enum { ROOM = 4096 };
+
+static store make_store(const tr_path *p) {
+    store s = {
+        .p = p, .value = calloc(p->n_values + 1, sizeof(char *)), .external = calloc(p->n_externals + 1, sizeof(char *))};
+    dice d = {12345};
+    for (uint32_t e = 0; e < p->n_externals; e++) {
+        s.external[e] = aligned_alloc(64, ROOM);
+        memset(s.external[e], 0, ROOM);
+        if (e == 0)
+            tr_generator_seed((tr_generator *) (void *) s.external[e], 42);
+        else
+            for (int i = 0; i < SIDE * SIDE; i++)
+                ((float *) (void *) s.external[e])[i] = (float) roll(&d, 2000) / 1000.0f - 0.5f;
+    }
+    return s;
+}
+
+static const char *base_of(const store *s, tr_ref r) {
+    return tr_ref_is_value(r) ? s->value[r] : s->external[tr_ref_slot(r)];
+}
+
+/* What the instruction wrote. */
+static void same_numbers(const store *eager, const store *planned, const tr_plan *plan, uint32_t i, uint64_t seed) {
+    const tr_path *p = plan->path;
+    const tr_instr *instr = &plan->instrs[i];
+    for (uint32_t c = instr->first; c < instr->first + instr->n_ops; c++) {
+        const tr_path_op *op = &p->ops[plan->covered[c]];
+        for (uint32_t j = 0; j < op->n_in + (uint32_t) op->n_out; j++) {
+            tr_ref r = p->operands[op->operand + j].ref;
+            bool written = j >= op->n_in || (j < TR_MAX_FIXED && tr_op_info_of(op->op)->written >> j & 1);
+            if (r == TR_REF_NONE || !written || (tr_ref_is_value(r) && plan->slot[r] == TR_SLOT_ELIDED))
+                continue;
+            size_t bytes = tr_ref_is_value(r) ? p->value_bytes[r] : ROOM;
+            if (memcmp(base_of(eager, r), base_of(planned, r), bytes) == 0)
+                continue;
+            char *text = tr_plan_text(plan, NULL);
+            cr_log_error("%s", text);
+            tr_free(text);
+            cr_assert_fail("seed %llu: instruction %u, op %u: %s %u differs", (unsigned long long) seed, i, plan->covered[c],
+                           tr_ref_is_value(r) ? "value" : "external", tr_ref_slot(r));
+        }
+    }
+}
+
+static void compare(uint64_t seed, uint32_t n_ops) {
+    builder b;
+    random_path(&b, seed, n_ops);
+    tr_plan *plan = builder_compile(&b);
+    const tr_path *p = plan->path;
+    store eager = make_store(p), planned = make_store(p);
+    char *slab = aligned_alloc(64, plan->slab_bytes + 64), *carry = aligned_alloc(64, plan->carry_bytes + 64);
+    memset(slab, 0x55, plan->slab_bytes);
+    for (uint32_t v = 0; v < p->n_values; v++) {
+        eager.value[v] = aligned_alloc(64, ROOM);
+        planned.value[v] = plan->slot[v] == TR_SLOT_ELIDED ? NULL : (plan->carry[v] ? carry : slab) + plan->slot[v];
+    }
+    for (uint32_t i = 0; i < plan->n_instrs; i++) {
+        const tr_instr *instr = &plan->instrs[i];
+        for (uint32_t c = 0; c < instr->n_ops; c++)
+            run_single(&eager, plan->covered[instr->first + c]);
+        run_instr(&planned, plan, instr);
+        same_numbers(&eager, &planned, plan, i, seed);
+    }
+    for (uint32_t v = 0; v < p->n_values; v++)
+        free(eager.value[v]);
+    for (uint32_t e = 0; e < p->n_externals; e++) {
+        free(eager.external[e]);
+        free(planned.external[e]);
+    }
+    free(eager.value);
+    free(eager.external);
+    free(planned.value);
+    free(planned.external);
+    free(slab);
+    free(carry);
+    tr_plan_destroy(plan);
+}
+
+Test(numbers, plans_give_the_bits_of_single_ops, .timeout = 120) {
+    cr_assert_eq(tr_kernel_init(NULL), TR_OK);
+    for (uint64_t seed = 1; seed < 400; seed++)
+        compare(seed, seed % 3 ? 15 : 60);
+    for (uint64_t seed = 1000; seed < 1010; seed++)
+        compare(seed, 500);
+}
