@@ -115,4 +115,35 @@ TR_API const char *tr_dnn_op_impl(const tr_dnn_op *op); /* "brg:avx512_core" */
 /* Runs on the calling thread and its team. data[port] for the op's ports; scratch of tr_dnn_op_scratch bytes, 64-aligned. */
 TR_API tr_status tr_dnn_op_run(tr_dnn_op *op, void *const data[TR_DNN_PORTS], void *scratch);
 
+/* ---- partitions ---- several ops as one, compiled through oneDNN's Graph API
+ *
+ * What the library fuses into a single partition: a convolution or matrix product with bias, then relu, gelu or an addition;
+ * batch norm in training, then relu. Values are named by the caller's numbers; tensors lie with the strides of their metas.
+ * Anything that doesn't end as one partition is TR_E_NOTIMPL. Created and run like ops. */
+typedef struct tr_dnn_partition tr_dnn_partition;
+
+/* An operand of a node: a value, >= 0, or a number (meta of 0 dimensions), or absent (meta NULL). */
+typedef struct tr_dnn_operand {
+    int32_t value;
+    const tr_meta *meta;
+    tr_number at;
+} tr_dnn_operand;
+
+/* An op, with operands as its schema has them: conv2d, mm, addmm (beta = alpha = 1, one row added), relu, gelu, add (of equal
+ * shapes), batch_norm (training). */
+typedef struct tr_dnn_node {
+    tr_op op;
+    int n_in, n_out;
+    const int64_t *attrs;
+    tr_dnn_operand in[TR_MAX_FIXED], out[TR_MAX_OUTPUTS];
+} tr_dnn_node;
+
+/* `kept`: values that must be stored; of the others only the last node's are. */
+TR_API tr_status tr_dnn_partition_create(const tr_dnn_node *nodes, int n, const int32_t *kept, int n_kept, int threads,
+                                         tr_dnn_partition **out);
+TR_API void tr_dnn_partition_destroy(tr_dnn_partition *partition);
+/* The values that it reads or writes, in the order of `data`. Borrowed. */
+TR_API int tr_dnn_partition_values(const tr_dnn_partition *partition, const int32_t **values);
+TR_API tr_status tr_dnn_partition_run(tr_dnn_partition *partition, void *const *data);
+
 #endif

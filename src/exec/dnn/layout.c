@@ -3,6 +3,8 @@
 
 #include "terra/alloc.h"
 
+#include <oneapi/dnnl/dnnl_graph.h>
+
 #include <omp.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -27,8 +29,18 @@ static void destroy_stream(void *stream) {
     dnnl_stream_destroy(stream);
 }
 
+/* Compiled partitions take their scratch from the engine's allocator, at each run. */
+static void *allocate(size_t bytes, size_t alignment) {
+    return tr_aligned_alloc(alignment < 64 ? 64 : alignment, bytes);
+}
+
 static void make_engine(void) {
-    engine_status = dnnl_engine_create(&engine, dnnl_cpu, 0);
+    dnnl_graph_allocator_t allocator;
+    engine_status = dnnl_graph_allocator_create(&allocator, allocate, tr_free);
+    if (engine_status == dnnl_success) {
+        engine_status = dnnl_graph_make_engine_with_allocator(&engine, dnnl_cpu, 0, allocator);
+        dnnl_graph_allocator_destroy(allocator);
+    }
     pthread_key_create(&stream_key, destroy_stream);
 }
 
