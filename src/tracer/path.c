@@ -280,7 +280,7 @@ void tr__graph_taken(tr_graph *g, tr_known *k) {
     g->shorter[slot(g, 2)] = k;
     memmove(g->history + 1, g->history, sizeof g->history - sizeof *g->history);
     g->history[0] = k->id;
-    g->iterations++;
+    k->taken = ++g->iterations;
 }
 
 bool tr__graph_is_cut(const tr_graph *g, uint64_t prefix) {
@@ -308,5 +308,7 @@ bool tr__graph_missed(tr_graph *g, uint64_t prefix, uint32_t op, uint32_t site) 
         tr__graph_is_cut(g, prefix))
         return false;
     g->cuts[g->n_cuts++] = prefix;
+    for (tr_known *k = g->known; k; k = k->next)
+        k->crossed |= k->path->n_ops > op && tr__path_prefix(k->path, op) == prefix;
     return true;
 }

@@ -21,6 +21,8 @@ typedef struct tr_known {
     tr_path *path;             /* owned */
     tr_plan *plan;             /* owned; NULL: none yet */
     uint32_t seen, followed, left;
+    uint64_t taken;            /* when last, by a clock of its graph */
+    bool crossed;              /* a cut lies within it: it is not followed any more */
     bool compiling, stale;     /* stale: compile again, something that the plan assumed has changed */
     uint32_t compiles;
     uint64_t cut;              /* ends at a cut: its graph's key; 0: ends at a mark */
@@ -73,7 +75,9 @@ tr_graph *tr__graph_at(uint64_t key, uint32_t site, int kind);
 tr_graph *tr__graph_first(void);
 tr_known *tr__graph_find(tr_graph *g, const tr_recorder *r);
 tr_known *tr__graph_add(tr_graph *g, const tr_recorder *r);
+/* The path that comes: by the latest ones; NULL: unknown, or not to be followed. */
 tr_known *tr__graph_predict(tr_graph *g);
+static inline bool tr__known_usable(const tr_known *k) { return k->plan && !k->stale && !k->crossed; }
 void tr__graph_taken(tr_graph *g, tr_known *k);
 bool tr__graph_is_cut(const tr_graph *g, uint64_t prefix);
 /* A followed path was left before op: true when that fork has just become a cut. */
