@@ -525,12 +525,13 @@ static bool begins_with(const tr_known *k, const tr_issue *c) {
 /* The path to follow from its first op on: the predicted one, or, as that op already tells branches apart, the latest that
  * begins so. */
 static tr_known *choose(const tr_issue *c) {
-    tr_known *k = tr__graph_predict(tr.graph), *best = NULL;
-    if (k && tr__known_usable(k) && begins_with(k, c))
-        return k;
-    if (k && !tr__known_usable(k) && begins_with(k, c) && !k->crossed)
-        return NULL; // the right one, it seems, but it has no plan yet
-    for (k = tr.graph->known; k; k = k->next)
+    tr_known *best = NULL;
+    for (int guess = 0; guess <= TR_ORDERS; guess++) {
+        tr_known *k = tr__graph_predict(tr.graph, guess);
+        if (k && !k->crossed && begins_with(k, c))
+            return tr__known_usable(k) ? k : NULL; // the right one, it seems, but without a plan yet
+    }
+    for (tr_known *k = tr.graph->known; k; k = k->next)
         if (tr__known_usable(k) && (!best || k->taken > best->taken) && begins_with(k, c))
             best = k;
     return best;
@@ -620,7 +621,8 @@ static void learn(uint64_t cut) {
     tr__graph_taken(tr.graph, k);
     if (tr.off || tr.sync || !tr_options_get()->plans)
         return;
-    if ((k->seen >= COMPILE_AFTER && !k->plan) || k->stale)
+    // A piece between cuts is short and one of few: worth a plan at first sight.
+    if ((k->seen >= (cut || tr.graph->is_piece ? 1 : COMPILE_AFTER) && !k->plan) || k->stale)
         request_plan(k);
 }
 
@@ -674,7 +676,8 @@ static tr_status finish_iteration(uint64_t cut) {
     tr.open = false;
     tr.epoch++;
     if (cut)
-        tr.graph = tr__graph_at(cut, tr.site, TR_MARK_EXPLICIT);
+        if ((tr.graph = tr__graph_at(cut, tr.site, TR_MARK_EXPLICIT)))
+            tr.graph->is_piece = true;
     tr__recorder_reset(&tr.recorder);
     return TR_OK;
 }
