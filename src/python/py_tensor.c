@@ -412,7 +412,14 @@ static PyObject *is_contiguous(PyObject *o, PyObject *args, PyObject *kwargs) {
 }
 
 static PyObject *contiguous(PyObject *o, PyObject *args, PyObject *kwargs) {
+    static char *kw[] = {"memory_format", NULL};
+    PyObject *format = Py_None;
     tr_tensor *out;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:contiguous", kw, &format))
+        return NULL;
+    if (PyUnicode_Check(format) || PyLong_Check(format))
+        return PyErr_Format(PyExc_TypeError, "contiguous(): argument 'memory_format' must be torch.memory_format, not %s",
+                            Py_TYPE(format)->tp_name);
     tr_status status = tr_contiguous(tr__py_t(o), &out);
     return status ? tr__py_raise(status) : tr__py_wrap(out);
 }

@@ -2,6 +2,7 @@
 
 import builtins
 import math
+import operator
 from collections import namedtuple
 
 from . import _C
@@ -46,9 +47,16 @@ def _sizes(size):
     return tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) and hasattr(size[0], "__len__") else size
 
 
-def _as_tensor(x, like):
-    return x if isinstance(x, Tensor) else _C._new_full((), None, x) if not isinstance(x, float) else _C._new_full(
-        (), like.dtype if like.dtype.is_floating_point else None, x)
+def _need_tensor(fn, name, position, x):
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{fn}(): argument '{name}' (position {position}) must be Tensor, not {type(x).__name__}")
+
+
+def _int(fn, name, position, x):
+    try:
+        return operator.index(x)
+    except TypeError:
+        raise TypeError(f"{fn}(): argument '{name}' (position {position}) must be int, not {type(x).__name__}") from None
 
 
 # ---- shapes ----
@@ -75,6 +83,7 @@ def contiguous(input, memory_format=None):
 
 
 def view_as(input, other):
+    _need_tensor("view_as", "other", 1, other)
     return input.view(other.shape)
 
 
@@ -306,6 +315,8 @@ def roll(input, shifts, dims=None):
         return _op.roll(input.reshape(-1), shifts if isinstance(shifts, int) else shifts[0], 0).reshape(input.shape)
     shifts = (shifts,) if isinstance(shifts, int) else shifts
     dims = (dims,) if isinstance(dims, int) else dims
+    if len(shifts) != len(dims):
+        raise RuntimeError(f"shifts and dimensions must align. shifts: {len(shifts)}, dims:{len(dims)}")
     for s, d in zip(shifts, dims):
         input = _op.roll(input, s, d)
     return input
@@ -388,7 +399,7 @@ def argsort(input, dim=-1, descending=False, stable=False):
 
 
 def topk(input, k, dim=-1, largest=True, sorted=True):
-    return _topk_result(*_op.topk(input, int(k), dim, largest, sorted))
+    return _topk_result(*_op.topk(input, _int("topk", "k", 2, k), dim, largest, sorted))
 
 
 def median(input, dim=None, keepdim=False):
