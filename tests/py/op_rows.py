@@ -129,7 +129,7 @@ row("_contiguous", lambda t, F, x: x.t().contiguous() if x.dim() == 2 else x.con
     exact=True, bad=[lambda t, F: t.ones(2).contiguous(1, 2, 3), lambda t, F: t.ones(2).contiguous("x"),
                      lambda t, F: t.Tensor.contiguous(3)])
 row("_cast", lambda t, F, x: x.to(t.float64) * 2 + x.to(t.float32).to(t.float64), *shapes(), dtypes=FLOATS + INTS,
-    bad=[lambda t, F: t.ones(2).to("nowhere"), lambda t, F: t.ones(2).to(3.5), lambda t, F: t.ones(2).type("torch.NoTensor")])
+    bad=[lambda t, F: t.ones(2).to("nowhere"), lambda t, F: t.ones(2).to([1]), lambda t, F: t.ones(2).type("torch.NoTensor")])
 
 # ---- elementwise, several operands
 _two_bad = lambda f: [lambda t, F: f(t, t.ones(2, 3), t.ones(4)), lambda t, F: f(t, t.ones(2), "x"), lambda t, F: f(t, t.ones(2), None)]
@@ -261,7 +261,7 @@ row("conv2d_backward_data", lambda t, F, x, w: F.conv2d(x, w, padding=2, dilatio
     bad=_conv_bad)
 row("conv2d_backward_weights", lambda t, F, x, w: F.conv2d(x, w, padding=(1, 0), stride=(1, 2)), [In((2, 16, 9, 8)), In((32, 16, 3, 2))],
     dtypes=("float32", "float64"), tol=32, gradgrad=False, bad=_conv_bad)
-_pool_bad = lambda f: [lambda t, F: f(F, t.ones(1, 1, 4, 4), 0), lambda t, F: f(F, t.ones(4, 4), 2), lambda t, F: f(F, t.ones(1, 1, 2, 2), 5)]
+_pool_bad = lambda f: [lambda t, F: f(F, t.ones(1, 1, 4, 4), 0), lambda t, F: f(F, t.ones(1, 1, 1, 4, 4), 2), lambda t, F: f(F, t.ones(1, 1, 2, 2), 5)]
 row("max_pool2d", lambda t, F, x: F.max_pool2d(x, 2), [In((2, 3, 8, 8), "distinct")], [In((1, 2, 7, 5), "distinct")], bad=_pool_bad(lambda F, x, k: F.max_pool2d(x, k)))
 row("max_pool2d_backward", lambda t, F, x: F.max_pool2d(x, 3, stride=2, padding=1, dilation=1, ceil_mode=True), [In((2, 3, 8, 8), "distinct")], [In((1, 2, 7, 6), "distinct")],
     bad=_pool_bad(lambda F, x, k: F.max_pool2d(x, k)))
@@ -355,7 +355,8 @@ row("exponential_", _drawn(lambda t, e: e.exponential_(1.5)), *_big, **_r, bad=[
 row("_bernoulli_", _drawn(lambda t, e: e.bernoulli_(0.3)), *_big, exact=True, **_r, bad=[lambda t, F: t.ones(2).bernoulli_(1.5), lambda t, F: t.ones(2).bernoulli_(-1), lambda t, F: t.ones(2).bernoulli_("x")])
 row("_random_", lambda t, F, x: t.randint(3, 90, tuple(x.shape)), *_big, exact=True, grad=False, random=True, dtypes=("float32",),
     bad=[lambda t, F: t.randint(3, 3, (2,)), lambda t, F: t.randint(5, 3, (2,)), lambda t, F: t.randint(5, "x")])
-row("bernoulli", lambda t, F, x: t.bernoulli(x), [In((5, 9), "prob")], [In((3,), "prob")], exact=True, **_r, bad=[lambda t, F: t.bernoulli("x"), lambda t, F: t.bernoulli(), lambda t, F: t.bernoulli(3)])
+# torch draws in the order of the probabilities' memory; Terra in row-major order.
+row("bernoulli", lambda t, F, x: t.bernoulli(x), [In((5, 9), "prob")], [In((3,), "prob")], exact=True, **_r, layouts=("contiguous",), bad=[lambda t, F: t.bernoulli("x"), lambda t, F: t.bernoulli(), lambda t, F: t.bernoulli(3)])
 row("_randperm", lambda t, F, x: t.randperm(37), [In((1,))], exact=True, grad=False, random=True, dtypes=("float32",), bad=[lambda t, F: t.randperm(-1), lambda t, F: t.randperm("x"), lambda t, F: t.randperm()])
 # torch draws in the order of the weights' memory; Terra in row-major order.
 row("multinomial", lambda t, F, x: t.multinomial(x, 3), [In((7,), "prob")], [In((2, 7), "prob")], exact=True, **_r, layouts=("contiguous",),

@@ -181,12 +181,21 @@ def test_double_gradients(name, i):
             close(h, w, "float64", 1e3 * r.tol, f"{name}: double gradient")
 
 
+def drain():
+    """An error that the last test's program never asked for."""
+    try:
+        terra.synchronize()
+    except Exception:
+        pass
+
+
 BAD = [(n, i) for n, r in ROWS.items() for i in range(len(r.bad))]
 
 
 @pytest.mark.parametrize("name,i", BAD, ids=[f"{n}-{i}" for n, i in BAD])
 def test_bad_inputs(name, i):
     call = ROWS[name].bad[i]
+    drain()
     with pytest.raises(Exception) as want:
         call(torch, torch.nn.functional)
     with pytest.raises(Exception) as have:

@@ -2,7 +2,6 @@
 
 import builtins
 import math
-import operator
 from collections import namedtuple
 
 from . import _C
@@ -47,16 +46,10 @@ def _sizes(size):
     return tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) and hasattr(size[0], "__len__") else size
 
 
-def _need_tensor(fn, name, position, x):
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{fn}(): argument '{name}' (position {position}) must be Tensor, not {type(x).__name__}")
-
-
-def _int(fn, name, position, x):
-    try:
-        return operator.index(x)
-    except TypeError:
-        raise TypeError(f"{fn}(): argument '{name}' (position {position}) must be int, not {type(x).__name__}") from None
+def _need(function, name, position, value, what, *types):
+    """A TypeError in PyTorch's words unless `value` is of one of the types."""
+    if not isinstance(value, types) or (isinstance(value, builtins.bool) and builtins.bool not in types):
+        raise TypeError(f"{function}(): argument '{name}' (position {position}) must be {what}, not {type(value).__name__}")
 
 
 # ---- shapes ----
@@ -83,15 +76,17 @@ def contiguous(input, memory_format=None):
 
 
 def view_as(input, other):
-    _need_tensor("view_as", "other", 1, other)
+    _need("view_as", "other", 1, other, "Tensor", Tensor)
     return input.view(other.shape)
 
 
 def reshape_as(input, other):
+    _need("reshape_as", "other", 1, other, "Tensor", Tensor)
     return input.reshape(other.shape)
 
 
 def expand_as(input, other):
+    _need("expand_as", "other", 1, other, "Tensor", Tensor)
     return input.expand(other.shape)
 
 
@@ -327,7 +322,8 @@ def flip(input, *dims):
 
 
 def as_strided(input, size, stride, storage_offset=None):
-    return _op.as_strided(input, size, stride, input.storage_offset() if storage_offset is None else storage_offset)
+    # The row counts from the input's first element, PyTorch from the storage's.
+    return _op.as_strided(input, size, stride, 0 if storage_offset is None else storage_offset - input.storage_offset())
 
 
 def diag(input, diagonal=0):
@@ -399,7 +395,8 @@ def argsort(input, dim=-1, descending=False, stable=False):
 
 
 def topk(input, k, dim=-1, largest=True, sorted=True):
-    return _topk_result(*_op.topk(input, _int("topk", "k", 2, k), dim, largest, sorted))
+    _need("topk", "k", 2, k, "int", int, Tensor)
+    return _topk_result(*_op.topk(input, int(k), dim, largest, sorted))
 
 
 def median(input, dim=None, keepdim=False):
