@@ -1,12 +1,159 @@
-/* conv.c - conv2d and its two derivatives. */
+/* conv.c - conv2d and its two derivatives.
+ *
+ * In float32 and bfloat16 through oneDNN, in the layouts that the library likes best; tensors that lie otherwise are
+ * reordered in and out, through scratch. (A plan keeps them there: see terra/dnn.h.) What the library refuses, and float64,
+ * is plain.c's. */
+#include "exec/dnn/cache.h"
 #include "exec/dnn/plain.h"
 
+/* Ports that a convolution has, in the order of an entry's reorders; and which of them is written. */
+static const tr_dnn_port ports[] = {TR_DNN_SRC, TR_DNN_WEIGHTS, TR_DNN_DST};
+static const int written[] = {[TR_DNN_FORWARD] = 2, [TR_DNN_BACKWARD_DATA] = 0, [TR_DNN_BACKWARD_WEIGHTS] = 1};
+
+typedef struct conv {
+    tr_dnn_direction direction;
+    const tr_arg *t[3];   /* src, weights, dst */
+    const tr_arg *bias;
+    tr_dtype dtype;
+} conv;
+
+static tr__dnn_key key_of(const tr_kernel_call *c, const conv *v) {
+    tr__dnn_key k;
+    memset(&k, 0, sizeof k);
+    k.op = (uint16_t) c->op;
+    k.dtype = (uint8_t) v->dtype;
+    k.flags = v->bias != NULL;
+    k.threads = c->ctx->threads;
+    int n = 0;
+    for (int i = 0; i < 7; i++)
+        k.v[n++] = c->attrs[i];
+    for (int i = 0; i < 3; i++) {
+        const tr_meta *m = v->t[i]->meta;
+        for (int d = i == 2 ? 2 : 0; d < 4; d++) // of dst the first two are known
+            k.v[n++] = m->shape[d];
+        for (int d = 0; d < 4; d++)
+            k.v[n++] = m->strides[d];
+    }
+    return k;
+}
+
+static tr_dnn_conv_spec spec_of(const tr_kernel_call *c, const conv *v) {
+    const int64_t *a = c->attrs, *x = v->t[0]->meta->shape, *w = v->t[1]->meta->shape, *y = v->t[2]->meta->shape;
+    return (tr_dnn_conv_spec) {.direction = v->direction, .dtype = v->dtype, .n = x[0], .ci = x[1], .h = x[2], .w = x[3], .co = y[1],
+                               .kh = w[2], .kw = w[3], .oh = y[2], .ow = y[3], .stride = {a[0], a[1]}, .padding = {a[2], a[3]},
+                               .dilation = {a[4], a[5]}, .groups = a[6], .bias = v->bias != NULL, .threads = c->ctx->threads};
+}
+
+/* A reorder between a tensor's layout and the op's, if they differ. */
+static tr_status connect(const tr_kernel_call *c, const conv *v, tr__dnn_entry *e, int i) {
+    tr_dnn_layout *own;
+    const tr_dnn_layout *theirs = tr_dnn_op_layout(e->op, ports[i]);
+    if (i == 1)
+        TR_TRY(tr_dnn_layout_create_weights(v->t[i]->meta, c->attrs[6], &own));
+    else
+        TR_TRY(tr_dnn_layout_create(v->t[i]->meta, &own));
+    tr_status s = TR_OK;
+    if (!tr_dnn_layout_equal(own, theirs)) {
+        bool out = written[v->direction] == i;
+        s = tr_dnn_reorder_create(out ? theirs : own, out ? own : theirs, c->ctx->threads, &e->reorders[i]);
+    }
+    tr_dnn_layout_destroy(own);
+    return s;
+}
+
+static tr_status compile(const tr_kernel_call *c, const conv *v, tr__dnn_entry *e) {
+    tr_dnn_conv_spec spec = spec_of(c, v);
+    TR_TRY(tr_dnn_conv_create(&spec, &e->op));
+    for (int i = 0; i < 3; i++)
+        TR_TRY(connect(c, v, e, i));
+    return TR_OK;
+}
+
+static tr_status run_op(const tr_kernel_call *c, tr_dnn_op *op, void *const *data) {
+    void *scratch = NULL;
+    if (tr_dnn_op_scratch(op) && !(scratch = tr__scratch(c, tr_dnn_op_scratch(op))))
+        return TR_E_NOMEM;
+    return tr_dnn_op_run(op, data, scratch);
+}
+
+static tr_status run_reorder(const tr_kernel_call *c, tr_dnn_op *op, void *from, void *to) {
+    void *data[TR_DNN_PORTS] = {[TR_DNN_SRC] = from, [TR_DNN_DST] = to};
+    return run_op(c, op, data);
+}
+
+static tr_status run(const tr_kernel_call *c, const conv *v, tr__dnn_entry *e) {
+    void *data[TR_DNN_PORTS] = {NULL};
+    int out = written[v->direction];
+    for (int i = 0; i < 3; i++) {
+        data[ports[i]] = v->t[i]->data;
+        if (!e->reorders[i])
+            continue;
+        data[ports[i]] = tr__scratch(c, tr_dnn_layout_bytes(tr_dnn_op_layout(e->op, ports[i])));
+        if (!data[ports[i]])
+            return TR_E_NOMEM;
+        if (i != out)
+            TR_TRY(run_reorder(c, e->reorders[i], v->t[i]->data, data[ports[i]]));
+    }
+    if (v->bias) {
+        const void *b;
+        TR_TRY(tr__dense_in(c, v->bias, v->dtype, &b));
+        data[TR_DNN_BIAS] = (void *) b;
+    }
+    TR_TRY(run_op(c, e->op, data));
+    return e->reorders[out] ? run_reorder(c, e->reorders[out], data[ports[out]], v->t[out]->data) : TR_OK;
+}
+
+/* An operand of the convolution's dtype with strides that the library can describe. */
+static tr_status settle(const tr_kernel_call *c, conv *v, int i, tr_arg *arg, tr_meta *m) {
+    const tr_arg *x = v->t[i];
+    tr_dnn_layout *l;
+    if (x->meta->dtype == v->dtype && tr_dnn_layout_create(x->meta, &l) == TR_OK) {
+        tr_dnn_layout_destroy(l);
+        return TR_OK;
+    }
+    const void *p;
+    TR_TRY(tr__dense_in(c, x, v->dtype, &p));
+    tr__meta_make(m, v->dtype, 4, x->meta->shape, NULL);
+    *arg = (tr_arg) {(void *) p, m, {0}};
+    v->t[i] = arg;
+    return TR_OK;
+}
+
+static tr_status convolve(const tr_kernel_call *c, conv v, tr_status (*plain)(const tr_kernel_call *)) {
+    v.dtype = (tr_dtype) c->out[0].meta->dtype;
+    int out = written[v.direction];
+    bool empty = false;
+    for (int i = 0; i < 3; i++)
+        empty |= v.t[i]->meta->numel == 0;
+    if (empty || (v.dtype != TR_F32 && v.dtype != TR_BF16) || !v.t[out]->meta->dense)
+        return plain(c);
+    tr_arg args[3];
+    tr_meta metas[3];
+    for (int i = 0; i < 3; i++)
+        if (i != out)
+            TR_TRY(settle(c, &v, i, &args[i], &metas[i]));
+    tr__dnn_key key = key_of(c, &v);
+    tr__dnn_entry *e = tr__dnn_find(&key);
+    if (!e)
+        return TR_FAIL(TR_E_NOMEM, "no memory for compiled operations");
+    if (!e->op && !e->refused) {
+        tr_status s = compile(c, &v, e);
+        if (s == TR_E_NOMEM)
+            return s;
+        e->refused = s != TR_OK;
+    }
+    return e->refused ? plain(c) : run(c, &v, e);
+}
+
 TR__KERNEL(conv2d) {
-    return tr__plain_conv(c);
+    conv v = {TR_DNN_FORWARD, {&c->in[0], &c->in[1], &c->out[0]}, tr__absent(&c->in[2]) ? NULL : &c->in[2], TR_F32};
+    return convolve(c, v, tr__plain_conv);
 }
 TR__KERNEL(conv2d_backward_data) {
-    return tr__plain_conv_data(c);
+    conv v = {TR_DNN_BACKWARD_DATA, {&c->out[0], &c->in[1], &c->in[0]}, NULL, TR_F32};
+    return convolve(c, v, tr__plain_conv_data);
 }
 TR__KERNEL(conv2d_backward_weights) {
-    return tr__plain_conv_weights(c);
+    conv v = {TR_DNN_BACKWARD_WEIGHTS, {&c->in[1], &c->out[0], &c->in[0]}, NULL, TR_F32};
+    return convolve(c, v, tr__plain_conv_weights);
 }

@@ -1,15 +1,235 @@
-/* matmul.c - mm, bmm, addmm, baddbmm. */
+/* matmul.c - mm, bmm, addmm, baddbmm.
+ *
+ * In float32 and bfloat16 through oneDNN: a shape seen for the first time through its shape-generic dnnl_sgemm, which
+ * compiles nothing; one that returns, through a primitive of its own. Operands are taken with their strides where the
+ * library can (one of the last two steps is 1), else packed. Everything else is plain.c's. */
+#include "exec/dnn/cache.h"
 #include "exec/dnn/plain.h"
 
+#include <oneapi/dnnl/dnnl.h>
+
+/* An operand as the library takes it: [batch, rows, columns]. */
+typedef struct matrix {
+    const char *data;
+    int64_t batch, rows, columns;
+    int64_t batch_step, row_step, column_step;
+} matrix;
+
+typedef struct product {
+    matrix a, b;
+    char *y;
+    int64_t batch, m, n, k;
+    tr_dtype dtype;
+    const void *bias;     /* [n]; NULL */
+    float alpha, beta;    /* beta: of what y holds already */
+} product;
+
+static matrix view(const tr_arg *x) {
+    const tr_meta *m = x->meta;
+    int r = m->ndim - 2;
+    matrix v = {x->data, r ? m->shape[0] : 1, m->shape[r], m->shape[r + 1], r ? m->strides[0] : 0, m->strides[r], m->strides[r + 1]};
+    // Steps of dimensions of 1 mean nothing: give them what a dense tensor would have.
+    if (v.rows == 1)
+        v.row_step = v.column_step == 1 || v.columns == 1 ? v.columns : 1;
+    if (v.columns == 1)
+        v.column_step = v.row_step == 1 && v.rows > 1 ? v.rows : 1;
+    if (v.batch > 1 && v.batch_step == 0)
+        v.batch = 1; // broadcast by the library
+    if (v.batch == 1)
+        v.batch_step = v.rows * v.columns * tr__max(1, tr__max(v.row_step, v.column_step));
+    return v;
+}
+
+static bool is_taken(const matrix *v) {
+    bool rows = v->column_step == 1 && v->row_step >= v->columns, columns = v->row_step == 1 && v->column_step >= v->rows;
+    int64_t last = (v->rows - 1) * v->row_step + (v->columns - 1) * v->column_step + 1;
+    return (rows || columns) && (v->batch == 1 || v->batch_step >= last || v->batch_step > 0);
+}
+
+static tr_status take(const tr_kernel_call *c, const tr_arg *x, tr_dtype dtype, matrix *out) {
+    *out = view(x);
+    if (x->meta->dtype == dtype && is_taken(out))
+        return TR_OK;
+    const void *p;
+    TR_TRY(tr__dense_in(c, x, dtype, &p));
+    int64_t batch = x->meta->ndim == 3 ? x->meta->shape[0] : 1;
+    *out = (matrix) {p, batch, out->rows, out->columns, out->rows * out->columns, out->columns, 1};
+    return TR_OK;
+}
+
+/* ------------------------------------------------------------------------------------------ dnnl_sgemm */
+
+static void sgemm_range(void *env, int64_t begin, int64_t end, int thread) {
+    const product *p = env;
+    bool ta = p->a.column_step != 1, tb = p->b.column_step != 1;
+    for (int64_t i = begin; i < end; i++) {
+        const float *a = (const float *) p->a.data + (p->a.batch == 1 ? 0 : i * p->a.batch_step);
+        const float *b = (const float *) p->b.data + (p->b.batch == 1 ? 0 : i * p->b.batch_step);
+        dnnl_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', p->m, p->n, p->k, p->alpha, a, ta ? p->a.column_step : p->a.row_step, b,
+                   tb ? p->b.column_step : p->b.row_step, p->beta, (float *) p->y + i * p->m * p->n, p->n);
+    }
+}
+
+/* Many small products: one to a thread; else the library's threads share each. */
+static void run_sgemm(const tr_kernel_call *c, const product *p) {
+    int64_t work = p->m * p->n * p->k;
+    if (p->batch >= 2 * c->ctx->threads && p->m * p->n < 512 * 512)
+        tr__parallel(c->ctx, p->batch, tr__max(1, 8 * TR__GRAIN / tr__max(1, work)), sgemm_range, (void *) p);
+    else
+        sgemm_range((void *) p, 0, p->batch, 0);
+}
+
+static void add_bias_range(void *env, int64_t begin, int64_t end, int thread) {
+    const product *p = env;
+    const float *b = p->bias;
+    for (int64_t i = begin; i < end; i++)
+        memcpy((float *) p->y + i * p->n, b, (size_t) p->n * sizeof *b);
+}
+
+/* ------------------------------------------------------------------------------------------ primitives */
+
+static tr_status layout_of(const matrix *v, bool batched, tr_dtype dtype, tr_dnn_layout **out) {
+    int64_t shape[] = {v->batch, v->rows, v->columns}, strides[] = {v->batch_step, v->row_step, v->column_step};
+    tr_meta m;
+    int skip = batched ? 0 : 1;
+    tr__meta_make(&m, dtype, 3 - skip, shape + skip, strides + skip);
+    return tr_dnn_layout_create(&m, out);
+}
+
+static tr_status compile(const product *p, int threads, tr_dnn_op **out) {
+    bool batched = p->batch > 1;
+    matrix y = {p->y, p->batch, p->m, p->n, p->m * p->n, p->n, 1};
+    tr_dnn_matmul_spec s = {.dtype = p->dtype, .batch = batched ? p->batch : 0, .src_batch = p->a.batch, .weights_batch = p->b.batch,
+                            .m = p->m, .n = p->n, .k = p->k, .bias = p->bias, .threads = threads};
+    if (p->alpha != 1)
+        s.posts[s.n_posts++] = (tr_dnn_post) {.kind = TR_DNN_POST_LINEAR, .a = p->alpha};
+    if (p->beta != 0)
+        s.posts[s.n_posts++] = (tr_dnn_post) {.kind = TR_DNN_POST_SUM, .a = p->beta};
+    tr_dnn_layout *l[3] = {NULL};
+    tr_status status = layout_of(&p->a, batched, p->dtype, &l[0]);
+    if (status == TR_OK)
+        status = layout_of(&p->b, batched, p->dtype, &l[1]);
+    if (status == TR_OK)
+        status = layout_of(&y, batched, p->dtype, &l[2]);
+    s.src = l[0];
+    s.weights = l[1];
+    s.dst = l[2];
+    if (status == TR_OK)
+        status = tr_dnn_matmul_create(&s, out);
+    for (int i = 0; i < 3; i++)
+        tr_dnn_layout_destroy(l[i]);
+    return status;
+}
+
+static tr__dnn_key key_of(const product *p, int threads) {
+    tr__dnn_key k;
+    memset(&k, 0, sizeof k);
+    k.op = TR_OP_mm;
+    k.dtype = (uint8_t) p->dtype;
+    k.flags = p->bias != NULL;
+    k.threads = threads;
+    k.a = p->alpha;
+    k.b = p->beta;
+    int64_t v[] = {p->batch, p->m, p->n, p->k, p->a.batch, p->a.batch_step, p->a.row_step, p->a.column_step, p->b.batch, p->b.batch_step,
+                   p->b.row_step, p->b.column_step};
+    memcpy(k.v, v, sizeof v);
+    return k;
+}
+
+static tr_status run_primitive(const tr_kernel_call *c, const product *p, tr_dnn_op *op) {
+    void *data[TR_DNN_PORTS] = {[TR_DNN_SRC] = (void *) p->a.data, [TR_DNN_WEIGHTS] = (void *) p->b.data,
+                                [TR_DNN_BIAS] = (void *) p->bias, [TR_DNN_DST] = p->y};
+    void *scratch = NULL;
+    if (tr_dnn_op_scratch(op) && !(scratch = tr__scratch(c, tr_dnn_op_scratch(op))))
+        return TR_E_NOMEM;
+    return tr_dnn_op_run(op, data, scratch);
+}
+
+static tr_status run(const tr_kernel_call *c, product *p, bool *done) {
+    tr__dnn_key key = key_of(p, c->ctx->threads);
+    tr__dnn_entry *e = tr__dnn_find(&key);
+    *done = true;
+    if (!e)
+        return TR_FAIL(TR_E_NOMEM, "no memory for compiled operations");
+    bool wait = p->dtype == TR_F32 && e->seen == 1;
+    if (!e->op && !e->refused && !wait) {
+        tr_status s = compile(p, c->ctx->threads, &e->op);
+        if (s == TR_E_NOMEM)
+            return s;
+        e->refused = s != TR_OK;
+    }
+    if (e->op)
+        return run_primitive(c, p, e->op);
+    if (p->dtype != TR_F32) {
+        *done = false;
+        return TR_OK;
+    }
+    if (p->bias) {
+        tr__parallel(c->ctx, p->batch * p->m, tr__max(1, TR__GRAIN / p->n), add_bias_range, p);
+        p->beta = 1;
+    }
+    run_sgemm(c, p);
+    return TR_OK;
+}
+
+/* ------------------------------------------------------------------------------------------ kernels */
+
+/* Is the added operand one row for all, so that it can be a bias? */
+static bool is_row(const tr_arg *x, int64_t n, tr_dtype dtype) {
+    const tr_meta *m = x->meta;
+    if (m->dtype != dtype || m->ndim == 0 || m->numel != n || m->shape[m->ndim - 1] != n)
+        return false;
+    return n == 1 || m->strides[m->ndim - 1] == 1;
+}
+
+static tr_status prepare_sum(const tr_kernel_call *c, product *p, const tr_arg *y) {
+    const tr_arg *input = &c->in[0];
+    p->beta = (float) tr_arg_double(&c->in[3]);
+    p->alpha = (float) tr_arg_double(&c->in[4]);
+    if (p->beta == 1 && p->alpha == 1 && is_row(input, p->n, p->dtype)) {
+        p->bias = input->data;
+        p->beta = 0;
+    } else if (p->beta != 0) {
+        return tr__copy(c->ctx, y, input);
+    }
+    return TR_OK;
+}
+
+static tr_status matmul(const tr_kernel_call *c) {
+    bool adds = c->op == TR_OP_addmm || c->op == TR_OP_baddbmm, done = false;
+    const tr_arg *a = &c->in[adds ? 1 : 0], *b = &c->in[adds ? 2 : 1], *out = &c->out[0];
+    tr_dtype dtype = (tr_dtype) out->meta->dtype;
+    int nd = out->meta->ndim;
+    product p = {.batch = nd == 3 ? out->meta->shape[0] : 1, .m = out->meta->shape[nd - 2], .n = out->meta->shape[nd - 1],
+                 .k = a->meta->shape[nd - 1], .dtype = dtype, .alpha = 1};
+    bool library = (dtype == TR_F32 || dtype == TR_BF16) && out->meta->numel > 0 && p.k > 0;
+    if (!library)
+        return tr__plain_matmul(c);
+    void *y;
+    TR_TRY(take(c, a, dtype, &p.a));
+    TR_TRY(take(c, b, dtype, &p.b));
+    TR_TRY(tr__dense_out(c, out, dtype, &y));
+    p.y = y;
+    tr_meta m;
+    tr__meta_make(&m, dtype, nd, out->meta->shape, NULL);
+    tr_arg dense = {y, &m, {0}};
+    if (adds)
+        TR_TRY(prepare_sum(c, &p, &dense));
+    TR_TRY(run(c, &p, &done));
+    if (!done)
+        return tr__plain_matmul(c);
+    return tr__dense_out_end(c, out, dtype, y);
+}
+
 TR__KERNEL(mm) {
-    return tr__plain_matmul(c);
+    return matmul(c);
 }
 TR__KERNEL(bmm) {
-    return tr__plain_matmul(c);
+    return matmul(c);
 }
 TR__KERNEL(addmm) {
-    return tr__plain_matmul(c);
+    return matmul(c);
 }
 TR__KERNEL(baddbmm) {
-    return tr__plain_matmul(c);
+    return matmul(c);
 }

@@ -295,8 +295,7 @@ static bool keeps_float(int op, int k) {
         case TR_OP_hardtanh:
         case TR_OP_lerp:
         case TR_OP_addcmul:
-        case TR_OP_addcdiv:
-        case TR_OP_masked_scale: return true;
+        case TR_OP_addcdiv: return true;
         default: return false;
     }
 }

@@ -53,7 +53,7 @@ enum { MAXIMIZE = 1, NESTEROV = 2, FIRST = 4, DECOUPLED = 8 };
         const double bias1 = 1 - pow(u->a[1], u->a[5]), bias2 = 1 - pow(u->a[2], u->a[5]);       \
         const T w1 = (T) (1 - u->a[1]), b2 = (T) u->a[2], w2 = (T) (1 - u->a[2]), eps = (T) u->a[3]; \
         const T decay = (T) u->a[4], keep = (T) (1 - u->a[0] * u->a[4]);                         \
-        const T root = (T) (1 / sqrt_double(bias2)), size = (T) (-u->a[0] / bias1);              \
+        const T root = (T) sqrt_double(bias2), size = (T) (-u->a[0] / bias1);                    \
         const bool maximize = u->flags & MAXIMIZE, decoupled = u->flags & DECOUPLED;             \
         _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                             \
             T d = maximize ? -g[i] : g[i], x = p[i];                                             \
@@ -64,12 +64,12 @@ enum { MAXIMIZE = 1, NESTEROV = 2, FIRST = 4, DECOUPLED = 8 };
                     d = FMA_##T(x, decay, d);                                                    \
             }                                                                                    \
             T mi = LERP(T, m[i], d, w1);                                                         \
-            T vi = v[i] * b2 + w2 * d * d;                                                       \
+            T vi = FMA_##T(w2 * d, d, v[i] * b2);                                                \
             m[i] = mi;                                                                           \
             v[i] = vi;                                                                           \
             if (vm)                                                                              \
                 vi = vm[i] = vm[i] > vi ? vm[i] : vi;                                            \
-            T denominator = sqrt(vi) * root + eps;                                               \
+            T denominator = sqrt(vi) / root + eps;                                               \
             p[i] = x + size * mi / denominator;                                                  \
         }                                                                                        \
     }
@@ -86,13 +86,13 @@ enum { MAXIMIZE = 1, NESTEROV = 2, FIRST = 4, DECOUPLED = 8 };
             T d = maximize ? -g[i] : g[i];                                                       \
             if (decay != 0)                                                                      \
                 d = FMA_##T(p[i], decay, d);                                                     \
-            T vi = v[i] * alpha + rest * d * d;                                                  \
+            T vi = FMA_##T(rest * d, d, v[i] * alpha);                                           \
             v[i] = vi;                                                                           \
             T mean = vi;                                                                         \
             if (a) {                                                                             \
                 T ai = LERP(T, a[i], d, rest);                                                   \
                 a[i] = ai;                                                                       \
-                mean = vi - ai * ai;                                                             \
+                mean = FMA_##T(-ai, ai, vi);                                                     \
             }                                                                                    \
             T average = sqrt(mean) + eps;                                                        \
             if (momentum > 0) {                                                                  \

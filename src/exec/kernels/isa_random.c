@@ -141,26 +141,41 @@ static tr_status fill_in_order(const tr_kernel_call *c, tr_generator *g, draw *d
 
 /* ------------------------------------------------------------------------------------------ uniform */
 
+#if TR_ISA_LEVEL >= 3
+#define SCALE_F(x, size, from) __builtin_fmaf(x, size, from)
+#define SCALE_D(x, size, from) __builtin_fma(x, size, from)
+#else
+#define SCALE_F(x, size, from) ((x) * (size) + (from))
+#define SCALE_D(x, size, from) ((x) * (size) + (from))
+#endif
+
+/* Rounding may reach the end, which is left out: PyTorch puts the beginning in its place. */
 static void uniform_float(void *env, int64_t begin, int64_t end, int thread) {
     const draw *d = env;
     float *y = (float *) d->y + d->first;
-    const float from = (float) d->a, size = (float) d->b - (float) d->a;
-    _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++)
-        y[i] = to_float(d->words[i]) * size + from;
+    const float from = (float) d->a, to = (float) d->b, size = to - from;
+    _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {
+        float v = SCALE_F(to_float(d->words[i]), size, from);
+        y[i] = v == to ? from : v;
+    }
 }
 static void uniform_double(void *env, int64_t begin, int64_t end, int thread) {
     const draw *d = env;
     double *y = (double *) d->y + d->first;
-    _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++)
-        y[i] = to_double(d->words + 2 * i) * (d->b - d->a) + d->a;
+    _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {
+        double v = SCALE_D(to_double(d->words + 2 * i), d->b - d->a, d->a);
+        y[i] = v == d->b ? d->a : v;
+    }
 }
-/* bfloat16 takes 8 bits of a word. */
 static void uniform_bf16(void *env, int64_t begin, int64_t end, int thread) {
     const draw *d = env;
     float *y = (float *) d->y + d->first;
-    const float from = (float) d->a, size = (float) d->b - (float) d->a;
-    for (int64_t i = begin; i < end; i++)
-        y[i] = (float) (d->words[i] & 0xff) * 0x1p-8f * size + from;
+    const float from = (float) d->a, to = (float) d->b, size = to - from;
+    const uint16_t last = tr__f32_to_bf16(to);
+    _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {
+        float v = SCALE_F(to_float(d->words[i]), size, from);
+        y[i] = tr__f32_to_bf16(v) == last ? from : v;
+    }
 }
 
 TR__ISA_KERNEL(uniform_) {
@@ -214,9 +229,9 @@ static void normal_blocks_double(void *env, int64_t begin, int64_t end, int thre
 static tr_status fill_normal(const tr_kernel_call *c, tr_generator *g, double mean, double std) {
     tr_dtype t = (tr_dtype) c->in[0].meta->dtype, wide = t == TR_F64 ? TR_F64 : TR_F32;
     int64_t n = c->in[0].meta->numel;
-    draw u = {.a = 0, .b = 1, .per = t == TR_F64 ? 2 : 1, .fn = t == TR_F64 ? uniform_double : t == TR_BF16 ? uniform_bf16 : uniform_float};
+    draw u = {.a = 0, .b = 1, .per = t == TR_F64 ? 2 : 1, .fn = t == TR_F64 ? uniform_double : uniform_float};
     TR_TRY(tr__dense_out(c, &c->in[0], wide, &u.y));
-    TR_TRY(draw_each(c, g, &u, n));
+    TR_TRY(draw_each(c, g, &u, t == TR_BF16 ? n / 16 * 16 : n)); // bfloat16 draws whole blocks only
     draw d = {.a = mean, .b = std, .y = u.y};
     tr__parallel(c->ctx, n / 16, TR__GRAIN / 64, wide == TR_F64 ? normal_blocks_double : normal_blocks_float, &d);
     if (n % 16) { // the tail draws the last 16 again
@@ -290,7 +305,7 @@ TR__ISA_KERNEL(_random_) {
         return TR_FAIL(TR_E_RUNTIME, "random_ expects 'from' to be less than 'to'");
     TR_TRY(tr__dense_out(c, &view, TR_I64, &p));
     for (int64_t i = 0; i < m.numel; i++)
-        ((uint64_t *) p)[i] = (size >= 1ull << 32 ? draw_word64(g) : draw_word(g)) % size + from;
+        ((uint64_t *) p)[i] = (size >= 1ull << 28 ? draw_word64(g) : draw_word(g)) % size + from;
     return tr__dense_out_end(c, &view, TR_I64, p);
 }
 
@@ -443,7 +458,7 @@ TR__ISA_KERNEL(_dropout) {
         TR_TRY(tr__dense_out_end(c, &view, TR_BOOL, d.y));
     }
     tr__meta_make(&k, TR_F64, 0, NULL, NULL);
-    double scale = keep > 0 ? 1 / keep : 0;
+    double scale = keep <= 0 ? 0 : in->meta->dtype == TR_F64 ? 1 / keep : 1.0f / (float) keep;
     tr_ew_program p = {.n_steps = 1, .n_args = 4};
     p.steps[0] = (tr_ew_step) {.op = TR_OP_masked_scale,
                                .cdtype = in->meta->dtype,

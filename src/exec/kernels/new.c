@@ -1,9 +1,22 @@
 /* new.c - tensors made from numbers. */
 #include "exec/kernels/kernels.h"
 
+#include <math.h>
+
 TR__KERNEL(_full) {
     const tr_arg *v = &c->in[0];
     return tr__fill(c->ctx, &c->out[0], v->meta->dtype == TR_F64 ? TR_F64 : TR_I64, v->at);
+}
+
+/* PyTorch counts in vectors of 32 bytes, from a base that is rounded to the type: 1.6 may come out as 1.5999999. */
+static double arange_at(double start, double step, int64_t i, int64_t n, tr_dtype dtype) {
+    int64_t lanes = dtype == TR_F64 ? 4 : dtype == TR_F32 ? 8 : 16, base = i / lanes * lanes;
+    if (base + lanes > n || i == base)
+        return fma(step, (double) i, start);
+    double from = fma(step, (double) base, start);
+    if (dtype == TR_F32)
+        from = (float) from;
+    return fma(step, (double) (i - base), from);
 }
 
 TR__KERNEL(_arange) {
@@ -16,7 +29,7 @@ TR__KERNEL(_arange) {
     int64_t first = tr_arg_int(&c->in[0]), by = tr_arg_int(&c->in[1]);
     for (int64_t i = 0; i < n; i++) {
         if (real)
-            ((double *) p)[i] = start + step * (double) i;
+            ((double *) p)[i] = arange_at(start, step, i, n, (tr_dtype) out->meta->dtype);
         else
             ((int64_t *) p)[i] = first + by * i;
     }
@@ -36,9 +49,9 @@ TR__KERNEL(_linspace) {
     for (int64_t i = 0; i < n; i++) {
         bool low = i < n / 2 || n == 1;
         if (wide == TR_F32)
-            ((float *) p)[i] = low ? (float) start + fstep * (float) i : (float) end - fstep * (float) (n - i - 1);
+            ((float *) p)[i] = low ? fmaf(fstep, (float) i, (float) start) : fmaf(-fstep, (float) (n - i - 1), (float) end);
         else
-            ((double *) p)[i] = low ? start + step * (double) i : end - step * (double) (n - i - 1);
+            ((double *) p)[i] = low ? fma(step, (double) i, start) : fma(-step, (double) (n - i - 1), end);
     }
     return tr__dense_out_end(c, out, wide, p);
 }

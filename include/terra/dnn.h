@@ -1,0 +1,118 @@
+/* dnn.h - oneDNN's convolutions, matrix products and reorders, as objects that a plan can hold.
+ *
+ *   layout  how a tensor lies in memory: plain strides, or one of the library's blocked formats. Opaque, immutable.
+ *   op      a primitive, compiled for shapes, layouts, post-ops and a number of threads, with its memory objects. Its ports
+ *           are named for the forward operation: a backward-data convolution reads DST and WEIGHTS and writes SRC, a
+ *           backward-weights one reads SRC and DST and writes WEIGHTS (and BIAS).
+ *
+ * A spec that leaves a layout NULL lets the library choose; tr_dnn_op_layout then tells what it chose, and tr_dnn_reorder
+ * gets tensors there. A blocked layout may be bigger than its tensor: tr_dnn_layout_bytes; its padding must be zero, which
+ * reorders and the library's own results see to.
+ *
+ * An op may be created by any thread (the compile thread sets its OpenMP team size first, see `threads`), and is run by one
+ * thread at a time: an executor's. Everything returns a status; nothing throws; what the library refuses is TR_E_NOTIMPL.
+ * An op that would run a reference implementation is refused too, unless `slow` is set: those are a thousand times slower. */
+#ifndef TERRA_DNN_H
+#define TERRA_DNN_H
+
+#include "terra/op.h"
+
+typedef struct tr_dnn_layout tr_dnn_layout;
+typedef struct tr_dnn_op tr_dnn_op;
+
+/* ---- layouts ---- new ones are the caller's */
+
+/* Of a strided tensor. Strides of dimensions longer than 1 must be positive and not overlap (TR_E_NOTIMPL). */
+TR_API tr_status tr_dnn_layout_create(const tr_meta *meta, tr_dnn_layout **out);
+/* Of a convolution's weights [CO, CI / groups, KH, KW], which the library wants as five dimensions when groups > 1. */
+TR_API tr_status tr_dnn_layout_create_weights(const tr_meta *meta, int64_t groups, tr_dnn_layout **out);
+TR_API tr_status tr_dnn_layout_clone(const tr_dnn_layout *layout, tr_dnn_layout **out);
+TR_API void tr_dnn_layout_destroy(tr_dnn_layout *layout);
+TR_API bool tr_dnn_layout_equal(const tr_dnn_layout *a, const tr_dnn_layout *b);
+TR_API size_t tr_dnn_layout_bytes(const tr_dnn_layout *layout);
+/* Is it plain strides (then our own kernels can work on it)? */
+TR_API bool tr_dnn_layout_is_plain(const tr_dnn_layout *layout);
+/* A blocked layout as our kernels see it: the elements lie densely in [outer dims..., inner blocks], which is a shape and
+ * strides of up to 2 * TR_MAX_DIMS dimensions. Elementwise work over equal layouts needs no more than the bytes. */
+TR_API const char *tr_dnn_layout_print(const tr_dnn_layout *layout, char *text, size_t size); /* "f32 16x64:aBcd16b" */
+
+/* ---- ops ---- */
+
+typedef enum tr_dnn_port {
+    TR_DNN_SRC,
+    TR_DNN_WEIGHTS,
+    TR_DNN_BIAS,
+    TR_DNN_DST,
+    TR_DNN_OTHER0, /* second operands of binary post-ops, in their order */
+    TR_DNN_OTHER1,
+    TR_DNN_OTHER2,
+    TR_DNN_OTHER3,
+    TR_DNN_PORTS,
+} tr_dnn_port;
+
+/* What happens to the result before it is stored, in order. */
+typedef enum tr_dnn_post_kind {
+    TR_DNN_POST_SUM,       /* + a * what DST held */
+    TR_DNN_POST_LINEAR,    /* a * x + b */
+    TR_DNN_POST_RELU,
+    TR_DNN_POST_GELU,      /* erf */
+    TR_DNN_POST_GELU_TANH,
+    TR_DNN_POST_ADD,       /* + the tensor at the next OTHER port, broadcast over dimensions of 1 */
+    TR_DNN_POST_MUL,
+} tr_dnn_post_kind;
+
+typedef struct tr_dnn_post {
+    tr_dnn_post_kind kind;
+    float a, b;
+    const tr_dnn_layout *other; /* ADD, MUL; borrowed while creating */
+} tr_dnn_post;
+enum { TR_DNN_MAX_POSTS = 4 };
+
+typedef enum tr_dnn_direction {
+    TR_DNN_FORWARD,
+    TR_DNN_BACKWARD_DATA,
+    TR_DNN_BACKWARD_WEIGHTS,
+} tr_dnn_direction;
+
+/* Layouts NULL: the library's choice. Borrowed while creating. dtype is that of src, weights and dst (F32 or BF16). */
+typedef struct tr_dnn_conv_spec {
+    tr_dnn_direction direction;
+    tr_dtype dtype;
+    int64_t n, ci, h, w, co, kh, kw, oh, ow;
+    int64_t stride[2], padding[2], dilation[2], groups;
+    bool bias;
+    bool slow;
+    int n_posts;
+    int threads;
+    tr_dnn_post posts[TR_DNN_MAX_POSTS];
+    const tr_dnn_layout *src, *weights, *dst;
+} tr_dnn_conv_spec;
+
+/* dst [batch, m, n] = src [batch, m, k] * weights [batch, k, n]; batch 0: two dimensions. Batches of 1 are broadcast. */
+typedef struct tr_dnn_matmul_spec {
+    tr_dtype dtype;
+    int64_t batch, src_batch, weights_batch, m, n, k;
+    bool bias;          /* [n], F32 or as dtype */
+    bool bias_f32;
+    bool slow;
+    int n_posts;
+    int threads;
+    tr_dnn_post posts[TR_DNN_MAX_POSTS];
+    const tr_dnn_layout *src, *weights, *dst;
+} tr_dnn_matmul_spec;
+
+TR_API tr_status tr_dnn_conv_create(const tr_dnn_conv_spec *spec, tr_dnn_op **out);
+TR_API tr_status tr_dnn_matmul_create(const tr_dnn_matmul_spec *spec, tr_dnn_op **out);
+/* SRC to DST, in another layout or another float dtype. */
+TR_API tr_status tr_dnn_reorder_create(const tr_dnn_layout *from, const tr_dnn_layout *to, int threads, tr_dnn_op **out);
+TR_API void tr_dnn_op_destroy(tr_dnn_op *op);
+
+/* The layout of a port; NULL: no such port. Borrowed. */
+TR_API const tr_dnn_layout *tr_dnn_op_layout(const tr_dnn_op *op, tr_dnn_port port);
+TR_API size_t tr_dnn_op_scratch(const tr_dnn_op *op); /* bytes */
+TR_API const char *tr_dnn_op_impl(const tr_dnn_op *op); /* "brg:avx512_core" */
+
+/* Runs on the calling thread and its team. data[port] for the op's ports; scratch of tr_dnn_op_scratch bytes, 64-aligned. */
+TR_API tr_status tr_dnn_op_run(tr_dnn_op *op, void *const data[TR_DNN_PORTS], void *scratch);
+
+#endif

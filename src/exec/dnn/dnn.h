@@ -1,0 +1,31 @@
+/* dnn.h - between the files that call oneDNN: its status as ours, the engine, this thread's stream. */
+#ifndef TERRA_EXEC_DNN_H
+#define TERRA_EXEC_DNN_H
+
+#include "terra/dnn.h"
+
+#include <oneapi/dnnl/dnnl.h>
+
+struct tr_dnn_layout {
+    dnnl_memory_desc_t md;
+};
+
+tr_status tr__dnn_fail(dnnl_status_t status, const char *what);
+#define TR__DNN(what, expr)                          \
+    do {                                             \
+        dnnl_status_t dnn_status_ = (expr);          \
+        if (TR_UNLIKELY(dnn_status_ != dnnl_success)) \
+            return tr__dnn_fail(dnn_status_, what);  \
+    } while (0)
+
+/* One CPU engine for the process; a stream for each thread, destroyed with it. */
+tr_status tr__dnn_engine(dnnl_engine_t *engine);
+tr_status tr__dnn_stream(dnnl_stream_t *stream);
+/* The library keys and runs primitives by this thread's team size. */
+void tr__dnn_set_threads(int threads);
+
+dnnl_data_type_t tr__dnn_type(tr_dtype dtype);
+/* A layout that takes over `md`. */
+tr_status tr__dnn_layout_of(dnnl_memory_desc_t md, tr_dnn_layout **out);
+
+#endif
