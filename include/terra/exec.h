@@ -107,6 +107,10 @@ TR_API void tr_exec_fork_prepare(void);
 TR_API void tr_exec_fork_parent(void);
 TR_API void tr_exec_fork_child(void);
 
+/* For tests: see tracer.h. */
+TR_API void tr_exec_hold(bool on);
+TR_API void tr_exec_wait_until_idle(void);
+
 typedef struct tr_exec_stats {
     int64_t instructions, ops_covered, ops_single, bytes_elided, fetches, demands, starvations;
     int64_t bytes_live, bytes_peak;

@@ -8,6 +8,7 @@
 #include "terra/options.h"
 #include "terra/pool.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -139,6 +140,8 @@ static void *executor_main(void *arg) {
     tr_pool_start(r->placement, &pool);
     r->ctx.threads = pool.thread_count;
     for (;;) {
+        while (TR_UNLIKELY(atomic_load_explicit(&r->held, memory_order_acquire)))
+            sched_yield();
         size_t bytes;
         tr_msg *m = tr_ring_peek(r->ring, &bytes);
         if (m) {
@@ -151,7 +154,10 @@ static void *executor_main(void *arg) {
             serve_fetches(r, false);
         } else {
             serve_fetches(r, true);
+            // Release: pairs with tr_exec_wait_until_idle.
+            atomic_store_explicit(&r->idle, true, memory_order_release);
             idle(r);
+            atomic_store_explicit(&r->idle, false, memory_order_relaxed);
         }
     }
     tr_pool_stop(&pool);
@@ -445,6 +451,25 @@ void tr_exec_fork_prepare(void) {
 void tr_exec_fork_parent(void) {}
 void tr_exec_fork_child(void) {
     runner.placement = NULL; // not pinned beside the parent's team
+}
+
+/* ---- for tests ---- */
+
+void tr_exec_hold(bool on) {
+    // Release: pairs with the acquire in executor_main.
+    atomic_store_explicit(&runner.held, on, memory_order_release);
+}
+
+void tr_exec_wait_until_idle(void) {
+    void *token = wait_host.release ? wait_host.release() : NULL;
+    int calm = 0; // idle is also seen for a moment before the executor notices a command
+    while (runner.running && calm < 3) {
+        bool idle = tr_ring_used(runner.ring) == 0 && atomic_load_explicit(&runner.idle, memory_order_acquire) && !has_work(&runner);
+        calm = idle ? calm + 1 : 0;
+        sched_yield();
+    }
+    if (wait_host.acquire)
+        wait_host.acquire(token);
 }
 
 /* ---- to see it ---- */

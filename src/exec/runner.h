@@ -68,6 +68,9 @@ typedef struct tr_runner {
     tr_arg *args;               /* of the call being run */
     uint32_t args_size;
 
+    _Atomic bool held;          /* tests: Python stops the executor */
+    _Atomic bool idle;          /* tests: nothing is ready */
+
     _Atomic int64_t instructions, ops_covered, ops_single, bytes_elided, n_fetches, demands, starvations; /* counters */
 } tr_runner;
 

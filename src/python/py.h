@@ -100,6 +100,7 @@ int tr__py_format_dtype(const char *format, Py_ssize_t itemsize);
 
 /* ---- py_autograd.c ---- */
 int tr__py_autograd_init(PyObject *module);
+int tr__py_test_init(PyObject *module);
 PyObject *tr__py_wrap_node(tr_node *node); /* borrows; None for NULL */
 int tr__py_hooks_traverse(py_tensor *self, visitproc visit, void *arg);
 void tr__py_hooks_clear(py_tensor *self);

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_PARAMS = TR_MAX_FIXED + 3, MAX_LIST = 256 };
+enum { MAX_PARAMS = TR_MAX_FIXED + 3, MAX_LIST = 4096 };
 
 typedef struct spec {
     const tr_op_info *info;

@@ -68,8 +68,8 @@ static bool is_external(const tr_storage *s) {
     return s->shared || s->exports;
 }
 
-/* Fills in operands; the bits of the result say which were snapshots, to be released. */
-static tr_status operands(const tr_op_info *info, const tr_input *in, int n_in, tr_operand *o, uint32_t *temporary) {
+/* Fills in operands. Where one's storage is not the tensor's own, it is a snapshot, to be released. */
+static tr_status operands(const tr_op_info *info, const tr_input *in, int n_in, bool in_place, tr_operand *o) {
     for (int i = 0; i < n_in; i++) {
         tr_tensor *t = in[i].tensor;
         if (!t) {
@@ -77,19 +77,16 @@ static tr_status operands(const tr_op_info *info, const tr_input *in, int n_in, 
             continue;
         }
         o[i] = (tr_operand){t->storage, t->meta, {.i = t->offset}};
-        if (TR_UNLIKELY(is_external(t->storage)) && info->op_class != TR_CLASS_VIEW && !(i < 16 && (info->written >> i & 1))) {
-            if (i >= 32)
-                return TR_FAIL(TR_E_NOTIMPL, "%s: more than 32 operands that share memory with the outside", info->name);
+        bool written = i < 16 && ((info->written | (unsigned) in_place) >> i & 1);
+        if (TR_UNLIKELY(is_external(t->storage)) && !written)
             TR_TRY(snapshot(t, &o[i]));
-            *temporary |= 1u << i;
-        }
     }
     return TR_OK;
 }
 
-static void release_snapshots(tr_operand *o, uint32_t temporary) {
-    for (int i = 0; temporary; i++, temporary >>= 1)
-        if (temporary & 1)
+static void release_snapshots(const tr_input *in, int n_in, tr_operand *o) {
+    for (int i = 0; i < n_in; i++)
+        if (in[i].tensor && o[i].storage && o[i].storage != in[i].tensor->storage)
             tr__storage_release(o[i].storage);
 }
 
@@ -231,20 +228,16 @@ static tr_status apply(tr_op op, const tr_input *in_given, int n_in, const int64
         bool wanted = tr__tape_wanted(op, in, n_in);
         if (in_place || (info->written & 1))
             status = tr__tape_check_inplace(in[0].tensor, wanted);
-        uint32_t temporary = 0;
+        if (n_in)
+            memset(o, 0, (size_t) n_in * sizeof *o);
         if (status == TR_OK)
-            status = operands(info, in, n_in, o, &temporary);
-        if (in_place && (temporary & 1)) { // it is written: itself, not a copy
-            tr__storage_release(o[0].storage);
-            o[0] = (tr_operand){in[0].tensor->storage, in[0].tensor->meta, {.i = in[0].tensor->offset}};
-            temporary &= ~1u;
-        }
+            status = operands(info, in, n_in, in_place, o);
         tr_issue call = {.op = op, .in = o, .n_in = n_in, .attrs = a, .given = given, .in_place = in_place};
         if (status == TR_OK)
             status = tr__issue(&call);
         if (status == TR_OK)
             status = finish(op, info, in, n_in, &call, wanted, out);
-        release_snapshots(o, temporary);
+        release_snapshots(in, n_in, o);
         if (status == TR_OK && TR_UNLIKELY(in_place || info->written))
             status = settle_shared(info, in, in_place);
     }
@@ -252,14 +245,47 @@ static tr_status apply(tr_op op, const tr_input *in_given, int n_in, const int64
     return status;
 }
 
+static tr_status (*op_hook)(void *arg, tr_tensor *result);
+static void *op_hook_arg;
+
+void tr_set_op_hook(tr_status (*hook)(void *arg, tr_tensor *result), void *arg) {
+    op_hook = hook;
+    op_hook_arg = arg;
+}
+
+static tr_status call_hook(tr_op op, tr_tensor **out) {
+    tr_status (*hook)(void *, tr_tensor *) = op_hook;
+    const tr_op_info *info = tr_op_info_of(op);
+    if (info->op_class == TR_CLASS_VIEW)
+        return TR_OK;
+    op_hook = NULL;
+    tr_status status = hook(op_hook_arg, out[0]);
+    op_hook = op_hook ? op_hook : hook;
+    for (int i = 0; status != TR_OK && i < (info->n_outputs ? info->n_outputs : 1); i++) {
+        tr_tensor_release(out[i]);
+        out[i] = NULL;
+    }
+    return status;
+}
+
+void tr_hold_executor(bool on) {
+    tr_exec_hold(on);
+}
+
+void tr_wait_until_idle(void) {
+    tr_exec_wait_until_idle();
+}
+
 /* One call in 64 is timed while a path is followed: what the skeleton costs per op. */
 tr_status tr_apply(tr_op op, const tr_input *in, int n_in, const int64_t *attrs, const tr_meta *given, bool in_place,
                    tr_tensor **out) {
     static uint32_t calls;
-    if (TR_LIKELY(++calls & 63) || !tr__following())
-        return apply(op, in, n_in, attrs, given, in_place, out);
-    int64_t start = tr_now_ns();
+    bool timed = TR_UNLIKELY((++calls & 63) == 0) && tr__following();
+    int64_t start = timed ? tr_now_ns() : 0;
     tr_status status = apply(op, in, n_in, attrs, given, in_place, out);
-    tr__note_skeleton(tr_now_ns() - start, 1);
+    if (TR_UNLIKELY(timed))
+        tr__note_skeleton(tr_now_ns() - start, 1);
+    if (TR_UNLIKELY(op_hook != NULL) && status == TR_OK)
+        status = call_hook(op, out);
     return status;
 }

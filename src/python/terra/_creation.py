@@ -257,3 +257,7 @@ IntTensor = _legacy("IntTensor", _C.int32)
 ByteTensor = _legacy("ByteTensor", _C.uint8)
 BoolTensor = _legacy("BoolTensor", _C.bool)
 _LEGACY = {t.dtype: t for t in (FloatTensor, DoubleTensor, BFloat16Tensor, LongTensor, IntTensor, ByteTensor, BoolTensor)}
+
+__all__ = ["zeros", "ones", "empty", "full", "zeros_like", "ones_like", "empty_like", "full_like", "arange", "linspace", "eye",
+           "tensor", "scalar_tensor", "as_tensor", "asarray", "from_dlpack", "frombuffer", "rand", "randn", "randint", "randperm",
+           "rand_like", "randn_like", "randint_like", "normal"]

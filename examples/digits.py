@@ -1,0 +1,113 @@
+"""A convolutional network (convolution, batch norm, dropout) learns scikit-learn's handwritten digits.
+
+Runs unchanged under PyTorch (`python examples/digits.py`) and under Terra (`python -m terra examples/digits.py`).
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm import tqdm
+
+
+class Net(nn.Module):
+    def __init__(self, width=32, dropout=0.25):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, width, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, 2 * width, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(2 * width)
+        self.drop = nn.Dropout(dropout)
+        self.fc1 = nn.Linear(2 * width * 16, 64)
+        self.fc2 = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 2)
+        x = self.drop(torch.flatten(x, 1))
+        return self.fc2(self.drop(F.relu(self.fc1(x))))
+
+
+def load(test_share=0.2):
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.RandomState(0).permutation(len(images))
+    images = (images[order] / 8.0 - 1.0).astype(np.float32).reshape(-1, 1, 8, 8)
+    labels = labels[order].astype(np.int64)
+    n_test = int(len(images) * test_share)
+    to = torch.from_numpy
+    return (TensorDataset(to(images[n_test:]), to(labels[n_test:])), TensorDataset(to(images[:n_test]), to(labels[:n_test])))
+
+
+def accuracy(model, loader):
+    model.eval()
+    right = total = 0
+    with torch.no_grad():
+        for x, y in loader:
+            right += (model(x).argmax(1) == y).sum().item()
+            total += len(y)
+    model.train()
+    return right / total
+
+
+def summary(seconds, reached):
+    print(f"trained in {seconds:.1f} s; test accuracy {100 * reached:.2f} %")
+    stats = getattr(torch, "stats", None)
+    if stats is None:
+        return
+    s = stats()
+    print(f"  iterations        {s['iterations_traced']} traced, {s['iterations_coexecuted']} co-executed, {s['side_exits']} side exits")
+    if s.get("ops"):
+        print(f"  operators         {s['ops']}, {100 * s['ops_from_plans'] / s['ops']:.1f} % from plans")
+    if s.get("instructions"):
+        print(f"  instructions      {s['instructions']}, {s['ops_covered'] / s['instructions']:.2f} operators each; "
+              f"{s['bytes_elided'] / 2**20:.1f} MiB never written")
+    if s.get("skeleton_ops"):
+        print(f"  skeleton          {s['skeleton_ns'] / s['skeleton_ops']:.0f} ns per operator")
+    print(f"  executors         {s['executors']} with {s['threads']} threads; {torch.placement() if hasattr(torch, 'placement') else ''}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=0, help="stop after so many steps (0: all epochs)")
+    parser.add_argument("--losses", help="write each step's loss to this file")
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    train, test = load()
+    loader = DataLoader(train, batch_size=args.batch, shuffle=True)
+    test_loader = DataLoader(test, batch_size=len(test))
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
+    losses = []
+    start = time.perf_counter()
+    with tqdm(total=args.epochs * len(loader), unit="step") as bar:
+        for epoch in range(args.epochs):
+            for x, y in loader:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+                bar.update()
+                bar.set_postfix(epoch=epoch + 1, loss=f"{losses[-1]:.4f}")
+                if args.steps and len(losses) == args.steps:
+                    break
+            if args.steps and len(losses) == args.steps:
+                break
+    seconds = time.perf_counter() - start
+    reached = accuracy(model, test_loader)
+    if args.losses:
+        np.save(args.losses, np.array(losses))
+    summary(seconds, reached)
+
+
+if __name__ == "__main__":
+    main()

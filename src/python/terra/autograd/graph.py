@@ -1,0 +1,5 @@
+"""Nodes of the tape."""
+
+from .._C import Node
+
+__all__ = ["Node"]

@@ -1,0 +1,12 @@
+"""Gradient clipping, parameters as one vector."""
+
+from . import rnn
+from .clip_grad import clip_grad_norm, clip_grad_norm_, clip_grad_value_, get_total_norm, clip_grads_with_norm_
+from .convert_parameters import parameters_to_vector, vector_to_parameters
+
+__all__ = ["clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm",
+           "parameters_to_vector", "rnn", "vector_to_parameters"]
+
+
+def __getattr__(name):
+    raise AttributeError(f"module 'torch.nn.utils' has no attribute '{name}': not in Terra's subset yet")
