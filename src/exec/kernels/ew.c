@@ -17,6 +17,7 @@ enum {
     ROOM = 48 * 1024,     /* of a thread's registers */
     TILE_MAX = 2048,
     TILE_MIN = 64,
+    TILE_FREE = 16 * 1024, /* where no register is needed */
     LONG_ROW = 512,
 };
 
@@ -392,6 +393,13 @@ static void find_direct_stores(run *r) {
     r->n_instructions = n;
 }
 
+/* Does the value live in an argument's memory, whatever the tile? Then it needs no register. */
+static bool lives_in_memory(const run *r, const instruction *i) {
+    if (i->kind == K_LOAD)
+        return r->args[i->arg].linear && same_bits((tr_dtype) i->dtype, (tr__class) i->cls);
+    return i->direct >= 0;
+}
+
 /* Registers by linear scan over the instructions. */
 static void allocate_slots(run *r) {
     bool used[MAX_VALUES] = {false};
@@ -403,7 +411,7 @@ static void allocate_slots(run *r) {
     r->n_slots = 0;
     for (int i = 0; i < r->n_instructions; i++) {
         instruction *c = &r->code[i];
-        if (c->out >= 0) {
+        if (c->out >= 0 && !lives_in_memory(r, c)) {
             int s = 0;
             while (used[s])
                 s++;
@@ -430,7 +438,7 @@ static void cut(run *r) {
     int64_t inner = r->shape[r->ndim - 1];
     int slots = r->n_slots ? r->n_slots : 1;
     int64_t tile = (int64_t) (ROOM / ((size_t) slots * r->slot_bytes)) / 64 * 64;
-    tile = tr__max(TILE_MIN, tr__min(tile, TILE_MAX));
+    tile = r->n_slots ? tr__max(TILE_MIN, tr__min(tile, TILE_MAX)) : TILE_FREE;
     if (inner >= LONG_ROW || r->ndim == 1 || inner > tile) {
         r->rows_per_tile = 0;
         r->tile = tile;
@@ -570,7 +578,7 @@ static void run_tile(const run *r, const tile *t, place *places, char *slots) {
     int64_t inner = r->shape[r->ndim - 1];
     for (const instruction *i = r->code, *end = i + r->n_instructions; i < end; i++) {
         char *reg = NULL;
-        if (i->out >= 0)
+        if (i->out >= 0 && r->values[i->out].slot >= 0)
             reg = slots + (size_t) r->values[i->out].slot * (size_t) r->tile * r->slot_bytes;
         if (i->direct >= 0)
             reg = r->args[i->direct].data +
@@ -633,6 +641,78 @@ static void run_tiles(void *env, int64_t begin, int64_t end, int thread) {
     }
 }
 
+/* ------------------------------------------------------------------------------------------ transposing copies */
+
+/* A copy between two orders, neither conversion nor arithmetic: squares of EDGE x EDGE keep both sides in the cache. */
+enum { EDGE = 32 };
+
+typedef struct turn {
+    const run *r;
+    const argument *from, *to;
+    int other;              /* the dimension along which `from` is contiguous */
+    int64_t blocks, across; /* blocks per plane; of them, along the innermost dimension */
+    size_t size;
+} turn;
+
+#define TURN_BLOCK(T)                                                                        \
+    static void turn_block_##T(T *to, int64_t to_step, const T *from, int64_t from_step, int64_t rows, int64_t columns) { \
+        for (int64_t i = 0; i < rows; i++)                                                   \
+            for (int64_t k = 0; k < columns; k++)                                            \
+                to[i * to_step + k] = from[i + k * from_step];                               \
+    }
+TURN_BLOCK(uint8_t)
+TURN_BLOCK(uint16_t)
+TURN_BLOCK(uint32_t)
+TURN_BLOCK(uint64_t)
+
+static void turn_blocks(void *env, int64_t begin, int64_t end, int thread) {
+    const turn *t = env;
+    const run *r = t->r;
+    int inner = r->ndim - 1;
+    for (int64_t b = begin; b < end; b++) {
+        int64_t plane = b / t->blocks, at = b % t->blocks, f = 0, o = 0;
+        for (int d = inner - 1; d >= 0; d--) {
+            if (d == t->other)
+                continue;
+            f += plane % r->shape[d] * t->from->strides[d];
+            o += plane % r->shape[d] * t->to->strides[d];
+            plane /= r->shape[d];
+        }
+        int64_t row = at / t->across * EDGE, col = at % t->across * EDGE;
+        int64_t rows = tr__min(EDGE, r->shape[t->other] - row), columns = tr__min(EDGE, r->shape[inner] - col);
+        int64_t to_step = t->to->strides[t->other], from_step = t->from->strides[inner];
+        char *to = t->to->data + (o + row * to_step + col) * (int64_t) t->size;
+        const char *from = t->from->data + (f + row + col * from_step) * (int64_t) t->size;
+        switch (t->size) {
+            case 1: turn_block_uint8_t((uint8_t *) to, to_step, (const uint8_t *) from, from_step, rows, columns); break;
+            case 2: turn_block_uint16_t((uint16_t *) to, to_step, (const uint16_t *) from, from_step, rows, columns); break;
+            case 4: turn_block_uint32_t((uint32_t *) to, to_step, (const uint32_t *) from, from_step, rows, columns); break;
+            default: turn_block_uint64_t((uint64_t *) to, to_step, (const uint64_t *) from, from_step, rows, columns);
+        }
+    }
+}
+
+/* Does the program only copy, from one order of dimensions into another? Then it is done here. */
+static bool run_turn(const tr_ew_program *p, const run *r, tr_kernel_ctx *ctx, int64_t numel) {
+    const tr_ew_step *s = &p->steps[0];
+    if (p->n_steps != 1 || !is_identity(s->op) || s->in[first_operand(s->op)] < 0 || r->ndim < 2)
+        return false;
+    turn t = {.r = r, .from = &r->args[s->in[first_operand(s->op)]], .to = &r->args[s->store], .other = -1};
+    int inner = r->ndim - 1;
+    if (!t.from->data || t.from->dtype != t.to->dtype || t.to->strides[inner] != 1 || t.from->strides[inner] == 1)
+        return false;
+    for (int d = 0; d < inner; d++)
+        if (t.from->strides[d] == 1)
+            t.other = d;
+    if (t.other < 0 || r->shape[t.other] < 8 || r->shape[inner] < 8 || t.from->strides[inner] <= 0)
+        return false;
+    t.size = tr_dtype_size((tr_dtype) t.from->dtype);
+    t.across = (r->shape[inner] + EDGE - 1) / EDGE;
+    t.blocks = t.across * ((r->shape[t.other] + EDGE - 1) / EDGE);
+    tr__parallel(ctx, t.blocks * (numel / (r->shape[inner] * r->shape[t.other])), TR__GRAIN / (EDGE * EDGE), turn_blocks, &t);
+    return true;
+}
+
 tr_status tr_ew_run(const tr_ew_program *program, const tr_meta *space, const tr_arg *args, tr_kernel_ctx *ctx) {
     if (space->numel == 0)
         return TR_OK;
@@ -654,6 +734,8 @@ tr_status tr_ew_run(const tr_ew_program *program, const tr_meta *space, const tr
         if (program->steps[k].store >= 0)
             first = program->steps[k].store;
     coalesce(&r, first);
+    if (run_turn(program, &r, ctx, space->numel))
+        return TR_OK;
     compile(&r, program, args);
     find_direct_stores(&r);
     allocate_slots(&r);

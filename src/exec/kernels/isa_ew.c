@@ -370,24 +370,24 @@ UNARY_SCALARS(hardtanh, L, x < s ? s : x > v ? v : x)
     VECTOR1(atan, c, v##c##_atan(x))                                                 \
     VECTOR1(sinh, c, v##c##_sinh_any(x))                                              \
     VECTOR1(cosh, c, v##c##_cosh_any(x))                                              \
-    VECTOR1(tanh, c, v##c##_tanh(x))                                                 \
-    VECTOR1(erf, c, v##c##_erf(x))                                                   \
+    VECTOR1(tanh, c, v##c##_tanh_fast(x))                                                 \
+    VECTOR1(erf, c, v##c##_erf_fast(x))                                                   \
     VECTOR1(sigmoid, c, 1 / (1 + v##c##_exp(-x)))                                    \
     VECTOR1(silu, c, x / (1 + v##c##_exp(-x)))                                       \
     VECTOR1(logsigmoid, c, v##c##_min0(x) - v##c##_log1p(v##c##_exp(-v##c##_abs(x))))\
     VECTOR1_SCALARS(softplus, c, v##c##_select(x * s > v, x, v##c##_log1p(v##c##_exp(x * s)) / s)) \
     VECTOR1_SCALARS(elu, c, v##c##_select(x < 0, v##c##_expm1(x) * s, x))            \
-    VECTOR1(gelu_erf, c, x * K(0.5) * (1 + v##c##_erf(x * K(0.70710678118654752440)))) \
-    VECTOR1(gelu_tanh, c, K(0.5) * x * (1 + v##c##_tanh(K(0.79788456080286535588) * (x + K(0.044715) * (x * x * x))))) \
+    VECTOR1(gelu_erf, c, x * K(0.5) * (1 + v##c##_erf_fast(x * K(0.70710678118654752440)))) \
+    VECTOR1(gelu_tanh, c, K(0.5) * x * (1 + v##c##_tanh_fast(K(0.79788456080286535588) * (x + K(0.044715) * (x * x * x))))) \
     VECTOR2(atan2, c, v##c##_atan2(a, b))                                            \
     VECTOR2(pow_any, c, v##c##_pow(a, b))                                            \
     static inline v##c gelu_d_##c(v##c g, v##c x) {                                  \
-        v##c cdf = K(0.5) * (1 + v##c##_erf(x * K(0.70710678118654752440)));         \
+        v##c cdf = K(0.5) * (1 + v##c##_erf_fast(x * K(0.70710678118654752440)));         \
         v##c pdf = v##c##_exp(x * x * K(-0.5)) * K(0.39894228040143267794);          \
         return g * (cdf + x * pdf);                                                  \
     }                                                                                \
     static inline v##c gelu_tanh_d_##c(v##c g, v##c x) {                             \
-        v##c t = v##c##_tanh(K(0.79788456080286535588) * (x + K(0.044715) * (x * x * x))); \
+        v##c t = v##c##_tanh_fast(K(0.79788456080286535588) * (x + K(0.044715) * (x * x * x))); \
         v##c inner = K(0.79788456080286535588) * (1 + 3 * K(0.044715) * (x * x));    \
         return g * (K(0.5) * (1 + t) + K(0.5) * x * ((1 - t * t) * inner));          \
     }                                                                                \

@@ -240,13 +240,51 @@ typedef struct line_job {
     bool one;               /* scatter one value, at x */
 } line_job;
 
+/* One line of each, by the size of an element: T is an integer of that size. */
+#define LINES(T)                                                                                 \
+    static void gather_line_##T(const line_job *j, int64_t at, int64_t other) {                  \
+        const int64_t *i = j->i + at, n = j->index.n, step = j->index.step, far = j->index.other_step; \
+        const T *x = (const T *) j->x + other;                                                   \
+        T *y = (T *) j->y + at;                                                                  \
+        for (int64_t k = 0; k < n; k++)                                                          \
+            y[k * step] = x[i[k * step] * far];                                                  \
+    }                                                                                            \
+    static void scatter_line_##T(const line_job *j, int64_t at, int64_t other, int64_t from) {   \
+        const int64_t *i = j->i + at, n = j->index.n, step = j->index.step, far = j->index.other_step; \
+        const T *x = (const T *) j->x + (j->one ? 0 : from);                                     \
+        const int64_t near = j->one ? 0 : j->src.other_step;                                     \
+        T *y = (T *) j->y + other;                                                               \
+        for (int64_t k = 0; k < n; k++)                                                          \
+            y[i[k * step] * far] = x[k * near];                                                  \
+    }
+#define ADD_LINE(T)                                                                              \
+    static void add_line_##T(const line_job *j, int64_t at, int64_t other, int64_t from) {       \
+        const int64_t *i = j->i + at, n = j->index.n, step = j->index.step, far = j->index.other_step; \
+        const int64_t near = j->src.other_step;                                                  \
+        const T *x = (const T *) j->x + from;                                                    \
+        T *y = (T *) j->y + other;                                                               \
+        for (int64_t k = 0; k < n; k++)                                                          \
+            y[i[k * step] * far] += x[k * near];                                                 \
+    }
+LINES(uint8_t)
+LINES(uint16_t)
+LINES(uint32_t)
+LINES(uint64_t)
+ADD_LINE(float)
+ADD_LINE(double)
+ADD_LINE(uint64_t)
+
 static void gather_lines(void *env, int64_t begin, int64_t end, int thread) {
     const line_job *j = env;
     for (int64_t k = begin; k < end; k++) {
         int64_t at, other;
         line_at(&j->index, k, &at, &other);
-        for (int64_t n = 0; n < j->index.n; n++, at += j->index.step)
-            move(j->y + (size_t) at * j->size, j->x + (size_t) (other + j->i[at] * j->index.other_step) * j->size, j->size);
+        switch (j->size) {
+            case 1: gather_line_uint8_t(j, at, other); break;
+            case 2: gather_line_uint16_t(j, at, other); break;
+            case 4: gather_line_uint32_t(j, at, other); break;
+            default: gather_line_uint64_t(j, at, other);
+        }
     }
 }
 
@@ -256,9 +294,12 @@ static void scatter_lines(void *env, int64_t begin, int64_t end, int thread) {
         int64_t at, other, again, from;
         line_at(&j->index, k, &at, &other);
         line_at(&j->src, k, &again, &from);
-        for (int64_t n = 0; n < j->index.n; n++, at += j->index.step, from += j->src.other_step)
-            move(j->y + (size_t) (other + j->i[at] * j->index.other_step) * j->size, j->one ? j->x : j->x + (size_t) from * j->size,
-                 j->size);
+        switch (j->size) {
+            case 1: scatter_line_uint8_t(j, at, other, from); break;
+            case 2: scatter_line_uint16_t(j, at, other, from); break;
+            case 4: scatter_line_uint32_t(j, at, other, from); break;
+            default: scatter_line_uint64_t(j, at, other, from);
+        }
     }
 }
 
@@ -268,8 +309,12 @@ static void scatter_add_lines(void *env, int64_t begin, int64_t end, int thread)
         int64_t at, other, again, from;
         line_at(&j->index, k, &at, &other);
         line_at(&j->src, k, &again, &from);
-        for (int64_t n = 0; n < j->index.n; n++, at += j->index.step, from += j->src.other_step)
-            add_row(j->wide, j->y + (size_t) (other + j->i[at] * j->index.other_step) * j->size, j->x + (size_t) from * j->size, 1, 1, 1);
+        if (j->wide == TR_F32)
+            add_line_float(j, at, other, from);
+        else if (j->wide == TR_F64)
+            add_line_double(j, at, other, from);
+        else
+            add_line_uint64_t(j, at, other, from);
     }
 }
 
@@ -723,6 +768,55 @@ typedef struct sort_job {
         }                                                                                        \
         return x;                                                                                \
     }                                                                                            \
+    /* is a behind b in the order wanted? ties by place */                                       \
+    static inline bool behind_##T(item_##T a, item_##T b, bool down) {                           \
+        if (before_##T(b.key, a.key, down))                                                      \
+            return true;                                                                         \
+        return !before_##T(a.key, b.key, down) && a.at > b.at;                                   \
+    }                                                                                            \
+    /* a heap of k with the last in order on top */                                              \
+    static void sink_##T(item_##T *h, int64_t i, int64_t k, bool down) {                         \
+        item_##T v = h[i];                                                                       \
+        for (int64_t child; (child = 2 * i + 1) < k; i = child) {                                \
+            if (child + 1 < k && behind_##T(h[child + 1], h[child], down))                       \
+                child++;                                                                         \
+            if (!behind_##T(h[child], v, down))                                                  \
+                break;                                                                           \
+            h[i] = h[child];                                                                     \
+        }                                                                                        \
+        h[i] = v;                                                                                \
+    }                                                                                            \
+    static void select_##T(item_##T *h, const T *x, int64_t step, int64_t n, int64_t k, bool down) { \
+        for (int64_t i = 0; i < k; i++)                                                          \
+            h[i] = (item_##T) {x[i * step], i};                                                  \
+        for (int64_t i = k / 2 - 1; i >= 0; i--)                                                 \
+            sink_##T(h, i, k, down);                                                             \
+        for (int64_t i = k; i < n; i++)                                                          \
+            if (before_##T(x[i * step], h[0].key, down)) {                                       \
+                h[0] = (item_##T) {x[i * step], i};                                              \
+                sink_##T(h, 0, k, down);                                                         \
+            }                                                                                    \
+        for (int64_t last = k - 1; last > 0; last--) {                                           \
+            item_##T top = h[0];                                                                 \
+            h[0] = h[last];                                                                      \
+            h[last] = top;                                                                       \
+            sink_##T(h, 0, last, down);                                                          \
+        }                                                                                        \
+    }                                                                                            \
+    static void topk_##T(void *env, int64_t begin, int64_t end, int thread) {                    \
+        const sort_job *j = env;                                                                 \
+        int64_t n = j->a.size, inner = j->a.inner;                                               \
+        item_##T *h = (item_##T *) j->lines + (size_t) thread * 2 * (size_t) n;                  \
+        for (int64_t l = begin; l < end; l++) {                                                  \
+            const T *x = (const T *) j->x + l / inner * n * inner + l % inner;                   \
+            int64_t to = l / inner * j->k * inner + l % inner;                                   \
+            select_##T(h, x, inner, n, j->k, j->descending);                                     \
+            for (int64_t i = 0; i < j->k; i++) {                                                 \
+                ((T *) j->y)[to + i * inner] = h[i].key;                                         \
+                j->at[to + i * inner] = h[i].at;                                                 \
+            }                                                                                    \
+        }                                                                                        \
+    }                                                                                            \
     static void sort_##T(void *env, int64_t begin, int64_t end, int thread) {                    \
         const sort_job *j = env;                                                                 \
         int64_t n = j->a.size, inner = j->a.inner;                                               \
@@ -759,7 +853,9 @@ static tr_status sort_lines(const tr_kernel_call *c, int64_t dim, int64_t k, boo
     j.x = x;
     j.y = y;
     j.at = at;
-    tr__range_fn fn = j.wide == TR_F32 ? sort_float : j.wide == TR_F64 ? sort_double : sort_int64_t;
+    bool some = k < j.a.size / 4;
+    tr__range_fn fn = j.wide == TR_F32 ? (some ? topk_float : sort_float) : j.wide == TR_F64 ? (some ? topk_double : sort_double)
+                                                                                           : (some ? topk_int64_t : sort_int64_t);
     tr__parallel(c->ctx, j.a.outer * j.a.inner, tr__max(1, TR__GRAIN / 16 / j.a.size), fn, &j);
     TR_TRY(tr__dense_out_end(c, &c->out[0], j.wide, y));
     return tr__dense_out_end(c, &c->out[1], TR_I64, at);

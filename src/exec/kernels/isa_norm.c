@@ -143,6 +143,100 @@ SUMS(double, vD, VN_D)
 BATCH_NORM(float)
 BATCH_NORM(double)
 
+/* [N, C]: channels are columns, taken in blocks so that rows are read along. */
+enum { LANES = 64 };
+#define BATCH_NORM_COLUMNS(T)                                                                    \
+    /* sums over all rows of a block: of x, or of (x - m)^2 */                                   \
+    static void column_sums_##T(const job *j, int64_t col, int64_t n, const T *m, double *out) { \
+        for (int64_t k = 0; k < n; k++)                                                          \
+            out[k] = 0;                                                                          \
+        for (int64_t r0 = 0; r0 < j->n; r0 += 64) {                                              \
+            T part[LANES] = {0};                                                                 \
+            for (int64_t r = r0; r < r0 + 64 && r < j->n; r++) {                                 \
+                const T *x = (const T *) j->x + r * j->c + col;                                  \
+                for (int64_t k = 0; k < n; k++)                                                  \
+                    part[k] += m ? (x[k] - m[k]) * (x[k] - m[k]) : x[k];                         \
+            }                                                                                    \
+            for (int64_t k = 0; k < n; k++)                                                      \
+                out[k] += part[k];                                                               \
+        }                                                                                        \
+    }                                                                                            \
+    static void bn_columns_##T(void *env, int64_t begin, int64_t end, int thread) {              \
+        const job *j = env;                                                                      \
+        for (int64_t block = begin; block < end; block++) {                                      \
+            int64_t col = block * LANES, n = tr__min(LANES, j->c - col);                         \
+            T m[LANES], a[LANES], b[LANES];                                                      \
+            if (j->training) {                                                                   \
+                column_sums_##T(j, col, n, NULL, j->mean + col);                                 \
+                for (int64_t k = 0; k < n; k++)                                                  \
+                    m[k] = (T) (j->mean[col + k] /= (double) j->n);                              \
+                column_sums_##T(j, col, n, m, j->var + col);                                     \
+                for (int64_t k = 0; k < n; k++) {                                                \
+                    double rest = j->mean[col + k] - (double) m[k];                              \
+                    j->var[col + k] = j->var[col + k] / (double) j->n - rest * rest;             \
+                    j->inv[col + k] = 1 / sqrt(j->var[col + k] + j->eps);                        \
+                }                                                                                \
+            }                                                                                    \
+            for (int64_t k = 0; k < n; k++) {                                                    \
+                double scale = j->inv[col + k] * (j->w ? j->w[col + k] : 1);                     \
+                a[k] = (T) scale;                                                                \
+                b[k] = (T) ((j->b ? j->b[col + k] : 0) - j->mean[col + k] * scale);              \
+            }                                                                                    \
+            for (int64_t r = 0; r < j->n; r++) {                                                 \
+                const T *x = (const T *) j->x + r * j->c + col;                                  \
+                T *y = (T *) j->y + r * j->c + col;                                              \
+                _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++)                             \
+                    y[k] = x[k] * a[k] + b[k];                                                   \
+            }                                                                                    \
+        }                                                                                        \
+    }                                                                                            \
+    static void bn_backward_columns_##T(void *env, int64_t begin, int64_t end, int thread) {     \
+        const job *j = env;                                                                      \
+        for (int64_t block = begin; block < end; block++) {                                      \
+            int64_t col = block * LANES, n = tr__min(LANES, j->c - col);                         \
+            T m[LANES], gm[LANES], k2[LANES], scale[LANES];                                      \
+            for (int64_t k = 0; k < n; k++)                                                      \
+                m[k] = (T) j->mean[col + k];                                                     \
+            for (int64_t r0 = 0; r0 < j->n; r0 += 64) {                                          \
+                T sum[LANES] = {0}, dot[LANES] = {0};                                            \
+                for (int64_t r = r0; r < r0 + 64 && r < j->n; r++) {                             \
+                    const T *x = (const T *) j->x + r * j->c + col, *g = (const T *) j->g + r * j->c + col; \
+                    for (int64_t k = 0; k < n; k++) {                                            \
+                        sum[k] += g[k];                                                          \
+                        dot[k] += g[k] * (x[k] - m[k]);                                          \
+                    }                                                                            \
+                }                                                                                \
+                for (int64_t k = 0; k < n; k++) {                                                \
+                    j->db[col + k] += sum[k];                                                    \
+                    j->dw[col + k] += dot[k];                                                    \
+                }                                                                                \
+            }                                                                                    \
+            for (int64_t k = 0; k < n; k++) {                                                    \
+                double inv = j->inv[col + k], sum = j->db[col + k];                              \
+                double dot = j->dw[col + k] - sum * (j->mean[col + k] - (double) m[k]);          \
+                j->dw[col + k] = dot * inv;                                                      \
+                gm[k] = j->training ? (T) (sum / (double) j->n) : 0;                             \
+                k2[k] = j->training ? (T) (dot * inv * inv / (double) j->n) : 0;                 \
+                scale[k] = (T) (inv * (j->w ? j->w[col + k] : 1));                               \
+            }                                                                                    \
+            for (int64_t r = 0; r < j->n; r++) {                                                 \
+                const T *x = (const T *) j->x + r * j->c + col, *g = (const T *) j->g + r * j->c + col; \
+                T *y = (T *) j->y + r * j->c + col;                                              \
+                _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++)                             \
+                    y[k] = (g[k] - gm[k] - (x[k] - m[k]) * k2[k]) * scale[k];                    \
+            }                                                                                    \
+        }                                                                                        \
+    }
+BATCH_NORM_COLUMNS(float)
+BATCH_NORM_COLUMNS(double)
+
+/* Runs one of a kernel's forms: channels as planes or as columns, float or double. */
+static void over_channels(const tr_kernel_call *c, job *j, tr_dtype wide, const tr__range_fn fns[4]) {
+    bool columns = j->s == 1;
+    int64_t work = tr__max(1, j->n * j->s * (columns ? LANES : 1));
+    tr__parallel(c->ctx, columns ? (j->c + LANES - 1) / LANES : j->c, tr__max(1, TR__GRAIN / work), fns[columns * 2 + (wide == TR_F64)], j);
+}
+
 static tr_dtype wide_float(tr_dtype d) {
     return d == TR_F64 ? TR_F64 : TR_F32;
 }
@@ -222,7 +316,8 @@ TR__ISA_KERNEL(batch_norm) {
             j.inv[k] = 1 / sqrt(var[k] + j.eps);
         }
     }
-    tr__parallel(c->ctx, j.c, tr__max(1, TR__GRAIN / tr__max(1, j.n * j.s)), wide == TR_F32 ? bn_forward_float : bn_forward_double, &j);
+    const tr__range_fn fns[] = {bn_forward_float, bn_forward_double, bn_columns_float, bn_columns_double};
+    over_channels(c, &j, wide, fns);
     if (j.training && in->meta->numel)
         TR_TRY(update_running(c, &j));
     TR_TRY(write_doubles(c, &c->out[1], j.mean));
@@ -246,7 +341,8 @@ TR__ISA_KERNEL(batch_norm_backward) {
     j.inv = (double *) inv;
     TR_TRY(doubles(c, j.c, &j.dw));
     TR_TRY(doubles(c, j.c, &j.db));
-    tr__parallel(c->ctx, j.c, tr__max(1, TR__GRAIN / tr__max(1, j.n * j.s)), wide == TR_F32 ? bn_backward_float : bn_backward_double, &j);
+    const tr__range_fn fns[] = {bn_backward_float, bn_backward_double, bn_backward_columns_float, bn_backward_columns_double};
+    over_channels(c, &j, wide, fns);
     TR_TRY(write_doubles(c, &c->out[1], j.dw));
     TR_TRY(write_doubles(c, &c->out[2], j.db));
     return tr__dense_out_end(c, &c->out[0], wide, j.y);

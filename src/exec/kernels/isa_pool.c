@@ -12,6 +12,7 @@ typedef struct job {
     const int64_t *from; /* indices, read */
     void *y;
     int64_t *at;         /* indices, written */
+    void *rows;          /* a row of indices per thread */
 } job;
 
 static void planes_of(job *j, const tr_meta *in, const tr_meta *out) {
@@ -24,36 +25,61 @@ static void planes_of(job *j, const tr_meta *in, const tr_meta *out) {
         j->planes *= in->shape[d];
 }
 
-#define MAX_POOL(T, LOWEST)                                                                      \
+/* Which outputs of a row have input column ox * s - p + k * d inside 0 .. w-1? */
+static void valid_range(int64_t k, int64_t s, int64_t p, int64_t d, int64_t w, int64_t ow, int64_t *from, int64_t *to) {
+    int64_t shift = p - k * d; // column = ox * s - shift
+    *from = shift > 0 ? (shift + s - 1) / s : 0;
+    *to = w + shift > 0 ? tr__min(ow, (w + shift - 1) / s + 1) : 0;
+}
+
+/* One row of outputs at a time: each position of the window is a loop over the row, which vectorises. The first greatest in
+ * row-major order of the window wins, and NaN wins over all. T is the element, I an integer of its size. */
+#define MAX_POOL(T, I, LOWEST)                                                                   \
+    static inline __attribute__((always_inline)) void max_step_##T(T *y, I *at, const T *x, int64_t s, int64_t n, I first) { \
+        _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++) {                                   \
+            T v = x[i * s];                                                                      \
+            bool take = v > y[i] || v != v;                                                      \
+            y[i] = take ? v : y[i];                                                              \
+            at[i] = take ? first + (I) (i * s) : at[i];                                          \
+        }                                                                                        \
+    }                                                                                            \
+    static void max_row_##T(const job *j, const T *x, T *y, int64_t *where, int64_t oy, I *at) { \
+        int64_t y0 = oy * j->sh - j->ph;                                                         \
+        int64_t first_y = y0 < 0 ? y0 + (-y0 + j->dh - 1) / j->dh * j->dh : y0;                  \
+        for (int64_t ox = 0; ox < j->ow; ox++) {                                                 \
+            int64_t x0 = ox * j->sw - j->pw;                                                     \
+            y[ox] = LOWEST;                                                                      \
+            at[ox] = (I) (first_y * j->w + (x0 < 0 ? x0 + (-x0 + j->dw - 1) / j->dw * j->dw : x0)); \
+        }                                                                                        \
+        for (int64_t ky = 0; ky < j->kh; ky++) {                                                 \
+            int64_t iy = y0 + ky * j->dh;                                                        \
+            if (iy < 0 || iy >= j->h)                                                            \
+                continue;                                                                        \
+            for (int64_t kx = 0; kx < j->kw; kx++) {                                             \
+                int64_t from, to;                                                                \
+                valid_range(kx, j->sw, j->pw, j->dw, j->w, j->ow, &from, &to);                   \
+                int64_t column = from * j->sw - j->pw + kx * j->dw, first = iy * j->w + column;  \
+                if (from >= to)                                                                  \
+                    continue;                                                                    \
+                if (j->sw == 1)                                                                  \
+                    max_step_##T(y + from, at + from, x + first, 1, to - from, (I) first);       \
+                else if (j->sw == 2)                                                             \
+                    max_step_##T(y + from, at + from, x + first, 2, to - from, (I) first);       \
+                else                                                                             \
+                    max_step_##T(y + from, at + from, x + first, j->sw, to - from, (I) first);   \
+            }                                                                                    \
+        }                                                                                        \
+        for (int64_t ox = 0; ox < j->ow; ox++)                                                   \
+            where[ox] = at[ox];                                                                  \
+    }                                                                                            \
     static void max_pool_##T(void *env, int64_t begin, int64_t end, int thread) {                \
         const job *j = env;                                                                      \
-        for (int64_t p = begin; p < end; p++) {                                                  \
-            const T *x = (const T *) j->x + p * j->h * j->w;                                     \
-            T *y = (T *) j->y + p * j->oh * j->ow;                                               \
-            int64_t *at = j->at + p * j->oh * j->ow;                                             \
-            for (int64_t oy = 0; oy < j->oh; oy++)                                               \
-                for (int64_t ox = 0; ox < j->ow; ox++) {                                         \
-                    int64_t y0 = oy * j->sh - j->ph, x0 = ox * j->sw - j->pw;                    \
-                    int64_t y1 = tr__min(y0 + (j->kh - 1) * j->dh + 1, j->h);                    \
-                    int64_t x1 = tr__min(x0 + (j->kw - 1) * j->dw + 1, j->w);                    \
-                    while (y0 < 0)                                                               \
-                        y0 += j->dh;                                                             \
-                    while (x0 < 0)                                                               \
-                        x0 += j->dw;                                                             \
-                    T best = LOWEST;                                                             \
-                    int64_t where = y0 * j->w + x0;                                              \
-                    for (int64_t iy = y0; iy < y1; iy += j->dh)                                  \
-                        for (int64_t ix = x0; ix < x1; ix += j->dw) {                            \
-                            T v = x[iy * j->w + ix];                                             \
-                            if (v > best || v != v) {                                            \
-                                best = v;                                                        \
-                                where = iy * j->w + ix;                                          \
-                            }                                                                    \
-                        }                                                                        \
-                    y[oy * j->ow + ox] = best;                                                   \
-                    at[oy * j->ow + ox] = where;                                                 \
-                }                                                                                \
-        }                                                                                        \
+        for (int64_t p = begin; p < end; p++)                                                    \
+            for (int64_t oy = 0; oy < j->oh; oy++) {                                             \
+                int64_t row = (p * j->oh + oy) * j->ow;                                          \
+                max_row_##T(j, (const T *) j->x + p * j->h * j->w, (T *) j->y + row, j->at + row, oy, \
+                            (I *) j->rows + thread * j->ow);                                     \
+            }                                                                                    \
     }                                                                                            \
     /* x is the gradient, [planes, oh, ow]; y, [planes, h, w] */                                 \
     static void max_pool_backward_##T(void *env, int64_t begin, int64_t end, int thread) {       \
@@ -68,9 +94,9 @@ static void planes_of(job *j, const tr_meta *in, const tr_meta *out) {
                     y[from[i]] += g[i];                                                          \
         }                                                                                        \
     }
-MAX_POOL(float, -INFINITY)
-MAX_POOL(double, -INFINITY)
-MAX_POOL(int64_t, INT64_MIN)
+MAX_POOL(float, int32_t, -INFINITY)
+MAX_POOL(double, int64_t, -INFINITY)
+MAX_POOL(int64_t, int64_t, INT64_MIN)
 
 /* The window of an output element, cut to the input, and what its sum is divided by. */
 typedef struct window {
@@ -103,6 +129,20 @@ static window window_of(const job *j, int64_t oy, int64_t ox) {
 }
 
 #define AVG_POOL(T)                                                                              \
+    /* long rows in lanes, short ones in order */                                                \
+    static T row_sum_##T(const T *x, int64_t n) {                                                \
+        T lane[16] = {0}, sum = 0;                                                               \
+        int64_t i = 0;                                                                           \
+        for (; i + 16 <= n; i += 16)                                                             \
+            for (int k = 0; k < 16; k++)                                                         \
+                lane[k] += x[i + k];                                                             \
+        if (i)                                                                                   \
+            for (int k = 0; k < 16; k++)                                                         \
+                sum += lane[k];                                                                  \
+        for (; i < n; i++)                                                                       \
+            sum += x[i];                                                                         \
+        return sum;                                                                              \
+    }                                                                                            \
     static void avg_pool_##T(void *env, int64_t begin, int64_t end, int thread) {                \
         const job *j = env;                                                                      \
         for (int64_t p = begin; p < end; p++) {                                                  \
@@ -112,9 +152,12 @@ static window window_of(const job *j, int64_t oy, int64_t ox) {
                 for (int64_t ox = 0; ox < j->ow; ox++) {                                         \
                     window w = window_of(j, oy, ox);                                             \
                     T sum = 0;                                                                   \
-                    for (int64_t iy = w.y0; iy < w.y1; iy++)                                     \
-                        for (int64_t ix = w.x0; ix < w.x1; ix++)                                 \
-                            sum += x[iy * j->w + ix];                                            \
+                    bool whole = w.x0 == 0 && w.x1 == j->w && w.y0 < w.y1;                       \
+                    if (whole)                                                                   \
+                        sum = row_sum_##T(x + w.y0 * j->w, (w.y1 - w.y0) * j->w);                \
+                    else                                                                         \
+                        for (int64_t iy = w.y0; iy < w.y1; iy++)                                 \
+                            sum += row_sum_##T(x + iy * j->w + w.x0, w.x1 - w.x0);               \
                     bool empty = w.y0 >= w.y1 || w.x0 >= w.x1;                                   \
                     y[oy * j->ow + ox] = empty ? 0 : sum / (T) w.divisor;                        \
                 }                                                                                \
@@ -155,6 +198,9 @@ TR__ISA_KERNEL(max_pool2d) {
     TR_TRY(tr__dense_out(c, &c->out[0], wide, &j.y));
     TR_TRY(tr__dense_out(c, &c->out[1], TR_I64, &at));
     j.at = at;
+    j.rows = tr__scratch(c, (size_t) (c->ctx->threads * j.ow) * sizeof(int64_t));
+    if (!j.rows)
+        return TR_E_NOMEM;
     tr__parallel(c->ctx, j.planes, plane_grain(&j),
                  wide == TR_F32 ? max_pool_float : wide == TR_F64 ? max_pool_double : max_pool_int64_t, &j);
     TR_TRY(tr__dense_out_end(c, &c->out[0], wide, j.y));

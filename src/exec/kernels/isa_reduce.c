@@ -71,7 +71,9 @@ static int64_t offset_of(int n, const int64_t *shape, const int64_t *strides, in
 static int64_t kept_offset(const plan *p, int64_t k) {
     return offset_of(p->n_kept, p->kept_shape, p->kept_strides, k);
 }
-static int64_t reduced_offset(const plan *p, int64_t r) {
+static inline int64_t reduced_offset(const plan *p, int64_t r) {
+    if (p->n_reduced == 1)
+        return r * p->reduced_strides[0];
     return offset_of(p->n_reduced, p->reduced_shape, p->reduced_strides, r);
 }
 
@@ -92,7 +94,7 @@ typedef enum fold {
     FOLD_EXP,       /* exp(x - centre) */
 } fold;
 
-enum { BLOCK = 2048, COLUMNS = 256, ROWS = 32, CHUNK = 64 * 1024 };
+enum { BLOCK = 2048, COLUMNS = 1024, ROWS = 32, CHUNK = 64 * 1024 };
 
 #define ADD(a, v) ((a) + (v))
 #define MUL(a, v) ((a) * (v))
@@ -185,17 +187,45 @@ enum { BLOCK = 2048, COLUMNS = 256, ROWS = 32, CHUNK = 64 * 1024 };
 #define COLUMN_FOLD(id, T, A, start, COMBINE, value)                                             \
     static void column_##id##_##T(A *acc, const plan *p, const T *x, int64_t at, int64_t n,      \
                                   const double *centre, double power) {                          \
+        T part[COLUMNS];                                                                         \
         for (int64_t j = 0; j < n; j++)                                                          \
-            acc[j] = (start);                                                                    \
+            part[j] = (T) (start);                                                               \
         for (int64_t k = 0; k < p->reduced; k++) {                                               \
             const T *y = x + at + reduced_offset(p, k);                                          \
-            _Pragma("GCC ivdep") for (int64_t j = 0; j < n; j++) {                               \
-                T w = y[j];                                                                      \
-                A v = (A) (value);                                                               \
-                acc[j] = COMBINE(acc[j], v);                                                     \
+            for (int64_t j = 0; j < n; j++) {                                                    \
+                T w = y[j], v = (T) (value), a = part[j];                                        \
+                part[j] = (T) COMBINE(a, v);                                                     \
             }                                                                                    \
         }                                                                                        \
+        for (int64_t j = 0; j < n; j++)                                                          \
+            acc[j] = (A) part[j];                                                                \
     }
+/* The extreme of a row, in vectors: for floats. */
+#define ROW_EXTREME(id, T, V, VN, start, BETTER, value)                                          \
+    static double row_##id##_##T(const T *x, int64_t n, double centre, double power) {           \
+        V a = (V) {0} + (T) (start), b = a, w;                                                   \
+        int64_t i = 0;                                                                           \
+        for (; i + 2 * VN <= n; i += 2 * VN) {                                                   \
+            memcpy(&w, x + i, sizeof w);                                                         \
+            w = value(w);                                                                        \
+            a = V##_select(BETTER(a, w), w, a);                                                  \
+            memcpy(&w, x + i + VN, sizeof w);                                                    \
+            w = value(w);                                                                        \
+            b = V##_select(BETTER(b, w), w, b);                                                  \
+        }                                                                                        \
+        a = V##_select(BETTER(a, b), b, a);                                                      \
+        for (; i < n; i++) {                                                                     \
+            w = value((V) {0} + x[i]);                                                           \
+            a = V##_select(BETTER(a, w), w, a);                                                  \
+        }                                                                                        \
+        T m = a[0];                                                                              \
+        for (int k = 1; k < VN; k++)                                                             \
+            m = BETTER(m, a[k]) ? a[k] : m;                                                      \
+        return m;                                                                                \
+    }
+#define ABOVE(a, v) (((v) > (a)) | ((v) != (v)))
+#define BELOW(a, v) (((v) < (a)) | ((v) != (v)))
+#define ITSELF(v)   (v)
 
 static inline vF abs_power_vF(vF x, double p) {
     return vF_pow(vF_abs(x), (vF) {0} + (float) p);
@@ -228,24 +258,28 @@ static inline vD ones_vD(vDi m) {
 SUMS(float, vF, VN_F, __builtin_fabsf, powf, expf)
 SUMS(double, vD, VN_D, __builtin_fabs, pow, exp)
 
-#define FOLDS(T, A, lowest, highest)                                                             \
-    ROW_FOLD(prod, T, A, 1, MUL, w)                                                            \
-    ROW_FOLD(max, T, A, lowest, GREATER, w)                                                      \
-    ROW_FOLD(min, T, A, highest, LESS, w)                                                        \
-    COLUMN_FOLD(prod, T, A, 1, MUL, w)                                                         \
-    COLUMN_FOLD(max, T, A, lowest, GREATER, w)                                                   \
-    COLUMN_FOLD(min, T, A, highest, LESS, w)
-#define ABS_FOLDS(T, fabs_)                                                                      \
-    ROW_FOLD(max_abs, T, double, 0, GREATER, fabs_(w))                                           \
-    ROW_FOLD(min_abs, T, double, __builtin_inf(), LESS, fabs_(w))                                \
+#define FLOAT_FOLDS(T, V, VN, fabs_)                                                             \
+    ROW_FOLD(prod, T, double, 1, MUL, w)                                                         \
+    ROW_EXTREME(max, T, V, VN, -__builtin_inf(), ABOVE, ITSELF)                                  \
+    ROW_EXTREME(min, T, V, VN, __builtin_inf(), BELOW, ITSELF)                                   \
+    ROW_EXTREME(max_abs, T, V, VN, 0, ABOVE, V##_abs)                                            \
+    ROW_EXTREME(min_abs, T, V, VN, __builtin_inf(), BELOW, V##_abs)                              \
+    COLUMN_FOLD(prod, T, double, 1, MUL, w)                                                      \
+    COLUMN_FOLD(max, T, double, -__builtin_inf(), GREATER, w)                                    \
+    COLUMN_FOLD(min, T, double, __builtin_inf(), LESS, w)                                        \
     COLUMN_FOLD(max_abs, T, double, 0, GREATER, fabs_(w))                                        \
     COLUMN_FOLD(min_abs, T, double, __builtin_inf(), LESS, fabs_(w))
-FOLDS(float, double, -__builtin_inf(), __builtin_inf())
-FOLDS(double, double, -__builtin_inf(), __builtin_inf())
-FOLDS(int64_t, int64_t, INT64_MIN, INT64_MAX)
-FOLDS(uint8_t, int64_t, 0, 255)
-ABS_FOLDS(float, __builtin_fabsf)
-ABS_FOLDS(double, __builtin_fabs)
+#define WHOLE(T, lowest, highest)                                                                \
+    ROW_FOLD(prod, T, int64_t, 1, MUL, w)                                                        \
+    ROW_FOLD(max, T, int64_t, lowest, GREATER, w)                                                \
+    ROW_FOLD(min, T, int64_t, highest, LESS, w)                                                  \
+    COLUMN_FOLD(prod, T, int64_t, 1, MUL, w)                                                     \
+    COLUMN_FOLD(max, T, int64_t, lowest, GREATER, w)                                             \
+    COLUMN_FOLD(min, T, int64_t, highest, LESS, w)
+FLOAT_FOLDS(float, vF, VN_F, __builtin_fabsf)
+FLOAT_FOLDS(double, vD, VN_D, __builtin_fabs)
+WHOLE(int64_t, INT64_MIN, INT64_MAX)
+WHOLE(uint8_t, 0, 255)
 ROW_FOLD(sum, int64_t, int64_t, 0, ADD, w)
 COLUMN_FOLD(sum, int64_t, int64_t, 0, ADD, w)
 
@@ -289,6 +323,7 @@ typedef struct job {
     double power;
     number *out;            /* [results] */
     int64_t chunks, chunk;  /* a row that is cut: pieces and their size */
+    int64_t columns;        /* of a block */
     number *partial;
 } job;
 
@@ -362,10 +397,10 @@ static void run_pieces(void *env, int64_t begin, int64_t end, int thread) {
 /* Pieces of rows of results: blocks of columns. */
 static void run_columns(void *env, int64_t begin, int64_t end, int thread) {
     const job *j = env;
-    int64_t blocks = (j->p.inner + COLUMNS - 1) / COLUMNS;
+    int64_t blocks = (j->p.inner + j->columns - 1) / j->columns;
     for (int64_t i = begin; i < end; i++) {
-        int64_t k = i / blocks, col = i % blocks * COLUMNS;
-        fold_columns(j, k * j->p.inner + col, kept_offset(&j->p, k) + col, tr__min(COLUMNS, j->p.inner - col));
+        int64_t k = i / blocks, col = i % blocks * j->columns;
+        fold_columns(j, k * j->p.inner + col, kept_offset(&j->p, k) + col, tr__min(j->columns, j->p.inner - col));
     }
 }
 
@@ -412,11 +447,13 @@ static tr_status reduce_rows(const tr_kernel_call *c, job *j) {
 }
 
 static tr_status reduce_columns(const tr_kernel_call *c, job *j) {
-    int64_t blocks = (j->p.inner + COLUMNS - 1) / COLUMNS * j->p.kept;
+    // Blocks of columns change no result: enough of them for every thread.
+    j->columns = tr__max(128, tr__min(COLUMNS, j->p.inner * j->p.kept / (2 * c->ctx->threads) / 64 * 64));
+    int64_t blocks = (j->p.inner + j->columns - 1) / j->columns * j->p.kept;
     int64_t work = j->p.reduced * j->p.inner;
     bool one_dim = j->p.kept == 1 && j->p.n_reduced == 1;
-    if (!one_dim || blocks >= 16 || work < 2 * CHUNK) {
-        tr__parallel(c->ctx, blocks, tr__max(1, TR__GRAIN / tr__max(1, j->p.reduced * tr__min(COLUMNS, j->p.inner))), run_columns, j);
+    if (!one_dim || j->p.inner >= 1024 || work < 2 * CHUNK) {
+        tr__parallel(c->ctx, blocks, tr__max(1, TR__GRAIN / tr__max(1, j->p.reduced * tr__min(j->columns, j->p.inner))), run_columns, j);
         return TR_OK;
     }
     j->chunk = tr__max(ROWS, CHUNK / j->p.inner / ROWS * ROWS);

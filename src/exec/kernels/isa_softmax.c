@@ -15,8 +15,19 @@ typedef struct job {
 /* max, sum of f(x) in vectors over a row. `V` is the vector of T. */
 #define ROWS(T, V, VN, exp_, log_, INF)                                                          \
     static T max_##T(const T *x, int64_t n) {                                                    \
+        V a = (V) {0} - INF, b = a, w, u;                                                        \
         T m = -INF;                                                                              \
-        for (int64_t i = 0; i < n; i++)                                                          \
+        int64_t i = 0;                                                                           \
+        for (; i + 2 * VN <= n; i += 2 * VN) {                                                   \
+            memcpy(&w, x + i, sizeof w);                                                         \
+            memcpy(&u, x + i + VN, sizeof u);                                                    \
+            a = V##_select((w > a) | (w != w), w, a);                                            \
+            b = V##_select((u > b) | (u != u), u, b);                                            \
+        }                                                                                        \
+        a = V##_select((b > a) | (b != b), b, a);                                                \
+        for (int k = 0; k < VN; k++)                                                             \
+            m = a[k] > m || a[k] != a[k] ? a[k] : m;                                             \
+        for (; i < n; i++)                                                                       \
             m = x[i] > m || x[i] != x[i] ? x[i] : m;                                             \
         return m;                                                                                \
     }                                                                                            \
@@ -67,8 +78,9 @@ typedef struct job {
     }                                                                                            \
     static void softmax_row_##T(T *y, const T *x, const T *g, int64_t n) {                       \
         T total = exp_sum_##T(y, x, max_##T(x, n), n);                                           \
+        T scale = 1 / total;                                                                     \
         for (int64_t i = 0; i < n; i++)                                                          \
-            y[i] /= total;                                                                       \
+            y[i] *= scale;                                                                       \
     }                                                                                            \
     static void log_softmax_row_##T(T *y, const T *x, const T *g, int64_t n) {                   \
         T m = max_##T(x, n), l = log_(exp_sum_##T(NULL, x, m, n));                               \
