@@ -11,7 +11,7 @@ setup:
 build: setup
 
 train: setup
-	@.venv/bin/python examples/$(EXAMPLE).py $(ARGS)
+	@.venv/bin/python -m terra examples/$(EXAMPLE).py $(ARGS)
 
 test:
 	@scripts/setup.sh test

@@ -189,8 +189,11 @@ static int takes(PyObject *key) {
 }
 
 static int take(walk *w, PyObject *key, int skipped) {
-    if (key == Py_None)
-        return take_none(w);
+    if (key == Py_None) {
+        int failed = take_none(w);
+        w->dim++;
+        return failed;
+    }
     if (key == Py_Ellipsis) {
         w->dim += skipped;
         return 0;

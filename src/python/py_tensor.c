@@ -411,8 +411,20 @@ static PyObject *is_contiguous(PyObject *o, PyObject *args, PyObject *kwargs) {
     return PyBool_FromLong(tr__py_t(o)->meta->contiguous);
 }
 
+/* A torch.memory_format, or nothing. */
+static int check_memory_format(const char *what, PyObject *o) {
+    if (o == NULL || o == Py_None || strstr(Py_TYPE(o)->tp_name, "memory_format") != NULL)
+        return 0;
+    PyErr_Format(PyExc_TypeError, "%s(): argument 'memory_format' must be torch.memory_format, not %s", what, Py_TYPE(o)->tp_name);
+    return -1;
+}
+
 static PyObject *contiguous(PyObject *o, PyObject *args, PyObject *kwargs) {
+    static char *kw[] = {"memory_format", NULL};
+    PyObject *format = NULL;
     tr_tensor *out;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:contiguous", kw, &format) || check_memory_format("contiguous", format) < 0)
+        return NULL;
     tr_status status = tr_contiguous(tr__py_t(o), &out);
     return status ? tr__py_raise(status) : tr__py_wrap(out);
 }
@@ -508,6 +520,11 @@ TO(bfloat16, TR_BF16)
 static int check_device(PyObject *o) {
     if (o == Py_None || o == tr__py.cpu)
         return 0;
+    if (!PyUnicode_Check(o) && !PyLong_Check(o) && Py_TYPE(o) != Py_TYPE(tr__py.cpu)) {
+        PyErr_Format(PyExc_TypeError, "to() received an invalid combination of arguments - got (%s), but expected a dtype, a device or "
+                     "a Tensor", Py_TYPE(o)->tp_name);
+        return -1;
+    }
     PyObject *r = PyObject_CallOneArg(tr__py.device_check, o);
     Py_XDECREF(r);
     return r ? 0 : -1;

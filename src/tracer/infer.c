@@ -257,6 +257,9 @@ static tr_status infer_first(tr_infer *c) {
 /* The written operand stays as it is; what is read is broadcast to it. */
 static tr_status infer_inplace(tr_infer *c) {
     const tr_meta *self = c->in[0].meta;
+    if (c->op == TR_OP_fill_ && c->in[1].storage && c->in[1].meta->ndim)
+        return TR_FAIL(TR_E_RUNTIME, "fill_ only supports 0-dimension value tensor but got tensor with %d dimensions.",
+                       c->in[1].meta->ndim);
     for (int i = 1; i < c->n_in; i++) {
         if (!c->in[i].storage || tr_op_info_of(c->op)->op_class != TR_CLASS_EW)
             continue;
@@ -706,7 +709,7 @@ static tr_status infer_scatter(tr_infer *c) {
     if (add) {
         const int64_t dim = c->attrs[0];
         if (index->ndim > 1 || (src->ndim && src->shape[dim] != index->numel))
-            return TR_FAIL(TR_E_INDEX, "index_add_(): Number of indices (%lld) should be equal to source.size(dim): (%lld)",
+            return TR_FAIL(TR_E_RUNTIME, "index_add_(): Number of indices (%lld) should be equal to source.size(dim): (%lld)",
                            (long long) index->numel, (long long) (src->ndim ? src->shape[dim] : 1));
         for (int d = 0; d < x->ndim; d++)
             if (src->ndim != x->ndim || (d != dim && src->shape[d] != x->shape[d]))
@@ -855,6 +858,36 @@ static tr_status infer_as_strided_scatter(tr_infer *c) {
 
 /* ------------------------------------------------------------------------------------------------ random, optimizers */
 
+static double number_at(const tr_infer *c, int i) {
+    return c->in[i].meta->dtype == TR_F64 ? c->in[i].at.d : (double) c->in[i].at.i;
+}
+/* Fills the written operand; what the numbers must satisfy is known at the call. */
+static tr_status infer_random(tr_infer *c) {
+    tr_dtype d = c->in[0].meta->dtype;
+    double a = number_at(c, 1), b = c->n_in > 3 ? number_at(c, 2) : 0;
+    c->cdtype = d;
+    if (c->op == TR_OP__random_)
+        return a < b ? TR_OK : TR_FAIL(TR_E_RUNTIME, "random_ expects 'from' to be less than 'to', but got from=%lld >= to=%lld",
+                                       (long long) a, (long long) b);
+    if (c->op == TR_OP__bernoulli_)
+        return a >= 0 && a <= 1 ? TR_OK : TR_FAIL(TR_E_RUNTIME, "bernoulli_ expects p to be in [0, 1], but got p=%g", a);
+    if (!tr_dtype_is_float(d))
+        return TR_FAIL(TR_E_RUNTIME, "\"%s\" not implemented for '%s'", op_name(c), tr_dtype_legacy(d));
+    if (c->op == TR_OP_uniform_ && !(a <= b))
+        return TR_FAIL(TR_E_RUNTIME, "uniform_ expects to return a [from, to) range, but found from=%g > to=%g", a, b);
+    if (c->op == TR_OP_normal_ && !(b >= 0))
+        return TR_FAIL(TR_E_RUNTIME, "normal expects std >= 0.0, but found std %g", b);
+    if (c->op == TR_OP_exponential_ && !(a > 0))
+        return TR_FAIL(TR_E_RUNTIME, "exponential_ expects lambda > 0.0, but found lambda=%g", a);
+    return TR_OK;
+}
+static tr_status infer_bernoulli(tr_infer *c) {
+    c->cdtype = c->in[0].meta->dtype;
+    if (!tr_dtype_is_float(c->cdtype))
+        return TR_FAIL(TR_E_RUNTIME, "\"bernoulli_tensor_cpu_p_\" not implemented for '%s'", tr_dtype_legacy(c->cdtype));
+    c->n_in = 1; // the generator has no say in the looks
+    return elementwise_meta(c, c->cdtype, c->in[0].meta->ndim, c->in[0].meta->shape, &c->out[0]);
+}
 static tr_status infer_multinomial(tr_infer *c) {
     const tr_meta *x = c->in[0].meta;
     if (x->ndim < 1 || x->ndim > 2)
@@ -874,6 +907,7 @@ static tr_status infer_dropout(tr_infer *c) {
     c->cdtype = c->in[0].meta->dtype;
     if (!tr_dtype_is_float(c->cdtype))
         return TR_FAIL(TR_E_RUNTIME, "result type Float can't be cast to the desired output type %s", tr_dtype_legacy(c->cdtype));
+    c->n_in = 1; // the generator has no say in the looks
     TR_TRY(elementwise_meta(c, c->cdtype, c->in[0].meta->ndim, c->in[0].meta->shape, &c->out[0]));
     return set_meta(c, 1, tr_meta_with_dtype(c->out[0], TR_BOOL));
 }

@@ -6,7 +6,7 @@ tensors; it must be the same program on both.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Callable
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Row:
     elementwise: bool = False  # strides of the result are compared as well
     random: bool = False  # draws: both sides are seeded alike
     exact: bool = False
-    attrs: Any = None
+    layouts: tuple = ("contiguous", "strided")
 
 
 ROWS: dict[str, Row] = {}
@@ -129,7 +129,7 @@ row("_contiguous", lambda t, F, x: x.t().contiguous() if x.dim() == 2 else x.con
     exact=True, bad=[lambda t, F: t.ones(2).contiguous(1, 2, 3), lambda t, F: t.ones(2).contiguous("x"),
                      lambda t, F: t.Tensor.contiguous(3)])
 row("_cast", lambda t, F, x: x.to(t.float64) * 2 + x.to(t.float32).to(t.float64), *shapes(), dtypes=FLOATS + INTS,
-    bad=[lambda t, F: t.ones(2).to("nowhere"), lambda t, F: t.ones(2).to(3.5), lambda t, F: t.ones(2).type("torch.NoTensor")])
+    bad=[lambda t, F: t.ones(2).to("nowhere"), lambda t, F: t.ones(2).to([1]), lambda t, F: t.ones(2).type("torch.NoTensor")])
 
 # ---- elementwise, several operands
 _two_bad = lambda f: [lambda t, F: f(t, t.ones(2, 3), t.ones(4)), lambda t, F: f(t, t.ones(2), "x"), lambda t, F: f(t, t.ones(2), None)]
@@ -250,7 +250,7 @@ row("addmm", lambda t, F, c, a, b: t.addmm(c, a, b, beta=0.5, alpha=2) + F.linea
     bad=[lambda t, F: t.addmm(t.ones(3), t.ones(2, 3), t.ones(3, 2)), lambda t, F: t.addmm(t.ones(2), t.ones(2, 3), t.ones(2, 2)), lambda t, F: F.linear(t.ones(2, 3), t.ones(4, 5))])
 row("baddbmm", lambda t, F, c, a, b: t.baddbmm(c, a, b, beta=0.5, alpha=2), [In((2, 3, 4)), In((2, 3, 5)), In((2, 5, 4))], dtypes=("float32", "float64"), tol=8,
     bad=[lambda t, F: t.baddbmm(t.ones(2, 2, 2), t.ones(2, 2, 3), t.ones(2, 2, 2)), lambda t, F: t.baddbmm(t.ones(7), t.ones(2, 2, 3), t.ones(2, 3, 2)),
-         lambda t, F: t.baddbmm(t.ones(2), t.ones(2, 3), t.ones(3, 2))])
+         lambda t, F: t.baddbmm(t.ones(2), t.ones(2, 3, 1), t.ones(3, 1, 2))])
 
 # ---- convolution, pooling, normalisation
 _conv_bad = [lambda t, F: F.conv2d(t.ones(1, 3, 5, 5), t.ones(4, 2, 3, 3)), lambda t, F: F.conv2d(t.ones(1, 3, 2, 2), t.ones(4, 3, 3, 3)),
@@ -261,7 +261,7 @@ row("conv2d_backward_data", lambda t, F, x, w: F.conv2d(x, w, padding=2, dilatio
     bad=_conv_bad)
 row("conv2d_backward_weights", lambda t, F, x, w: F.conv2d(x, w, padding=(1, 0), stride=(1, 2)), [In((2, 16, 9, 8)), In((32, 16, 3, 2))],
     dtypes=("float32", "float64"), tol=32, gradgrad=False, bad=_conv_bad)
-_pool_bad = lambda f: [lambda t, F: f(F, t.ones(1, 1, 4, 4), 0), lambda t, F: f(F, t.ones(4), 2), lambda t, F: f(F, t.ones(1, 1, 2, 2), 5)]
+_pool_bad = lambda f: [lambda t, F: f(F, t.ones(1, 1, 4, 4), 0), lambda t, F: f(F, t.ones(1, 1, 1, 4, 4), 2), lambda t, F: f(F, t.ones(1, 1, 2, 2), 5)]
 row("max_pool2d", lambda t, F, x: F.max_pool2d(x, 2), [In((2, 3, 8, 8), "distinct")], [In((1, 2, 7, 5), "distinct")], bad=_pool_bad(lambda F, x, k: F.max_pool2d(x, k)))
 row("max_pool2d_backward", lambda t, F, x: F.max_pool2d(x, 3, stride=2, padding=1, dilation=1, ceil_mode=True), [In((2, 3, 8, 8), "distinct")], [In((1, 2, 7, 6), "distinct")],
     bad=_pool_bad(lambda F, x, k: F.max_pool2d(x, k)))
@@ -334,7 +334,7 @@ row("sort", lambda t, F, x: t.sort(x, -1, True), [In((3, 5), "distinct")], [In((
 row("topk", lambda t, F, x: t.topk(x, 2, -1), [In((3, 5), "distinct")], [In((2, 3, 4), "distinct")], dtypes=FLOATS + ("int64",),
     bad=[lambda t, F: t.topk(t.ones(3), 4), lambda t, F: t.topk(t.ones(3), 1, 1), lambda t, F: t.topk(t.ones(3), "x")])
 row("_count_nonzero", lambda t, F, x: x[x > 0], [In((3, 5))], [In((0,))], dtypes=FLOATS + INTS, gradgrad=False,
-    bad=[lambda t, F: t.ones(3)[t.ones(2) > 0], lambda t, F: t.ones(2, 2)[t.ones(2, 2, 2) > 0], lambda t, F: t.ones(3)["x"]])
+    bad=[lambda t, F: t.ones(3)[t.ones(2) > 0], lambda t, F: t.ones(2, 2)[t.ones(2, 2, 2) > 0], lambda t, F: t.ones(3)[t.ones(4) > 0]])
 row("_nonzero", lambda t, F, x: t.nonzero(x > 0), [In((3, 5))], [In((0, 2))], [In((2, 3, 4))], dtypes=("float32", "int64"), grad=False, exact=True,
     bad=[lambda t, F: t.nonzero(3), lambda t, F: t.nonzero(), lambda t, F: t.nonzero("x")])
 row("as_strided_scatter", lambda t, F, x: x[1:, ::2] * x.diagonal()[:2].sum() + x[0, 1], [In((3, 4))], tol=4,
@@ -355,9 +355,11 @@ row("exponential_", _drawn(lambda t, e: e.exponential_(1.5)), *_big, **_r, bad=[
 row("_bernoulli_", _drawn(lambda t, e: e.bernoulli_(0.3)), *_big, exact=True, **_r, bad=[lambda t, F: t.ones(2).bernoulli_(1.5), lambda t, F: t.ones(2).bernoulli_(-1), lambda t, F: t.ones(2).bernoulli_("x")])
 row("_random_", lambda t, F, x: t.randint(3, 90, tuple(x.shape)), *_big, exact=True, grad=False, random=True, dtypes=("float32",),
     bad=[lambda t, F: t.randint(3, 3, (2,)), lambda t, F: t.randint(5, 3, (2,)), lambda t, F: t.randint(5, "x")])
-row("bernoulli", lambda t, F, x: t.bernoulli(x), [In((5, 9), "prob")], [In((3,), "prob")], exact=True, **_r, bad=[lambda t, F: t.bernoulli("x"), lambda t, F: t.bernoulli(), lambda t, F: t.bernoulli(3)])
+# torch draws in the order of the probabilities' memory; Terra in row-major order.
+row("bernoulli", lambda t, F, x: t.bernoulli(x), [In((5, 9), "prob")], [In((3,), "prob")], exact=True, **_r, layouts=("contiguous",), bad=[lambda t, F: t.bernoulli("x"), lambda t, F: t.bernoulli(), lambda t, F: t.bernoulli(3)])
 row("_randperm", lambda t, F, x: t.randperm(37), [In((1,))], exact=True, grad=False, random=True, dtypes=("float32",), bad=[lambda t, F: t.randperm(-1), lambda t, F: t.randperm("x"), lambda t, F: t.randperm()])
-row("multinomial", lambda t, F, x: t.multinomial(x, 3), [In((7,), "prob")], [In((2, 7), "prob")], exact=True, **_r,
+# torch draws in the order of the weights' memory; Terra in row-major order.
+row("multinomial", lambda t, F, x: t.multinomial(x, 3), [In((7,), "prob")], [In((2, 7), "prob")], exact=True, **_r, layouts=("contiguous",),
     bad=[lambda t, F: t.multinomial(t.ones(2), 3), lambda t, F: t.multinomial(t.ones(2), 0), lambda t, F: t.multinomial(t.tensor([1, 2]), 1)])
 row("_dropout", lambda t, F, x: F.dropout(x, 0.25, training=True), [In((16, 20))], [In((3,))], [In((0,))], dtypes=("float32", "float64"), random=True,
     bad=[lambda t, F: F.dropout(t.ones(2), 1.5), lambda t, F: F.dropout(t.ones(2), -0.5), lambda t, F: F.dropout("x")])
@@ -395,7 +397,7 @@ row("_rmsprop_", _opt(lambda t, p: t.optim.RMSprop(p, lr=0.1, momentum=0.5, cent
 
 # ---- views
 _v = dict(dtypes=FLOATS + INTS, elementwise=True)
-row("view", lambda t, F, x: x.view(-1) if x.numel() else x.view(0, 2), [In((3, 5))], [In((2, 3, 4))], [In(())], [In((0, 2))], **_v,
+row("view", lambda t, F, x: x.view(-1) if x.numel() else x.view(0, 2), [In((3, 5))], [In((2, 3, 4))], [In(())], [In((0, 2))], **_v, layouts=("contiguous",),
     bad=[lambda t, F: t.ones(2, 3).view(4), lambda t, F: t.ones(2, 3).t().view(6), lambda t, F: t.ones(2).view(-1, -1)])
 row("expand", lambda t, F, x: x.expand(4, 3, 5), [In((3, 5))], [In((3, 1))], [In((1, 1, 5))], **_v, bad=[lambda t, F: t.ones(2).expand(3), lambda t, F: t.ones(2, 2).expand(2), lambda t, F: t.ones(2).expand(-1, 2)])
 row("permute", lambda t, F, x: x.permute(2, 0, 1), [In((2, 3, 4))], [In((0, 3, 4))], **_v, bad=[lambda t, F: t.ones(2, 3).permute(0), lambda t, F: t.ones(2, 3).permute(0, 0), lambda t, F: t.ones(2, 3).permute(0, 2)])
@@ -406,6 +408,6 @@ row("slice", lambda t, F, x: (x[1:, :3], x[::2], x[..., 1:], x[-2:]), [In((3, 5)
 row("select", lambda t, F, x: (x[0], x[-1, 1], x.select(1, 2)), [In((3, 5))], [In((2, 3, 4))], **_v, bad=[lambda t, F: t.ones(3)[3], lambda t, F: t.ones(3)[-4], lambda t, F: t.tensor(1.0)[0]])
 row("diagonal", lambda t, F, x: (x.diagonal(), x.diagonal(1), x.diagonal(-1, 0, 1)), [In((4, 5))], [In((3, 4, 2))], **_v, bad=[lambda t, F: t.ones(3).diagonal(), lambda t, F: t.ones(3, 3).diagonal(0, 1, 1), lambda t, F: t.ones(3, 3).diagonal(0, 5, 1)])
 row("unfold", lambda t, F, x: x.unfold(1, 3, 2), [In((3, 7))], [In((2, 5, 4))], dtypes=FLOATS, tol=2, bad=[lambda t, F: t.ones(3).unfold(0, 4, 1), lambda t, F: t.ones(3).unfold(1, 1, 1), lambda t, F: t.ones(3).unfold(0, 2, 0)])
-row("as_strided", lambda t, F, x: t.as_strided(x, (2, 2), (1, 2), 1), [In((3, 5))], [In((12,))], dtypes=FLOATS, bad=[lambda t, F: t.as_strided(t.ones(3), (2,), (1, 1)), lambda t, F: t.as_strided(t.ones(3), (5,), (1,)), lambda t, F: t.as_strided(t.ones(3), (2,), (-1,))])
+row("as_strided", lambda t, F, x: t.as_strided(x, (2, 2), (1, 2), 1), [In((3, 5))], [In((12,))], dtypes=FLOATS, layouts=("contiguous",), bad=[lambda t, F: t.as_strided(t.ones(3), (2,), (1, 1)), lambda t, F: t.as_strided(t.ones(3), (5,), (1,)), lambda t, F: t.as_strided(t.ones(3), (2,), (-1,))])
 row("detach", lambda t, F, x: x.detach() * 2, *shapes(), dtypes=FLOATS + INTS, grad=False, bad=[lambda t, F: t.detach(3), lambda t, F: t.detach(), lambda t, F: t.detach("x")])
 row("alias", lambda t, F, x: x.view_as(x) + x.expand_as(x), *shapes(), dtypes=FLOATS, bad=[lambda t, F: t.ones(2).view_as(t.ones(3)), lambda t, F: t.ones(2).view_as(3), lambda t, F: t.ones(2).expand_as(t.ones(3))])

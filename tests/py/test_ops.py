@@ -27,7 +27,7 @@ def test_every_row_has_three_bad_inputs():
 
 def to_torch(array, dtype):
     if dtype == "bool":
-        return torch.from_numpy(np.asarray(array) > 0)
+        return torch.from_numpy(np.asarray(np.asarray(array) > 0))
     return torch.from_numpy(np.ascontiguousarray(array)).to(getattr(torch, dtype))
 
 
@@ -40,7 +40,8 @@ def to_terra(t):
 
 def to_numpy(t):
     t = t.detach()
-    return (t.float() if str(t.dtype) == "torch.bfloat16" else t).numpy()
+    t = t.float() if str(t.dtype) == "torch.bfloat16" else t
+    return t.numpy(force=True) if isinstance(t, torch.Tensor) else t.numpy()
 
 
 def strided(m, t):
@@ -95,6 +96,8 @@ def inputs_of(r, dtype, i):
 @pytest.mark.parametrize("name,dtype,i", CASES, ids=[f"{n}-{d}-{i}" for n, d, i in CASES])
 def test_values(name, dtype, i, layout):
     r = ROWS[name]
+    if layout not in r.layouts:
+        pytest.skip("this row is about contiguous tensors")
     xs = inputs_of(r, dtype, i)
     ys = [to_terra(x) for x in xs]
     if layout == "strided":
@@ -178,12 +181,21 @@ def test_double_gradients(name, i):
             close(h, w, "float64", 1e3 * r.tol, f"{name}: double gradient")
 
 
+def drain():
+    """An error that the last test's program never asked for."""
+    try:
+        terra.synchronize()
+    except Exception:
+        pass
+
+
 BAD = [(n, i) for n, r in ROWS.items() for i in range(len(r.bad))]
 
 
 @pytest.mark.parametrize("name,i", BAD, ids=[f"{n}-{i}" for n, i in BAD])
 def test_bad_inputs(name, i):
     call = ROWS[name].bad[i]
+    drain()
     with pytest.raises(Exception) as want:
         call(torch, torch.nn.functional)
     with pytest.raises(Exception) as have:

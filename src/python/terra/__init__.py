@@ -6,7 +6,11 @@ import atexit as _atexit
 import math as _math
 import os as _os
 
-from . import _C, version
+# How long idle team threads spin, which libgomp reads when it is loaded: long enough to bridge the gap between two
+# instructions, too short to take a core from Python.
+_os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+from . import _C, version  # noqa: E402
 from ._core import Size, device
 from ._C import (Tensor, dtype, explain, from_numpy, get_default_dtype, graphviz, info, is_grad_enabled, mark_step, set_default_dtype,
                  set_executors, stats, synchronize)

@@ -51,6 +51,12 @@ def _as_tensor(x, like):
         (), like.dtype if like.dtype.is_floating_point else None, x)
 
 
+def _need(function, name, position, value, what, *types):
+    """A TypeError in PyTorch's words unless `value` is of one of the types."""
+    if not isinstance(value, types) or (isinstance(value, builtins.bool) and builtins.bool not in types):
+        raise TypeError(f"{function}(): argument '{name}' (position {position}) must be {what}, not {type(value).__name__}")
+
+
 # ---- shapes ----
 
 
@@ -75,14 +81,17 @@ def contiguous(input, memory_format=None):
 
 
 def view_as(input, other):
+    _need("view_as", "other", 1, other, "Tensor", Tensor)
     return input.view(other.shape)
 
 
 def reshape_as(input, other):
+    _need("reshape_as", "other", 1, other, "Tensor", Tensor)
     return input.reshape(other.shape)
 
 
 def expand_as(input, other):
+    _need("expand_as", "other", 1, other, "Tensor", Tensor)
     return input.expand(other.shape)
 
 
@@ -306,6 +315,8 @@ def roll(input, shifts, dims=None):
         return _op.roll(input.reshape(-1), shifts if isinstance(shifts, int) else shifts[0], 0).reshape(input.shape)
     shifts = (shifts,) if isinstance(shifts, int) else shifts
     dims = (dims,) if isinstance(dims, int) else dims
+    if len(shifts) != len(dims):
+        raise RuntimeError(f"shifts and dimensions must align. shifts: {len(shifts)}, dims:{len(dims)}")
     for s, d in zip(shifts, dims):
         input = _op.roll(input, s, d)
     return input
@@ -316,7 +327,8 @@ def flip(input, *dims):
 
 
 def as_strided(input, size, stride, storage_offset=None):
-    return _op.as_strided(input, size, stride, input.storage_offset() if storage_offset is None else storage_offset)
+    # The row counts from the input's first element, PyTorch from the storage's.
+    return _op.as_strided(input, size, stride, 0 if storage_offset is None else storage_offset - input.storage_offset())
 
 
 def diag(input, diagonal=0):
@@ -388,6 +400,7 @@ def argsort(input, dim=-1, descending=False, stable=False):
 
 
 def topk(input, k, dim=-1, largest=True, sorted=True):
+    _need("topk", "k", 2, k, "int", int, Tensor)
     return _topk_result(*_op.topk(input, int(k), dim, largest, sorted))
 
 

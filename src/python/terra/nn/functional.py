@@ -4,6 +4,7 @@ import math
 import warnings
 
 from .. import _C
+from .._ops import _need
 from .._ops import log_softmax as _log_softmax
 from .._ops import softmax as _softmax
 
@@ -177,6 +178,7 @@ def dropout(input, p=0.5, training=True, inplace=False):
     """Zeroes elements with probability p and scales the rest by 1 / (1 - p)."""
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+    _need("dropout", "input", 1, input, "Tensor", Tensor)
     if not training or p == 0 or input.numel() == 0:
         return input
     if p == 1:
@@ -297,6 +299,7 @@ def adaptive_avg_pool1d(input, output_size):
 
 def pad(input, pad, mode="constant", value=None):
     """Pads the last dimensions, two numbers each, the last first."""
+    _need("pad", "pad", 2, pad, "tuple of ints", tuple, list)
     if len(pad) % 2:
         raise RuntimeError("Padding length must be divisible by 2")
     if len(pad) // 2 > input.ndim:
@@ -383,6 +386,7 @@ def batch_norm(input, running_mean, running_var, weight=None, bias=None, trainin
 
 
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-05):
+    _need("layer_norm", "normalized_shape", 2, normalized_shape, "tuple of ints", tuple, list)
     n = len(normalized_shape)
     if tuple(input.shape[input.ndim - n:]) != tuple(normalized_shape):
         raise RuntimeError(f"Given normalized_shape={list(normalized_shape)}, expected input with shape "
