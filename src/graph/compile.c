@@ -71,7 +71,7 @@ static tr_status lower(tr__graph *g, tr_plan **out) {
 
 /* Lowers what there is after a pass and looks at it: the pass that broke a rule is the one named. */
 static tr_status verify_after(tr__graph *g, const char *pass) {
-    tr_plan *plan;
+    tr_plan *plan = NULL;
     TR_TRY(lower(g, &plan));
     tr_status status = tr_plan_verify(plan);
     free_plan(plan);
@@ -96,7 +96,7 @@ static tr_status run_passes(tr__graph *g, const tr_path *path, tr_plan **out) {
         if (verify)
             TR_TRY(verify_after(g, passes[i].name));
     }
-    tr_plan *plan;
+    tr_plan *plan = NULL;
     TR_TRY(lower(g, &plan));
     tr_status status = verify ? tr_plan_verify(plan) : TR_OK;
     if (status != TR_OK) {
