@@ -39,13 +39,14 @@ static inline tr_arg kc_strided(tr_dtype dtype, void *data, int ndim, const int6
 /* kc_tensor(TR_F32, data, 2, 3): row-major. */
 #define kc_tensor(dtype, data, ...)                                                                                  \
     kc_strided((dtype), (data), (int) (sizeof((int64_t[]) {__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) {__VA_ARGS__}, NULL)
-#define kc_scalar(dtype, data) kc_strided((dtype), (data), 0, NULL, NULL)
+static const int64_t kc_no_shape[1];
+#define kc_scalar(dtype, data) kc_strided((dtype), (data), 0, kc_no_shape, NULL)
 
 static inline tr_arg kc_number(double v) {
-    return (tr_arg) {NULL, tr_meta_get(TR_F64, 0, NULL, NULL), {.d = v}};
+    return (tr_arg) {NULL, tr_meta_get(TR_F64, 0, kc_no_shape, NULL), {.d = v}};
 }
 static inline tr_arg kc_integer(int64_t v) {
-    return (tr_arg) {NULL, tr_meta_get(TR_I64, 0, NULL, NULL), {.i = v}};
+    return (tr_arg) {NULL, tr_meta_get(TR_I64, 0, kc_no_shape, NULL), {.i = v}};
 }
 static inline tr_arg kc_none(void) {
     return (tr_arg) {0};

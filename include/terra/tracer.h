@@ -46,6 +46,7 @@ struct tr_tensor {
     bool retains_grad;
     bool no_grad_view;        /* a view made under no_grad: in-place errors differ */
     bool is_parameter;        /* the Python room's */
+    bool own_version;         /* made by .data: writes through it, or views of it, leave the version alone */
     uint16_t output_nr;       /* of grad_fn */
     uint32_t view_version;    /* storage version when grad_fn of a view was made */
     tr_node *grad_fn;         /* retained; NULL for leaves */

@@ -247,18 +247,13 @@ static int keys_read(keys *k, PyObject *key) {
 }
 
 static int walk_keys(walk *w, const keys *k, int ndim) {
-    int taken = 0, ellipses = 0;
+    int taken = 0;
     for (int i = 0; i < k->n; i++) {
         int n = takes(k->item[i]);
         taken += n < 0 ? 0 : n;
-        ellipses += n < 0;
     }
     if (taken > ndim) {
         PyErr_Format(PyExc_IndexError, "too many indices for tensor of dimension %d", ndim);
-        return -1;
-    }
-    if (ellipses > 1) {
-        PyErr_SetString(PyExc_IndexError, "an index can only have a single ellipsis ('...')");
         return -1;
     }
     for (int i = 0; i < k->n; i++)
@@ -353,17 +348,13 @@ static int store_view(tr_tensor *x, tr_input value) {
 static int store_masked(tr_tensor *x, tr_tensor *mask, tr_input value) {
     const tr_meta *m = mask->meta;
     int64_t shape[TR_MAX_DIMS];
-    tr_tensor *wide = NULL, *cast = NULL;
+    tr_tensor *wide = NULL;
     for (int d = 0; d < x->meta->ndim; d++)
         shape[d] = d < m->ndim ? m->shape[d] : 1;
-    if (tr__py_check(tr_to_dtype(mask, TR_BOOL, &cast)) < 0)
-        return -1;
-    int r = tr__py_check(tr_reshape(cast, x->meta->ndim, shape, &wide));
-    tr_tensor_release(cast);
-    if (r < 0)
+    if (tr__py_check(tr_reshape(mask, x->meta->ndim, shape, &wide)) < 0)
         return -1;
     tr_input in[3] = {tr_in(x), tr_in(wide), value};
-    r = apply_discard(TR_OP_masked_fill, in, 3, NULL, true);
+    int r = apply_discard(TR_OP_masked_fill, in, 3, NULL, true);
     tr_tensor_release(wide);
     return r;
 }

@@ -300,7 +300,10 @@ static PyObject *get_base(PyObject *o, void *c) { return tr__py_wrap_borrowed(tr
 static PyObject *get_data(PyObject *o, void *c) {
     tr_tensor *t = tr__py_t(o), *out;
     tr_status status = tr_tensor_alias(t, t->meta, t->offset, &out);
-    return status ? tr__py_raise(status) : tr__py_wrap(out);
+    if (status)
+        return tr__py_raise(status);
+    out->own_version = true;
+    return tr__py_wrap(out);
 }
 
 static int deny_delete(PyObject *value, const char *name) {

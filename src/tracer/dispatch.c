@@ -127,6 +127,7 @@ static tr_status apply_view(tr_op op, const tr_input *in, const int64_t *attrs, 
     tr_tensor *view = tr__tensor_over(t->storage, c.out[0], offset);
     if (!view)
         return TR_E_NOMEM;
+    view->own_version = t->own_version;
     tr_status status = TR_OK;
     if (op != TR_OP_detach && !tr__tape_is_final()) {
         tr_tensor *base = t->base ? t->base : t;
@@ -154,10 +155,10 @@ static tr_tensor *default_generator_of(const tr_op_info *info, int operand, cons
 }
 
 static void bump_written(const tr_op_info *info, const tr_input *in, bool in_place) {
-    if (in_place)
+    if (in_place && !in[0].tensor->own_version)
         in[0].tensor->storage->version++;
     for (int i = 0; i < info->n_operands; i++)
-        if ((info->written >> i & 1) && in[i].tensor)
+        if ((info->written >> i & 1) && in[i].tensor && !in[i].tensor->own_version)
             in[i].tensor->storage->version++;
 }
 

@@ -25,7 +25,7 @@ from ._creation import *  # noqa: E402, F403
 from ._creation import (BFloat16Tensor, BoolTensor, ByteTensor, DoubleTensor, FloatTensor, IntTensor, LongTensor)  # noqa: E402, F401
 from . import _ops, _tensor  # noqa: E402
 
-_NOT_FUNCTIONS = {"attach", "namedtuple", "Tensor", "Size", "math", "builtins", "METHODS"}
+_NOT_FUNCTIONS = {"attach", "namedtuple", "Tensor", "Size", "math", "builtins", "operator", "METHODS"}
 for _name, _value in vars(_ops).items():
     if not _name.startswith("_") and _name not in _NOT_FUNCTIONS:
         globals()[_name] = _value

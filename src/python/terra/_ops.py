@@ -46,11 +46,6 @@ def _sizes(size):
     return tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) and hasattr(size[0], "__len__") else size
 
 
-def _as_tensor(x, like):
-    return x if isinstance(x, Tensor) else _C._new_full((), None, x) if not isinstance(x, float) else _C._new_full(
-        (), like.dtype if like.dtype.is_floating_point else None, x)
-
-
 def _need(function, name, position, value, what, *types):
     """A TypeError in PyTorch's words unless `value` is of one of the types."""
     if not isinstance(value, types) or (isinstance(value, builtins.bool) and builtins.bool not in types):

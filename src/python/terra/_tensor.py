@@ -1,8 +1,5 @@
 """Tensor's methods that are written in Python: autograd's, hooks, copying, conversion, random fills."""
 
-import warnings
-from collections import OrderedDict
-
 from . import _C, _creation
 from ._core import check_device
 
@@ -52,22 +49,15 @@ def register_post_accumulate_grad_hook(self, hook):
     if not self.requires_grad or not self.is_leaf:
         raise RuntimeError("post accumulate grad hooks can only be registered on leaf tensors that require gradient")
 
-    def run(_):
-        import weakref  # noqa: F401
-
-        hook(self)
-
-    number = self._register_post_hook(run)
+    number = self._register_post_hook(lambda _: hook(self))
     return RemovableHandle(lambda: self._remove_hook(number))
 
 
 def detach_(self):
     """Takes this tensor out of the graph, in place."""
-    requires = self.detach()
     if self.grad_fn is None:
-        self.requires_grad_(False)
-        return self
-    raise NotImplementedError(f"detach_() of a non-leaf is not in Terra's subset yet; use detach() ({requires.dtype})")
+        return self.requires_grad_(False)
+    raise NotImplementedError("detach_() of a non-leaf is not in Terra's subset yet; use detach()")
 
 
 def deepcopy(self, memo):
@@ -103,7 +93,7 @@ class _no_grad:
 
 def _rebuild(data, dtype, size, requires_grad, cls, state):
     t = _C._from_bytes(data, dtype, size)
-    if cls is not Tensor:
+    if cls is not None:
         t = _C.Tensor._make_subclass(cls, t)
     if requires_grad:
         t.requires_grad_()
@@ -116,7 +106,8 @@ def reduce_ex(self, protocol):
     if not self.is_leaf and self.requires_grad:
         raise RuntimeError("can't pickle a tensor that requires gradient and isn't a leaf")
     data = self.detach()
-    return (_rebuild, (_C._read_bytes(data), self.dtype, tuple(self.shape), self.requires_grad, type(self), dict(self.__dict__)))
+    return (_rebuild, (_C._read_bytes(data), self.dtype, tuple(self.shape), self.requires_grad,
+                       None if type(self) is Tensor else type(self), dict(self.__dict__)))
 
 
 def contains(self, element):
@@ -186,7 +177,11 @@ def bernoulli_(self, p=0.5, *, generator=None):
 def bernoulli(input, p=None, *, generator=None, out=None):
     if p is not None:
         return _op._bernoulli_(_C._new_empty(input.shape, input.dtype), p, generator=generator)
-    return _C.bernoulli(input, generator=generator)
+    if not isinstance(input, Tensor) or input.is_contiguous():
+        return _C.bernoulli(input, generator=generator)
+    order = sorted(range(input.ndim), key=lambda d: -input.stride(d))  # drawn in the order of memory
+    drawn = _C.bernoulli(input.permute(order).contiguous(), generator=generator)
+    return drawn.permute([order.index(d) for d in range(input.ndim)])
 
 
 def new_tensor(self, data, *, dtype=None, device=None, requires_grad=False):
@@ -337,9 +332,6 @@ def _clone(self, *, memory_format=None):
     return _raw_clone(self)
 
 
-Tensor_clone = _clone
-
-
 def _half(self, memory_format=None):
     raise NotImplementedError("float16 is not in Terra's subset yet; bfloat16 is")
 
@@ -361,5 +353,3 @@ class memory_format(layout):
 strided = layout("strided")
 contiguous_format, channels_last, preserve_format = (memory_format(n) for n in
                                                      ("contiguous_format", "channels_last", "preserve_format"))
-
-_ = (warnings, OrderedDict)

@@ -50,29 +50,13 @@ class _Formatter:
             return
         finite = [abs(v) for v in values if math.isfinite(v) and v != 0]
         if not finite:
-            self.width = max([1] + [len(self._plain(v)) for v in values]) if values else 1
-            if any(math.isfinite(v) for v in values):
-                self.width = max(self.width, 2 + any(v != v or math.isinf(v) for v in values) * 0)
-            self._fit(values)
             return
         top, bottom = max(finite), min(finite)
         self.int_mode = all(v == math.ceil(v) for v in values if math.isfinite(v))
-        p = PRINT_OPTS.precision
-        if self.int_mode:
-            self.sci_mode = top / bottom > 1000.0 or top > 1.0e8
-        else:
-            self.sci_mode = top / bottom > 1000.0 or top > 1.0e8 or bottom < 1.0e-4
-        if self.int_mode and not self.sci_mode:
-            self.precision = 0
-        if self.int_mode and self.sci_mode and top <= 1.0e8 and top / bottom > 1000.0:
-            self.sci_mode = True
+        self.sci_mode = top / bottom > 1000.0 or top > 1.0e8 or (not self.int_mode and bottom < 1.0e-4)
         if PRINT_OPTS.sci_mode is not None:
             self.sci_mode = PRINT_OPTS.sci_mode
-        self.precision = p
         self._fit([v for v in values if math.isfinite(v) and v != 0], also=values)
-
-    def _plain(self, v):
-        return str(v)
 
     def _fit(self, values, also=()):
         self.width = max([1] + [len(self._text(v)) for v in values])

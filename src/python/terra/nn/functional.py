@@ -277,6 +277,8 @@ def max_pool1d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
 
 def avg_pool2d(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
     stride = kernel_size if stride is None or stride == [] else stride
+    if input.ndim < 3:
+        raise IndexError(f"Dimension out of range (expected to be in range of [{-input.ndim}, {input.ndim - 1}], but got -3)")
     return _batched(input, 3, lambda x: _op.avg_pool2d(x, kernel_size, stride, padding, ceil_mode, count_include_pad,
                                                        divisor_override or 0))
 
