@@ -655,10 +655,14 @@ typedef struct turn {
 } turn;
 
 #define TURN_BLOCK(T)                                                                        \
+    /* through a buffer, so that each line of either side is touched once: steps that are powers of two share few cache sets */ \
     static void turn_block_##T(T *to, int64_t to_step, const T *from, int64_t from_step, int64_t rows, int64_t columns) { \
+        T block[EDGE][EDGE + 1];                                                             \
+        for (int64_t k = 0; k < columns; k++)                                                \
+            for (int64_t i = 0; i < rows; i++)                                               \
+                block[i][k] = from[i + k * from_step];                                       \
         for (int64_t i = 0; i < rows; i++)                                                   \
-            for (int64_t k = 0; k < columns; k++)                                            \
-                to[i * to_step + k] = from[i + k * from_step];                               \
+            memcpy(to + i * to_step, block[i], (size_t) columns * sizeof *to);               \
     }
 TURN_BLOCK(uint8_t)
 TURN_BLOCK(uint16_t)
@@ -692,25 +696,58 @@ static void turn_blocks(void *env, int64_t begin, int64_t end, int thread) {
     }
 }
 
-/* Does the program only copy, from one order of dimensions into another? Then it is done here. */
-static bool run_turn(const tr_ew_program *p, const run *r, tr_kernel_ctx *ctx, int64_t numel) {
-    const tr_ew_step *s = &p->steps[0];
-    if (p->n_steps != 1 || !is_identity(s->op) || s->in[first_operand(s->op)] < 0 || r->ndim < 2)
-        return false;
-    turn t = {.r = r, .from = &r->args[s->in[first_operand(s->op)]], .to = &r->args[s->store], .other = -1};
+/* Copies `from` into `to`, both of one dtype, when their orders differ in the way that squares help with. */
+static bool turn_over(const run *r, const argument *from, const argument *to, tr_kernel_ctx *ctx, int64_t numel) {
     int inner = r->ndim - 1;
-    if (!t.from->data || t.from->dtype != t.to->dtype || t.to->strides[inner] != 1 || t.from->strides[inner] == 1)
+    turn t = {.r = r, .from = from, .to = to, .other = -1};
+    if (r->ndim < 2 || from->dtype != to->dtype || to->strides[inner] != 1 || from->strides[inner] <= 1)
         return false;
     for (int d = 0; d < inner; d++)
-        if (t.from->strides[d] == 1)
+        if (from->strides[d] == 1)
             t.other = d;
-    if (t.other < 0 || r->shape[t.other] < 8 || r->shape[inner] < 8 || t.from->strides[inner] <= 0)
+    if (t.other < 0 || r->shape[t.other] < 8 || r->shape[inner] < 8)
         return false;
-    t.size = tr_dtype_size((tr_dtype) t.from->dtype);
+    t.size = tr_dtype_size((tr_dtype) from->dtype);
     t.across = (r->shape[inner] + EDGE - 1) / EDGE;
     t.blocks = t.across * ((r->shape[t.other] + EDGE - 1) / EDGE);
     tr__parallel(ctx, t.blocks * (numel / (r->shape[inner] * r->shape[t.other])), TR__GRAIN / (EDGE * EDGE), turn_blocks, &t);
     return true;
+}
+
+/* Does the program only copy, from one order of dimensions into another? Then it is done here. */
+static bool run_turn(const tr_ew_program *p, const run *r, tr_kernel_ctx *ctx, int64_t numel) {
+    const tr_ew_step *s = &p->steps[0];
+    if (p->n_steps != 1 || !is_identity(s->op) || s->in[first_operand(s->op)] < 0)
+        return false;
+    const argument *from = &r->args[s->in[first_operand(s->op)]];
+    return from->data && turn_over(r, from, &r->args[s->store], ctx, numel);
+}
+
+/* Big operands that lie across the tiles are turned over into scratch first: a column read element by element touches a
+ * cache line for each. Nothing happens when there is no scratch. */
+enum { TURN_MIN = 64 * 1024 };
+static void straighten(const tr_ew_program *p, run *r, tr_kernel_ctx *ctx, int64_t numel) {
+    int inner = r->ndim - 1;
+    for (int k = 0; k < r->n_args; k++) {
+        argument *g = &r->args[k], straight = *g;
+        bool stored = false;
+        for (int s = 0; s < p->n_steps; s++)
+            stored |= p->steps[s].store == k;
+        if (stored || !g->data || numel < TURN_MIN || r->ndim < 2 || g->strides[inner] < 16)
+            continue;
+        int64_t step = 1;
+        for (int d = inner; d >= 0; d--) {
+            if (g->strides[d] == 0 && r->shape[d] > 1)
+                step = 0; // broadcast: its copy would be bigger than itself
+            straight.strides[d] = step;
+            step *= r->shape[d];
+        }
+        if (step == 0 || !(straight.data = ctx->scratch(ctx, (size_t) numel * tr_dtype_size((tr_dtype) g->dtype))))
+            continue;
+        straight.linear = true;
+        if (turn_over(r, g, &straight, ctx, numel))
+            *g = straight;
+    }
 }
 
 tr_status tr_ew_run(const tr_ew_program *program, const tr_meta *space, const tr_arg *args, tr_kernel_ctx *ctx) {
@@ -736,6 +773,7 @@ tr_status tr_ew_run(const tr_ew_program *program, const tr_meta *space, const tr
     coalesce(&r, first);
     if (run_turn(program, &r, ctx, space->numel))
         return TR_OK;
+    straighten(program, &r, ctx, space->numel);
     compile(&r, program, args);
     find_direct_stores(&r);
     allocate_slots(&r);

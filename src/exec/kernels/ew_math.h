@@ -185,6 +185,28 @@ static inline vD vD_erf_fast(vD x) {
     return vD_erf(x);
 }
 
+/* For gelu, where the result is added to 1: a rational approximation without an exponential, 2.2e-7 off at most. */
+static inline vF vF_erf_near(vF x) {
+    x = vF_select(x > 3.95f, VF_CONST(3.95f), vF_select(x < -3.95f, VF_CONST(-3.95f), x));
+    vF t = x * x;
+    vF p = VF_CONST(-1.296719826e-08f);
+    p = vF_fma(p, t, VF_CONST(4.640459650e-06f));
+    p = vF_fma(p, t, VF_CONST(3.779379518e-04f));
+    p = vF_fma(p, t, VF_CONST(3.843379734e-03f));
+    p = vF_fma(p, t, VF_CONST(5.427481088e-02f));
+    p = vF_fma(p, t, VF_CONST(1.851692077e-01f));
+    p = vF_fma(p, t, VF_CONST(1.128379169e+00f));
+    vF q = VF_CONST(6.269274678e-05f);
+    q = vF_fma(q, t, VF_CONST(1.304065946e-03f));
+    q = vF_fma(q, t, VF_CONST(1.544374025e-02f));
+    q = vF_fma(q, t, VF_CONST(1.139110835e-01f));
+    q = vF_fma(q, t, VF_CONST(4.974353468e-01f));
+    q = vF_fma(q, t, VF_CONST(1.0f));
+    return x * p / q;
+}
+static inline vD vD_erf_near(vD x) {
+    return vD_erf(x);
+}
 /* tanh: a polynomial up to 0.63; beyond, by the exponential. */
 static inline vF vF_tanh_fast(vF x) {
     vF a = vF_abs(x), t = x * x;

@@ -377,12 +377,12 @@ UNARY_SCALARS(hardtanh, L, x < s ? s : x > v ? v : x)
     VECTOR1(logsigmoid, c, v##c##_min0(x) - v##c##_log1p(v##c##_exp(-v##c##_abs(x))))\
     VECTOR1_SCALARS(softplus, c, v##c##_select(x * s > v, x, v##c##_log1p(v##c##_exp(x * s)) / s)) \
     VECTOR1_SCALARS(elu, c, v##c##_select(x < 0, v##c##_expm1(x) * s, x))            \
-    VECTOR1(gelu_erf, c, x * K(0.5) * (1 + v##c##_erf_fast(x * K(0.70710678118654752440)))) \
+    VECTOR1(gelu_erf, c, x * K(0.5) * (1 + v##c##_erf_near(x * K(0.70710678118654752440)))) \
     VECTOR1(gelu_tanh, c, K(0.5) * x * (1 + v##c##_tanh_fast(K(0.79788456080286535588) * (x + K(0.044715) * (x * x * x))))) \
     VECTOR2(atan2, c, v##c##_atan2(a, b))                                            \
     VECTOR2(pow_any, c, v##c##_pow(a, b))                                            \
     static inline v##c gelu_d_##c(v##c g, v##c x) {                                  \
-        v##c cdf = K(0.5) * (1 + v##c##_erf_fast(x * K(0.70710678118654752440)));         \
+        v##c cdf = K(0.5) * (1 + v##c##_erf_near(x * K(0.70710678118654752440)));         \
         v##c pdf = v##c##_exp(x * x * K(-0.5)) * K(0.39894228040143267794);          \
         return g * (cdf + x * pdf);                                                  \
     }                                                                                \
@@ -609,6 +609,18 @@ SELECT(B)
             T_##c l = *lo, h = *hi;                                                  \
             _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++)                     \
                 o[i] = clamp_hi_##c(clamp_lo_##c(x[i], l), h);                       \
+            return;                                                                  \
+        }                                                                            \
+        if (lo && !hi && one_lo) {                                                   \
+            T_##c l = *lo;                                                           \
+            _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++)                     \
+                o[i] = clamp_lo_##c(x[i], l);                                        \
+            return;                                                                  \
+        }                                                                            \
+        if (hi && !lo && one_hi) {                                                   \
+            T_##c h = *hi;                                                           \
+            _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++)                     \
+                o[i] = clamp_hi_##c(x[i], h);                                        \
             return;                                                                  \
         }                                                                            \
         for (int64_t i = 0; i < n; i++) {                                            \

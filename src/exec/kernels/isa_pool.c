@@ -143,25 +143,54 @@ static window window_of(const job *j, int64_t oy, int64_t ox) {
             sum += x[i];                                                                         \
         return sum;                                                                              \
     }                                                                                            \
+    static void avg_windows_##T(const job *j, const T *x, T *y, int64_t oy) {                    \
+        for (int64_t ox = 0; ox < j->ow; ox++) {                                                 \
+            window w = window_of(j, oy, ox);                                                     \
+            T sum = 0;                                                                           \
+            bool whole = w.x0 == 0 && w.x1 == j->w && w.y0 < w.y1;                               \
+            if (whole)                                                                           \
+                sum = row_sum_##T(x + w.y0 * j->w, (w.y1 - w.y0) * j->w);                        \
+            else                                                                                 \
+                for (int64_t iy = w.y0; iy < w.y1; iy++)                                         \
+                    sum += row_sum_##T(x + iy * j->w + w.x0, w.x1 - w.x0);                       \
+            bool empty = w.y0 >= w.y1 || w.x0 >= w.x1;                                           \
+            y[ox] = empty ? 0 : sum / (T) w.divisor;                                             \
+        }                                                                                        \
+    }                                                                                            \
+    static inline __attribute__((always_inline)) void add_step_##T(T *y, const T *x, int64_t s, int64_t n) { \
+        _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++)                                     \
+            y[i] += x[i * s];                                                                    \
+    }                                                                                            \
+    /* a row of outputs, position after position of the window, as for the maximum */            \
+    static void avg_row_##T(const job *j, const T *x, T *y, int64_t oy) {                        \
+        int64_t y0 = oy * j->sh - j->ph;                                                         \
+        memset(y, 0, (size_t) j->ow * sizeof *y);                                                \
+        for (int64_t ky = 0; ky < j->kh; ky++)                                                   \
+            for (int64_t kx = 0; kx < j->kw; kx++) {                                             \
+                int64_t from, to, iy = y0 + ky;                                                  \
+                valid_range(kx, j->sw, j->pw, 1, j->w, j->ow, &from, &to);                       \
+                const T *start = x + iy * j->w + from * j->sw - j->pw + kx;                      \
+                if (iy < 0 || iy >= j->h || from >= to)                                          \
+                    continue;                                                                    \
+                if (j->sw == 1)                                                                  \
+                    add_step_##T(y + from, start, 1, to - from);                                 \
+                else if (j->sw == 2)                                                             \
+                    add_step_##T(y + from, start, 2, to - from);                                 \
+                else                                                                             \
+                    add_step_##T(y + from, start, j->sw, to - from);                             \
+            }                                                                                    \
+        for (int64_t ox = 0; ox < j->ow; ox++) {                                                 \
+            window w = window_of(j, oy, ox);                                                     \
+            y[ox] = w.y0 >= w.y1 || w.x0 >= w.x1 ? 0 : y[ox] / (T) w.divisor;                    \
+        }                                                                                        \
+    }                                                                                            \
     static void avg_pool_##T(void *env, int64_t begin, int64_t end, int thread) {                \
         const job *j = env;                                                                      \
-        for (int64_t p = begin; p < end; p++) {                                                  \
-            const T *x = (const T *) j->x + p * j->h * j->w;                                     \
-            T *y = (T *) j->y + p * j->oh * j->ow;                                               \
+        bool small = !j->adaptive && j->kh * j->kw <= 64;                                        \
+        for (int64_t p = begin; p < end; p++)                                                    \
             for (int64_t oy = 0; oy < j->oh; oy++)                                               \
-                for (int64_t ox = 0; ox < j->ow; ox++) {                                         \
-                    window w = window_of(j, oy, ox);                                             \
-                    T sum = 0;                                                                   \
-                    bool whole = w.x0 == 0 && w.x1 == j->w && w.y0 < w.y1;                       \
-                    if (whole)                                                                   \
-                        sum = row_sum_##T(x + w.y0 * j->w, (w.y1 - w.y0) * j->w);                \
-                    else                                                                         \
-                        for (int64_t iy = w.y0; iy < w.y1; iy++)                                 \
-                            sum += row_sum_##T(x + iy * j->w + w.x0, w.x1 - w.x0);               \
-                    bool empty = w.y0 >= w.y1 || w.x0 >= w.x1;                                   \
-                    y[oy * j->ow + ox] = empty ? 0 : sum / (T) w.divisor;                        \
-                }                                                                                \
-        }                                                                                        \
+                (small ? avg_row_##T : avg_windows_##T)(j, (const T *) j->x + p * j->h * j->w,   \
+                                                        (T *) j->y + (p * j->oh + oy) * j->ow, oy); \
     }                                                                                            \
     static void avg_pool_backward_##T(void *env, int64_t begin, int64_t end, int thread) {       \
         const job *j = env;                                                                      \

@@ -96,8 +96,10 @@ typedef enum fold {
 
 enum { BLOCK = 2048, COLUMNS = 1024, ROWS = 32, CHUNK = 64 * 1024 };
 
-#define ADD(a, v) ((a) + (v))
 #define MUL(a, v) ((a) * (v))
+/* Integers wrap. */
+#define ADD_WRAP(a, v) ((int64_t) ((uint64_t) (a) + (uint64_t) (v)))
+#define MUL_WRAP(a, v) ((int64_t) ((uint64_t) (a) * (uint64_t) (v)))
 /* NaN is kept whichever side it is on. */
 #define GREATER(a, v) ((v) > (a) || (v) != (v) ? (v) : (a))
 #define LESS(a, v)    ((v) < (a) || (v) != (v) ? (v) : (a))
@@ -270,18 +272,18 @@ SUMS(double, vD, VN_D, __builtin_fabs, pow, exp)
     COLUMN_FOLD(max_abs, T, double, 0, GREATER, fabs_(w))                                        \
     COLUMN_FOLD(min_abs, T, double, __builtin_inf(), LESS, fabs_(w))
 #define WHOLE(T, lowest, highest)                                                                \
-    ROW_FOLD(prod, T, int64_t, 1, MUL, w)                                                        \
+    ROW_FOLD(prod, T, int64_t, 1, MUL_WRAP, w)                                                     \
     ROW_FOLD(max, T, int64_t, lowest, GREATER, w)                                                \
     ROW_FOLD(min, T, int64_t, highest, LESS, w)                                                  \
-    COLUMN_FOLD(prod, T, int64_t, 1, MUL, w)                                                     \
+    COLUMN_FOLD(prod, T, int64_t, 1, MUL_WRAP, w)                                                  \
     COLUMN_FOLD(max, T, int64_t, lowest, GREATER, w)                                             \
     COLUMN_FOLD(min, T, int64_t, highest, LESS, w)
 FLOAT_FOLDS(float, vF, VN_F, __builtin_fabsf)
 FLOAT_FOLDS(double, vD, VN_D, __builtin_fabs)
 WHOLE(int64_t, INT64_MIN, INT64_MAX)
 WHOLE(uint8_t, 0, 255)
-ROW_FOLD(sum, int64_t, int64_t, 0, ADD, w)
-COLUMN_FOLD(sum, int64_t, int64_t, 0, ADD, w)
+ROW_FOLD(sum, int64_t, int64_t, 0, ADD_WRAP, w)
+COLUMN_FOLD(sum, int64_t, int64_t, 0, ADD_WRAP, w)
 
 /* Rows and columns of each element type; accumulators are double for floats, int64 for the rest. */
 #define REAL_FOLDS(T)                                                                            \
@@ -328,7 +330,7 @@ typedef struct job {
 } job;
 
 static number combine(const job *j, number a, number b) {
-    bool real = j->dtype >= TR_F32;
+    bool real = j->dtype >= TR_BF16;
     switch (j->f) {
         case FOLD_PROD: return real ? (number) {.d = a.d * b.d} : (number) {.l = (int64_t) ((uint64_t) a.l * (uint64_t) b.l)};
         case FOLD_MAX:
@@ -339,8 +341,45 @@ static number combine(const job *j, number a, number b) {
     }
 }
 
+static number combine(const job *j, number a, number b);
+
+/* bfloat16 is widened piece by piece, never as a whole. */
+static number fold_row_bf16(const job *j, int64_t at, int64_t n, double centre) {
+    float x[BLOCK];
+    const uint16_t *h = (const uint16_t *) j->x + at;
+    number total = {0};
+    for (int64_t i = 0; i == 0 || i < n; i += BLOCK) {
+        int64_t m = tr__min(BLOCK, n - i);
+        for (int64_t k = 0; k < m; k++)
+            x[k] = tr__bf16_to_f32(h[i + k]);
+        number piece = {.d = rows_float[j->f](x, m, centre, j->power)};
+        total = i ? combine(j, total, piece) : piece;
+    }
+    return total;
+}
+
+/* Rows of n columns, a few at a time. */
+static void fold_columns_bf16(const job *j, number *out, int64_t at, int64_t n, const double *centre) {
+    enum { FEW = 8 };
+    float x[FEW * COLUMNS];
+    number part[COLUMNS];
+    plan p = {.n_reduced = 1, .reduced_strides = {n}};
+    for (int64_t r = 0; r < j->p.reduced; r += FEW) {
+        p.reduced = p.reduced_shape[0] = tr__min(FEW, j->p.reduced - r);
+        for (int64_t k = 0; k < p.reduced; k++) {
+            const uint16_t *h = (const uint16_t *) j->x + at + reduced_offset(&j->p, r + k);
+            for (int64_t c = 0; c < n; c++)
+                x[k * n + c] = tr__bf16_to_f32(h[c]);
+        }
+        columns_float[j->f](&part->d, &p, x, 0, n, centre, j->power);
+        for (int64_t c = 0; c < n; c++)
+            out[c] = r ? combine(j, out[c], part[c]) : part[c];
+    }
+}
+
 static number fold_row(const job *j, int64_t at, int64_t n, double centre) {
     switch (j->dtype) {
+        case TR_BF16: return fold_row_bf16(j, at, n, centre);
         case TR_F32: return (number) {.d = rows_float[j->f]((const float *) j->x + at, n, centre, j->power)};
         case TR_F64: return (number) {.d = rows_double[j->f]((const double *) j->x + at, n, centre, j->power)};
         case TR_BOOL: return (number) {.l = rows_uint8_t[j->f]((const uint8_t *) j->x + at, n, centre, j->power)};
@@ -352,6 +391,7 @@ static void fold_columns(const job *j, int64_t result, int64_t at, int64_t n) {
     number *out = j->out + result;
     const double *centre = j->centre ? j->centre + result : NULL;
     switch (j->dtype) {
+        case TR_BF16: fold_columns_bf16(j, out, at, n, centre); break;
         case TR_F32: columns_float[j->f](&out->d, &j->p, j->x, at, n, centre, j->power); break;
         case TR_F64: columns_double[j->f](&out->d, &j->p, j->x, at, n, centre, j->power); break;
         case TR_BOOL: columns_uint8_t[j->f](&out->l, &j->p, j->x, at, n, centre, j->power); break;
@@ -489,6 +529,8 @@ static tr_status reduce(const tr_kernel_call *c, job *j) {
 
 /* Reads the input as `dtype` and reduces it into scratch. */
 static tr_status start(const tr_kernel_call *c, job *j, int64_t mask, tr_dtype dtype) {
+    if (dtype == TR_F32 && c->in[0].meta->dtype == TR_BF16)
+        dtype = TR_BF16;
     *j = (job) {.p = make_plan(c->in[0].meta, mask), .dtype = dtype};
     TR_TRY(tr__dense_in(c, &c->in[0], dtype, &j->x));
     j->out = tr__scratch(c, (size_t) j->p.results * sizeof(number));
@@ -499,7 +541,7 @@ static tr_status start(const tr_kernel_call *c, job *j, int64_t mask, tr_dtype d
 static tr_status finish(const tr_kernel_call *c, const job *j, const tr_arg *out) {
     tr_meta from;
     tr_arg src = {j->out, &from, {0}};
-    tr__meta_make(&from, j->dtype >= TR_F32 ? TR_F64 : TR_I64, out->meta->ndim, out->meta->shape, NULL);
+    tr__meta_make(&from, j->dtype >= TR_BF16 ? TR_F64 : TR_I64, out->meta->ndim, out->meta->shape, NULL);
     return tr__copy(c->ctx, out, &src);
 }
 
@@ -635,6 +677,71 @@ EXTREME(float)
 EXTREME(double)
 EXTREME(int64_t)
 
+/* A contiguous line: its extreme in vectors, then the first place that holds it, or a NaN. */
+#define EXTREME_ROW(T)                                                                           \
+    static void extreme_row_##T(const line_job *j, int64_t o) {                                  \
+        const T *x = (const T *) j->x + o * j->a.size;                                           \
+        T best = (T) (j->less ? row_min_##T : row_max_##T)(x, j->a.size, 0, 0);                  \
+        int64_t at = 0;                                                                          \
+        while (at < j->a.size - 1 && x[at] != best && x[at] == x[at])                            \
+            at++;                                                                                \
+        if (j->value)                                                                            \
+            ((T *) j->value)[o] = best;                                                          \
+        j->index[o] = at;                                                                        \
+    }
+EXTREME_ROW(float)
+EXTREME_ROW(double)
+
+/* Columns, a block at a time, so that rows are read along. */
+enum { LINES = 64 };
+#define EXTREME_COLUMNS(T)                                                                       \
+    static void extreme_columns_##T(const line_job *j, int64_t o, int64_t i, int64_t n) {        \
+        const T *x = (const T *) j->x + o * j->a.size * j->a.inner + i;                          \
+        T best[LINES];                                                                           \
+        int32_t at[LINES] = {0};                                                                 \
+        for (int64_t c = 0; c < n; c++)                                                          \
+            best[c] = x[c];                                                                      \
+        for (int64_t k = 1; k < j->a.size; k++)                                                  \
+            for (int64_t c = 0; c < n; c++) {                                                    \
+                T v = x[k * j->a.inner + c], b = best[c];                                        \
+                bool take = ((j->less ? v < b : v > b) | (v != v)) & (b == b);                   \
+                best[c] = take ? v : b;                                                          \
+                at[c] = take ? (int32_t) k : at[c];                                              \
+            }                                                                                    \
+        for (int64_t c = 0; c < n; c++) {                                                        \
+            if (j->value)                                                                        \
+                ((T *) j->value)[o * j->a.inner + i + c] = best[c];                              \
+            j->index[o * j->a.inner + i + c] = at[c];                                            \
+        }                                                                                        \
+    }
+EXTREME_COLUMNS(float)
+EXTREME_COLUMNS(double)
+EXTREME_COLUMNS(int64_t)
+
+static void run_extreme_rows(void *env, int64_t begin, int64_t end, int thread) {
+    const line_job *j = env;
+    for (int64_t o = begin; o < end; o++) {
+        if (j->dtype == TR_F32)
+            extreme_row_float(j, o);
+        else
+            extreme_row_double(j, o);
+    }
+}
+
+static void run_extreme_columns(void *env, int64_t begin, int64_t end, int thread) {
+    const line_job *j = env;
+    int64_t blocks = (j->a.inner + LINES - 1) / LINES;
+    for (int64_t k = begin; k < end; k++) {
+        int64_t o = k / blocks, i = k % blocks * LINES, n = tr__min(LINES, j->a.inner - i);
+        if (j->dtype == TR_F32)
+            extreme_columns_float(j, o, i, n);
+        else if (j->dtype == TR_F64)
+            extreme_columns_double(j, o, i, n);
+        else
+            extreme_columns_int64_t(j, o, i, n);
+    }
+}
+
 static void run_extremes(void *env, int64_t begin, int64_t end, int thread) {
     const line_job *j = env;
     for (int64_t k = begin; k < end; k++) {
@@ -662,7 +769,12 @@ static tr_status find_extremes(const tr_kernel_call *c, const tr_arg *value, con
         TR_TRY(tr__dense_out(c, value, j.dtype, &j.value));
     TR_TRY(tr__dense_out(c, index, TR_I64, &out));
     j.index = out;
-    tr__parallel(c->ctx, j.a.outer * j.a.inner, tr__max(1, TR__GRAIN / j.a.size), run_extremes, &j);
+    if (j.a.inner == 1 && j.dtype != TR_I64)
+        tr__parallel(c->ctx, j.a.outer, tr__max(1, TR__GRAIN / j.a.size), run_extreme_rows, &j);
+    else if (j.a.inner >= 8 && j.a.size < INT32_MAX)
+        tr__parallel(c->ctx, j.a.outer * ((j.a.inner + LINES - 1) / LINES), tr__max(1, TR__GRAIN / LINES / j.a.size), run_extreme_columns, &j);
+    else
+        tr__parallel(c->ctx, j.a.outer * j.a.inner, tr__max(1, TR__GRAIN / j.a.size), run_extremes, &j);
     if (value)
         TR_TRY(tr__dense_out_end(c, value, j.dtype, j.value));
     return tr__dense_out_end(c, index, TR_I64, out);
