@@ -85,7 +85,7 @@ def main():
     loader = DataLoader(train, batch_size=args.batch, shuffle=True)
     test_loader = DataLoader(test, batch_size=len(test))
     model = Net()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=1e-2)
     losses = []
     start = time.perf_counter()
     with tqdm(total=args.epochs * len(loader), unit="step") as bar:

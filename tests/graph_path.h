@@ -159,17 +159,24 @@ typedef struct author {
     dice d;
     handle live[MAX_HANDLES];
     uint32_t n_live;
-    tr_ref generator;
+    tr_ref generator, weights;
 } author;
 
+/* Squares may also be images: [2, 4, 2, 4], with convolutions for products. */
+static bool images;
+
 static inline const tr_meta *square_of(tr_dtype t) {
-    return shape(t, 2, SIDE, SIDE);
+    return images ? shape(t, 4, 2, 4, 2, 4) : shape(t, 2, SIDE, SIDE);
 }
 static inline const tr_meta *transposed(tr_dtype t) {
-    return tr_meta_get(t, 2, (int64_t[]){SIDE, SIDE}, (int64_t[]){1, SIDE});
+    return images ? tr_meta_get(t, 4, (int64_t[]){2, 4, 2, 4}, (int64_t[]){32, 1, 16, 4})
+                  : tr_meta_get(t, 2, (int64_t[]){SIDE, SIDE}, (int64_t[]){1, SIDE});
 }
-static inline const tr_meta *upper_half(tr_dtype t) {
-    return tr_meta_get(t, 2, (int64_t[]){SIDE / 2, SIDE}, (int64_t[]){SIDE, 1});
+static inline const tr_meta *half_of(tr_dtype t) {
+    return images ? shape(t, 4, 1, 4, 2, 4) : shape(t, 2, SIDE / 2, SIDE);
+}
+static inline const tr_meta *row_of(tr_dtype t) {
+    return shape(t, 1, images ? 4 : SIDE);
 }
 
 static inline void adopt(author *a, tr_ref ref, tr_dtype dtype, bool square) {
@@ -199,12 +206,12 @@ static inline tr_path_operand look(author *a, handle *h, int64_t *offset, bool h
     *offset = 0;
     h->read = true;
     if (!h->square)
-        return on(h->ref, shape(h->dtype, 1, SIDE));
+        return on(h->ref, row_of(h->dtype));
     if (half) {
         *offset = roll(&a->d, 2) ? SIDE * SIDE / 2 : 0;
-        return on(h->ref, upper_half(h->dtype));
+        return on(h->ref, half_of(h->dtype));
     }
-    return on(h->ref, roll(&a->d, 5) ? square_of(h->dtype) : transposed(h->dtype));
+    return on(h->ref, roll(&a->d, images ? 25 : 5) ? square_of(h->dtype) : transposed(h->dtype));
 }
 
 /* A number operand's bits: 0.25, 0.5 or 0.75. */
@@ -226,7 +233,7 @@ static inline void random_op(author *a) {
     tr_path_operand in[8];
     int64_t off[8] = {0};
     tr_dtype t = TR_F32;
-    const tr_meta *m = half ? shape(t, 2, SIDE / 2, SIDE) : square_of(t);
+    const tr_meta *m = half ? half_of(t) : square_of(t);
     uint32_t op = b->path.n_ops, n_values = b->path.n_values;
     if (kind < 25) {
         in[0] = look(a, x, &off[0], half);
@@ -261,12 +268,25 @@ static inline void random_op(author *a) {
         add_op(b, TR_OP_gt, t, 2, in, 1, &mask, false);
     } else if (kind < 80) {
         in[0] = look(a, x, &off[0], false);
-        const tr_meta *row = shape(t, 1, SIDE);
+        const tr_meta *row = row_of(t);
         add_op(b, TR_OP_sum, t, 1, in, 1, &row, false);
     } else if (kind < 86) {
         in[0] = look(a, x, &off[0], false);
-        in[1] = on(x->ref, square_of(t));
-        add_op(b, TR_OP_mm, t, 2, in, 1, (const tr_meta *[]){square_of(t)}, false);
+        in[1] = images ? on(a->weights, shape(t, 4, 4, 4, 1, 1)) : on(x->ref, square_of(t));
+        in[2] = absent();
+        if (images && roll(d, 2))
+            add_op(b, TR_OP_conv2d, t, 3, in, 1, (const tr_meta *[]){square_of(t)}, false);
+        else if (images)
+            add_op(b, TR_OP_conv2d_backward_data, t, 2, in, 1, (const tr_meta *[]){square_of(t)}, false);
+        else
+            add_op(b, TR_OP_mm, t, 2, in, 1, (const tr_meta *[]){square_of(t)}, false);
+    } else if (kind < 88 && images) {
+        in[0] = look(a, x, &off[0], false);
+        in[1] = in[2] = in[3] = in[4] = absent();
+        in[5] = in[6] = number();
+        const tr_meta *channel = shape(t, 1, 4);
+        add_op(b, TR_OP_batch_norm, t, 7, in, 3, (const tr_meta *[]){square_of(t), channel, channel}, false);
+        b->path.attrs[b->path.ops[op].attr] = 1;
     } else if (kind < 88) {
         in[0] = look(a, x, &off[0], half);
         in[1] = in[2] = number();
@@ -310,8 +330,13 @@ static inline void random_op(author *a) {
         bool is_number = in[i].meta && in[i].ref == TR_REF_NONE;
         b->path.args[b->path.ops[op].operand + (uint32_t) i] = is_number ? quarters(d) : off[i];
     }
-    if (b->path.ops[op].op == TR_OP_sum) { // over dimension 0, no dtype
-        b->path.attrs[b->path.ops[op].attr] = 1;
+    uint32_t which = b->path.ops[op].op;
+    if (which == TR_OP_conv2d || which == TR_OP_conv2d_backward_data) {
+        static const int64_t plain[] = {1, 1, 0, 0, 1, 1, 1, 2, 4};
+        memcpy(b->path.attrs + b->path.ops[op].attr, plain, b->path.ops[op].n_attrs * sizeof *plain);
+    }
+    if (which == TR_OP_sum) { // over all dimensions but the last, no dtype
+        b->path.attrs[b->path.ops[op].attr] = images ? 7 : 1;
         b->path.attrs[b->path.ops[op].attr + 2] = -1;
     }
     if (b->path.ops[op].in_place)
@@ -319,9 +344,9 @@ static inline void random_op(author *a) {
     for (tr_ref v = n_values; v < b->path.n_values; v++) {
         const tr_meta *made = b->path.operands[b->path.ops[op].operand + b->path.ops[op].n_in + v - n_values].meta;
         b->path.fetched[v] = roll(d, 40) == 0;
-        if (made->ndim == 2 && made->shape[0] == SIDE && roll(d, 10))
+        if (made == square_of((tr_dtype) made->dtype) && roll(d, 10))
             adopt(a, v, (tr_dtype) made->dtype, true);
-        else if (made->ndim == 1)
+        else if (made == row_of(TR_F32))
             adopt(a, v, (tr_dtype) made->dtype, false);
         else
             kill(b, v);
@@ -347,6 +372,7 @@ static inline void random_path(builder *b, uint64_t seed, uint32_t n_ops) {
     for (int i = 0; i < 4; i++)
         adopt(&a, external(b), TR_F32, true);
     adopt(&a, external(b), TR_F32, false);
+    a.weights = external(b);
     uint32_t keep = 6 + roll(&a.d, 12);
     while (b->path.n_ops < n_ops) {
         random_op(&a);

@@ -112,7 +112,8 @@ static inline void oracle_wrote(void *env, tr_ref r) {
 enum { AT_NOWHERE, AT_SLOT, AT_TEMP };
 typedef struct machine {
     const tr_plan *plan;
-    const tr_path *p;
+    const tr_path *p; /* with operands as the plan lays them */
+    tr_path seen;
     content *slots, *temps, *externals;
     uint8_t *where, *op_done, *broken;
     uint32_t next, cursor;
@@ -239,9 +240,12 @@ static inline void catch_up(machine *m) {
             run_one(m, k);
 }
 
-static inline machine machine_start(const tr_plan *plan) {
+static inline void machine_start(machine *m_, const tr_plan *plan) {
     const tr_path *p = plan->path;
-    machine m = {.plan = plan, .p = p};
+    machine m = {.plan = plan};
+    m.seen = *p;
+    if (plan->looks)
+        m.seen.operands = plan->looks;
     m.slots = calloc(p->n_values + 1, sizeof *m.slots);
     m.temps = calloc(p->n_values + 1, sizeof *m.temps);
     m.externals = calloc(p->n_externals + 1, sizeof *m.externals);
@@ -252,7 +256,8 @@ static inline machine machine_start(const tr_plan *plan) {
         m.where[v] = plan->slot[v] == TR_SLOT_ELIDED ? AT_NOWHERE : AT_SLOT;
     for (uint32_t e = 0; e < p->n_externals; e++)
         m.externals[e] = (content){1000 + e, 0};
-    return m;
+    *m_ = m;
+    m_->p = &m_->seen;
 }
 
 static inline void machine_stop(machine *m) {
@@ -278,7 +283,10 @@ static inline bool agrees(machine *m, const oracle *o, uint32_t at, bool ended, 
             tr_ref v = p->operands[op->operand + i].ref;
             if (ended ? p->death[v] != TR_DEATH_NEVER : p->death[v] < at)
                 continue;
-            content *c = machine_at(m, v);
+            content settled = *machine_at(m, v), *c = &settled; // what lies otherwise is copied to the program's order
+            uint32_t home = m->plan->relaid ? m->plan->relaid[v] : 0;
+            if (home && c->look == look_of(m->plan->looks[home - 1].meta))
+                c->look = look_of(m->plan->path->operands[home - 1].meta);
             if (c->value != o->values[v].value || c->look != o->values[v].look) {
                 cr_log_error("%s, after %u ops: value %u of op %u (%s) differs", when, at, v, k, tr_op_info_of(op->op)->name);
                 return false;
@@ -304,7 +312,8 @@ static inline bool simulate(const tr_plan *plan, dice *d, uint32_t stride) {
         if (exit % stride != 0 && exit != p->n_ops)
             continue;
         for (uint32_t speed = 0; speed < 4 && good; speed++) {
-            machine m = machine_start(plan);
+            machine m;
+            machine_start(&m, plan);
             for (m.cursor = 0; m.cursor < exit; m.cursor++) {
                 for (uint32_t n = speed == 0 ? plan->n_instrs : speed == 1 ? 0 : roll(d, 4); n > 0 && step_machine(&m); n--) {
                 }
@@ -317,7 +326,8 @@ static inline bool simulate(const tr_plan *plan, dice *d, uint32_t stride) {
         }
     }
     for (uint32_t speed = 0; speed < 6 && good; speed++) {
-        machine m = machine_start(plan);
+        machine m;
+        machine_start(&m, plan);
         for (m.cursor = 0; m.cursor < p->n_ops; m.cursor++) {
             for (uint32_t n = speed == 0 ? plan->n_instrs : speed == 1 ? 0 : roll(d, 4); n > 0 && step_machine(&m); n--) {
             }

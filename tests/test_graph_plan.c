@@ -118,6 +118,11 @@ static void random_plans(uint64_t from, uint64_t to, uint32_t n_ops, uint32_t st
 Test(plan, random_short, .timeout = 120) {
     random_plans(1, 1500, 12, 1);
 }
+Test(plan, random_images, .timeout = 120) {
+    images = true;
+    random_plans(1, 600, 20, 1);
+    random_plans(5000, 5100, 80, 1);
+}
 Test(plan, random_middling, .timeout = 120) {
     random_plans(5000, 5300, 60, 1);
 }

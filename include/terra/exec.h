@@ -51,9 +51,10 @@ struct tr_activation {
     void **address;                /* per value */
     uint8_t *op_done;              /* ops run one at a time, before or instead of their instruction */
     uint8_t *broken;               /* per instruction: some of its ops were */
+    uint8_t *settled;              /* per value that the plan relaid: it lies as the program sees it by now */
     uint32_t next_instr;
     tr_slab *slab, *carry;
-    void **temps;                  /* arena blocks of values that were run at tier 0, owned until END or EXIT */
+    void **temps;                  /* arena blocks of values that were run at tier 0 or settled, owned until END or EXIT */
     uint32_t n_temps;
     tr_activation *next;
 };

@@ -87,6 +87,12 @@ typedef struct tr_plan {
     int64_t *slot;          /* per value: offset in the slab, or ELIDED; carried values: ~offset in the carry region when
                                carry[v] */
     uint8_t *carry;         /* per value: alive at the mark */
+    /* Values that the plan keeps in another order than the program sees (channels last). Instructions, and single ops of an
+     * activation, see operands by `looks`; a value becomes what the program sees by a copy from looks[relaid[v] - 1].meta to
+     * path->operands[relaid[v] - 1].meta, after which path->operands are right for it. NULL where nothing is relaid. */
+    tr_path_operand *looks; /* parallel to path->operands */
+    uint32_t *relaid;       /* per value: 1 + operand of its birth; 0: as the program sees it */
+    tr_meta *metas;         /* what looks have and path->operands have not */
     size_t slab_bytes, carry_bytes;
     int64_t compile_ns;
     uint32_t id;

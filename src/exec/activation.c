@@ -47,6 +47,7 @@ void tr__activation_open(tr_runner *r, tr_activation *a) {
     a->n_temps = 0;
     memset(a->op_done, 0, path->n_ops);
     memset(a->broken, 0, plan->n_instrs);
+    memset(a->settled, 0, path->n_values);
     a->slab = take_slab(r, &plan->state->slabs, plan->slab_bytes);
     a->carry = take_slab(r, &plan->state->carries, plan->carry_bytes);
     if (!a->slab || !a->carry) {
@@ -63,9 +64,43 @@ void tr__activation_open(tr_runner *r, tr_activation *a) {
     }
 }
 
+static bool lies_otherwise(const tr_activation *a, tr_ref v) {
+    return a->plan->looks && a->plan->relaid[v] && !a->settled[v];
+}
+
+/* An operand as it lies: as the program sees it, but for values that the plan keeps in another order. */
+static const tr_path_operand *seen(const tr_activation *a, uint32_t operand) {
+    const tr_path_operand *o = &a->plan->path->operands[operand];
+    return tr_ref_is_value(o->ref) && lies_otherwise(a, o->ref) ? &a->plan->looks[operand] : o;
+}
+
+void *tr__activation_address(tr_runner *r, tr_ref v, tr_status *status) {
+    tr_activation *a = r->current;
+    if (!lies_otherwise(a, v) || !a->address[v])
+        return a->address[v];
+    // Somebody outside the plan looks: a copy in the program's order, which is the value from now on.
+    uint32_t home = a->plan->relaid[v] - 1;
+    void *block = tr_arena_alloc(r->arena, a->plan->path->value_bytes[v]);
+    if (!block) {
+        *status = TR_FAIL(TR_E_NOMEM, "no memory for a tensor of %zu bytes", a->plan->path->value_bytes[v]);
+        return NULL;
+    }
+    a->temps[a->n_temps++] = block;
+    tr_arg from = {.data = a->address[v], .meta = a->plan->looks[home].meta};
+    tr_arg to = {.data = block, .meta = a->plan->path->operands[home].meta};
+    tr_kernel_call copy = {.op = TR_OP__contiguous, .cdtype = to.meta->dtype, .n_in = 1, .n_out = 1, .in = &from, .out = &to,
+                           .ctx = &r->ctx};
+    *status = tr__run_kernel(r, &copy, 0);
+    if (*status != TR_OK)
+        return NULL;
+    a->address[v] = block;
+    a->settled[v] = 1;
+    return block;
+}
+
 static tr_status resolve(tr_runner *r, uint32_t operand, tr_arg *arg) {
     tr_activation *a = r->current;
-    const tr_path_operand *o = &a->plan->path->operands[operand];
+    const tr_path_operand *o = seen(a, operand);
     arg->meta = o->meta;
     arg->at.i = a->args[operand];
     arg->data = NULL;
@@ -123,6 +158,7 @@ static tr_status run_multi(tr_runner *r, const tr_instr *instr) {
         for (uint32_t i = 0; i < n; i++)
             TR_TRY(resolve_op(r, &path->ops[op[done + i]], r->args + i * per, &calls[i]));
         TR_TRY(tr_kernel_multi(calls[0].op, calls, (int) n));
+        tr__runner_reset_scratch(r);
         done += n;
     }
     return TR_OK;
@@ -238,7 +274,8 @@ static void bind_survivors(tr_runner *r) {
         tr_storage *s = a->storage_of[v];
         if (!s)
             continue;
-        void *at = a->address[v];
+        tr_status status = TR_OK;
+        void *at = tr__activation_address(r, v, &status);
         a->storage_of[v] = NULL;
         s->bound = false;
         s->data = at;
@@ -302,7 +339,7 @@ static void *carve(char **at, size_t bytes) {
 
 static size_t activation_bytes(const tr_plan *plan) {
     const tr_path *p = plan->path;
-    return sizeof(tr_activation) + 8 * 16 + p->n_operands * 8 + p->n_values * 3 * 8 + p->n_externals * 8 + p->n_ops +
+    return sizeof(tr_activation) + 9 * 16 + p->n_operands * 8 + p->n_values * (4 * 8 + 1) + p->n_externals * 8 + p->n_ops +
            plan->n_instrs;
 }
 
@@ -316,10 +353,11 @@ static tr_activation *make_activation(tr_plan *plan) {
     a->args = carve(&at, p->n_operands * 8);
     a->storage_of = carve(&at, p->n_values * 8);
     a->address = carve(&at, p->n_values * 8);
-    a->temps = carve(&at, p->n_values * 8);
+    a->temps = carve(&at, p->n_values * 2 * 8);
     a->external = carve(&at, p->n_externals * 8);
     a->op_done = carve(&at, p->n_ops);
     a->broken = carve(&at, plan->n_instrs);
+    a->settled = carve(&at, p->n_values);
     atomic_init(&a->finished, true);
     return a;
 }

@@ -34,7 +34,7 @@ tr_status tr__runner_args(tr_runner *r, uint32_t n) {
     return TR_OK;
 }
 
-static void reset_scratch(tr_runner *r) {
+void tr__runner_reset_scratch(tr_runner *r) {
     tr_kernel_ctx *ctx = &r->ctx;
     if (r->n_scratch_more) {
         // Next time one block will do.
@@ -51,7 +51,7 @@ static void reset_scratch(tr_runner *r) {
 tr_status tr__run_kernel(tr_runner *r, const tr_kernel_call *call, uint32_t site) {
     tr_status status = tr_kernel_of(call->op)(call);
     if (r->ctx.scratch_used)
-        reset_scratch(r);
+        tr__runner_reset_scratch(r);
     if (TR_UNLIKELY(status != TR_OK)) {
         char text[TR_STATUS_DETAIL_MAX];
         snprintf(text, sizeof text, "%s", tr_status_detail());
@@ -69,7 +69,7 @@ void *tr__storage_address(tr_runner *r, tr_storage *s, tr_status *status) {
     if (s->data)
         return s->data;
     if (s->bound && r->current)
-        return r->current->address[s->value];
+        return tr__activation_address(r, s->value, status);
     if (s->bytes == 0)
         return nothing;
     s->data = tr_arena_alloc(r->arena, s->bytes);

@@ -83,6 +83,8 @@ tr_status tr__run_kernel(tr_runner *r, const tr_kernel_call *call, uint32_t site
 /* Keeps the first error. */
 void tr__runner_fail(tr_runner *r, tr_status status);
 tr_status tr__runner_args(tr_runner *r, uint32_t n);
+/* After a kernel that was not run by tr__run_kernel. */
+void tr__runner_reset_scratch(tr_runner *r);
 /* Address of a storage's first byte; allocates it when it has none. NULL: poisoned, or no memory (status in *status). */
 void *tr__storage_address(tr_runner *r, tr_storage *s, tr_status *status);
 void tr__run_call(tr_runner *r, const tr_call *call);
@@ -94,6 +96,8 @@ void tr__activation_open(tr_runner *r, tr_activation *a);
 bool tr__activation_step(tr_runner *r);
 /* Runs every validated op below `upto`, one at a time where its instruction isn't ready. */
 void tr__activation_catch_up(tr_runner *r, uint32_t upto);
+/* Where a value of the open activation lies, in the order in which the program sees it. NULL: nowhere, or no memory. */
+void *tr__activation_address(tr_runner *r, tr_ref v, tr_status *status);
 bool tr__activation_has_run(const tr_runner *r, uint32_t upto);
 void tr__activation_close(tr_runner *r);
 void tr__plan_state_drop(tr_runner *r, tr_plan *plan);

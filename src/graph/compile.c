@@ -20,7 +20,7 @@ void tr_path_destroy(tr_path *path) {
     tr_free(path);
 }
 
-/* All but the path. */
+/* All but the path and what else it was given. */
 static void free_plan(tr_plan *plan) {
     for (uint32_t i = 0; plan->instrs && i < plan->n_instrs; i++) {
         tr_free(plan->instrs[i].program);
@@ -38,6 +38,9 @@ void tr_plan_destroy(tr_plan *plan) {
     if (!plan)
         return;
     tr_path_destroy((tr_path *) plan->path);
+    tr_free(plan->looks);
+    tr_free(plan->relaid);
+    tr_free(plan->metas);
     free_plan(plan);
 }
 
@@ -51,7 +54,10 @@ static tr_status lower(tr__graph *g, tr_plan **out) {
     tr_plan *plan = tr_calloc(1, sizeof *plan);
     if (!plan)
         return TR_FAIL(TR_E_NOMEM, "no memory for a plan");
-    plan->path = g->path;
+    plan->path = g->original;
+    plan->looks = g->relaid.looks;
+    plan->relaid = g->relaid.value;
+    plan->metas = g->relaid.metas;
     tr_status status = tr__lower(g, plan);
     if (status == TR_OK)
         status = tr__plan_memory(plan);
@@ -65,7 +71,7 @@ static tr_status lower(tr__graph *g, tr_plan **out) {
 
 /* Lowers what there is after a pass and looks at it: the pass that broke a rule is the one named. */
 static tr_status verify_after(tr__graph *g, const char *pass) {
-    tr_plan *plan;
+    tr_plan *plan = NULL;
     TR_TRY(lower(g, &plan));
     tr_status status = tr_plan_verify(plan);
     free_plan(plan);
@@ -76,6 +82,7 @@ static const struct {
     const char *name;
     tr_status (*run)(tr__graph *g);
 } passes[] = {
+    {"layout", tr__pass_layout},
     {"dead", tr__pass_dead},
     {"multi", tr__pass_multi},
     {"elementwise", tr__pass_elementwise},
@@ -89,7 +96,7 @@ static tr_status run_passes(tr__graph *g, const tr_path *path, tr_plan **out) {
         if (verify)
             TR_TRY(verify_after(g, passes[i].name));
     }
-    tr_plan *plan;
+    tr_plan *plan = NULL;
     TR_TRY(lower(g, &plan));
     tr_status status = verify ? tr_plan_verify(plan) : TR_OK;
     if (status != TR_OK) {
@@ -102,12 +109,16 @@ static tr_status run_passes(tr__graph *g, const tr_path *path, tr_plan **out) {
 
 tr_status tr_graph_compile(tr_path *path, tr_plan **out) {
     int64_t start = now_ns();
-    tr__graph g = {0};
+    tr__graph g = {.original = path};
     tr_plan *plan = NULL;
     tr_status status = run_passes(&g, path, &plan);
     tr__pool_fini(&g.pool);
-    if (status != TR_OK)
+    if (status != TR_OK) {
+        tr_free(g.relaid.looks);
+        tr_free(g.relaid.value);
+        tr_free(g.relaid.metas);
         return status;
+    }
     plan->compile_ns = now_ns() - start;
     *out = plan;
     return TR_OK;

@@ -126,6 +126,11 @@ static void put_totals(text *t, const tr_plan *plan) {
     put(t, "); %.2f ops each; %u of %u values elided, ",
         plan->n_instrs ? (double) plan->path->n_ops / (double) plan->n_instrs : 0.0, s.elided, plan->path->n_values);
     put_bytes(t, s.elided_bytes);
+    uint32_t relaid = 0;
+    for (uint32_t v = 0; plan->relaid && v < plan->path->n_values; v++)
+        relaid += plan->relaid[v] != 0;
+    if (relaid)
+        put(t, "; %u channels last", relaid);
     put(t, "; slab ");
     put_bytes(t, (double) plan->slab_bytes);
     put(t, ", carried ");

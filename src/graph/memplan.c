@@ -199,7 +199,7 @@ static void pack(tr_plan *plan, packer *k, const lives *l) {
     plan->slab_bytes = k->end;
 }
 
-tr_status tr__plan_memory(tr_plan *plan) {
+static tr_status place(tr_plan *plan) {
     const tr_path *p = plan->path;
     uint32_t n = plan->n_instrs;
     tr__pool pool = {0};
@@ -225,4 +225,14 @@ tr_status tr__plan_memory(tr_plan *plan) {
     }
     tr__pool_fini(&pool);
     return status;
+}
+
+tr_status tr__plan_memory(tr_plan *plan) {
+    tr_path seen = tr__path_seen(plan);
+    tr_plan view = *plan;
+    view.path = &seen;
+    TR_TRY(place(&view));
+    plan->slab_bytes = view.slab_bytes;
+    plan->carry_bytes = view.carry_bytes;
+    return TR_OK;
 }

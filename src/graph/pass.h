@@ -39,8 +39,20 @@ typedef struct tr__group {
     uint32_t stamp;
 } tr__group;
 
+/* What pass_layout.c chose; the plan takes looks, value and metas. */
+typedef struct tr__relaid {
+    tr_path_operand *looks;
+    uint32_t *value;
+    tr_meta *metas;
+    const tr_meta **from; /* per meta: what it replaces */
+    uint32_t n_metas;
+} tr__relaid;
+
 typedef struct tr__graph {
     const tr_path *path;
+    const tr_path *original;
+    tr_path shadow; /* `path`, once values are relaid: the original with other operands */
+    tr__relaid relaid;
     tr__pool pool;
     uint32_t n_refs;      /* values, then externals */
     tr__lists pred, succ; /* ops that must run before, after (no duplicates) */
@@ -65,6 +77,13 @@ static inline uint32_t tr__ref_index(const tr_path *p, tr_ref r) {
 static inline const tr_path_operand *tr__operands(const tr_path *p, const tr_path_op *op) {
     return p->operands + op->operand;
 }
+/* The path as a plan's instructions see it. */
+static inline tr_path tr__path_seen(const tr_plan *plan) {
+    tr_path p = *plan->path;
+    if (plan->looks)
+        p.operands = plan->looks;
+    return p;
+}
 static inline uint32_t tr__operand_count(const tr_path_op *op) {
     return (uint32_t) op->n_in + op->n_out;
 }
@@ -88,6 +107,7 @@ tr_status tr__analyze(tr__graph *g, const tr_path *path);
 /* Makes one group of two. False, nothing changed: a path leads from one to the other through a third. */
 bool tr__merge(tr__graph *g, uint32_t a, uint32_t b);
 
+tr_status tr__pass_layout(tr__graph *g);
 tr_status tr__pass_dead(tr__graph *g);
 tr_status tr__pass_elementwise(tr__graph *g);
 tr_status tr__pass_multi(tr__graph *g);

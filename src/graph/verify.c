@@ -371,7 +371,7 @@ static tr_status check_skip(checker *c, uint32_t index) {
         const tr_path_op *op = &p->ops[k];
         for (uint32_t i = 0; i < tr__operand_count(op); i++) {
             tr_ref v = tr__operands(p, op)[i].ref;
-            if (tr__operand_written(op, i) && !(tr_ref_is_value(v) && c->plan->slot[v] == TR_SLOT_ELIDED))
+            if (v != TR_REF_NONE && tr__operand_written(op, i) && !(tr_ref_is_value(v) && c->plan->slot[v] == TR_SLOT_ELIDED))
                 BUG("skip: op %u (%s) writes %u, which is stored", k, name_of(c, k), v);
         }
     }
@@ -418,7 +418,32 @@ static void *filled(tr__pool *pool, uint32_t n) {
     return block;
 }
 
-tr_status tr_plan_verify(const tr_plan *plan) {
+/* Who lies otherwise than the program sees it lives inside the iteration, and all operands that name it see it alike. */
+static tr_status check_looks(const tr_plan *plan) {
+    const tr_path *p = plan->path;
+    for (uint32_t i = 0; plan->looks && i < p->n_operands; i++) {
+        const tr_path_operand *from = &p->operands[i], *to = &plan->looks[i];
+        uint32_t home = tr_ref_is_value(from->ref) ? plan->relaid[from->ref] : 0;
+        if (from->ref != to->ref || (!home && from->meta != to->meta))
+            BUG("looks: operand %u differs from the path's", i);
+        if (!home)
+            continue;
+        const tr_path_operand *born = &p->operands[home - 1], *lies = &plan->looks[home - 1];
+        if (born->ref != from->ref || from->meta != born->meta || to->meta != lies->meta || !to->meta->dense ||
+            to->meta->dtype != from->meta->dtype || !tr_meta_same_shape(to->meta, from->meta) ||
+            (size_t) to->meta->numel * tr_dtype_size((tr_dtype) to->meta->dtype) != p->value_bytes[from->ref])
+            BUG("looks: operand %u sees value %u otherwise than it lies", i, from->ref);
+        if (p->death[from->ref] == TR_DEATH_NEVER)
+            BUG("looks: value %u is carried, and lies otherwise than the program sees it", from->ref);
+    }
+    return TR_OK;
+}
+
+tr_status tr_plan_verify(const tr_plan *original) {
+    TR_TRY(check_looks(original));
+    tr_path seen = tr__path_seen(original);
+    tr_plan view = *original, *plan = &view;
+    view.path = &seen;
     checker c = {.plan = plan, .path = plan->path, .n_refs = plan->path->n_values + plan->path->n_externals};
     c.at = filled(&c.pool, c.path->n_ops);
     c.born = filled(&c.pool, c.path->n_values);

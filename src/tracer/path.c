@@ -226,12 +226,12 @@ static void forget_one(tr_graph *g) {
         return;
     tr_known *k = *victim;
     *victim = k->next;
-    for (int i = 0; i < TR_PREDICTIONS; i++) {
-        if (g->longest[i] == k)
-            g->longest[i] = NULL;
-        if (g->shorter[i] == k)
-            g->shorter[i] = NULL;
-    }
+    for (int o = 0; o < TR_ORDERS; o++)
+        for (int i = 0; i < TR_PREDICTIONS; i++)
+            if (g->after[o][i] == k)
+                g->after[o][i] = NULL;
+    if (g->last == k)
+        g->last = NULL;
     tr_path_destroy(k->path);
     tr_free(k);
     g->n_known--;
@@ -257,30 +257,27 @@ tr_known *tr__graph_add(tr_graph *g, const tr_recorder *r) {
     return k;
 }
 
-static uint32_t slot(const tr_graph *g, int n) {
+static uint32_t history[TR_HISTORY]; /* ids of the latest paths of all graphs, newest first; 0 none */
+static const int orders[TR_ORDERS] = {8, 4, 2, 1};
+
+static uint32_t slot(int n) {
     uint64_t h = (uint64_t) n;
     for (int i = 0; i < n; i++)
-        h = mix(h, g->history[i]);
+        h = mix(h, history[i]);
     return (uint32_t) (h % TR_PREDICTIONS);
 }
 
-tr_known *tr__graph_predict(tr_graph *g) {
-    tr_known *k = g->longest[slot(g, TR_HISTORY)];
-    if (!k)
-        k = g->shorter[slot(g, 2)];
-    if (!k)
-        for (tr_known *c = g->known; c; c = c->next)
-            if (c->id == g->history[0])
-                k = c;
-    return k;
+tr_known *tr__graph_predict(tr_graph *g, int guess) {
+    return guess < TR_ORDERS ? g->after[guess][slot(orders[guess])] : g->last;
 }
 
 void tr__graph_taken(tr_graph *g, tr_known *k) {
-    g->longest[slot(g, TR_HISTORY)] = k;
-    g->shorter[slot(g, 2)] = k;
-    memmove(g->history + 1, g->history, sizeof g->history - sizeof *g->history);
-    g->history[0] = k->id;
-    g->iterations++;
+    for (int i = 0; i < TR_ORDERS; i++)
+        g->after[i][slot(orders[i])] = k;
+    memmove(history + 1, history, sizeof history - sizeof *history);
+    history[0] = k->id;
+    g->last = k;
+    k->taken = ++g->iterations;
 }
 
 bool tr__graph_is_cut(const tr_graph *g, uint64_t prefix) {
@@ -308,5 +305,7 @@ bool tr__graph_missed(tr_graph *g, uint64_t prefix, uint32_t op, uint32_t site) 
         tr__graph_is_cut(g, prefix))
         return false;
     g->cuts[g->n_cuts++] = prefix;
+    for (tr_known *k = g->known; k; k = k->next)
+        k->crossed |= k->path->n_ops > op && tr__path_prefix(k->path, op) == prefix;
     return true;
 }

@@ -21,6 +21,8 @@ typedef struct tr_known {
     tr_path *path;             /* owned */
     tr_plan *plan;             /* owned; NULL: none yet */
     uint32_t seen, followed, left;
+    uint64_t taken;            /* when last, by a clock of its graph */
+    bool crossed;              /* a cut lies within it: it is not followed any more */
     bool compiling, stale;     /* stale: compile again, something that the plan assumed has changed */
     uint32_t compiles;
     uint64_t cut;              /* ends at a cut: its graph's key; 0: ends at a mark */
@@ -35,16 +37,19 @@ typedef struct tr_fork {
     uint32_t site;
 } tr_fork;
 
-enum { TR_HISTORY = 8, TR_PREDICTIONS = 1024, TR_MAX_FORKS = 64, TR_MAX_CUTS = 64, TR_MAX_KNOWN = 256 };
+/* How many of the latest paths a prediction looks at, of all graphs: what a program chose early in an iteration decides what it
+ * does later. */
+enum { TR_ORDERS = 4, TR_HISTORY = 8, TR_PREDICTIONS = 1024, TR_MAX_FORKS = 64, TR_MAX_CUTS = 64, TR_MAX_KNOWN = 256 };
 
 typedef struct tr_graph {
     uint64_t key;
     uint32_t site;
     uint8_t kind;
+    bool is_piece;             /* begins at a cut */
     uint32_t n_known, iterations;
     tr_known *known;
-    uint32_t history[TR_HISTORY];                        /* ids of the latest paths, newest first; 0 none */
-    tr_known *longest[TR_PREDICTIONS], *shorter[TR_PREDICTIONS]; /* by the last 8 and 2 paths */
+    tr_known *after[TR_ORDERS][TR_PREDICTIONS];          /* what came last after the latest 8, 4, 2, 1 paths */
+    tr_known *last;
     tr_fork forks[TR_MAX_FORKS];
     uint32_t n_forks;
     uint64_t cuts[TR_MAX_CUTS];
@@ -73,7 +78,9 @@ tr_graph *tr__graph_at(uint64_t key, uint32_t site, int kind);
 tr_graph *tr__graph_first(void);
 tr_known *tr__graph_find(tr_graph *g, const tr_recorder *r);
 tr_known *tr__graph_add(tr_graph *g, const tr_recorder *r);
-tr_known *tr__graph_predict(tr_graph *g);
+/* The path that comes, by the latest ones: guess 0 is the best, up to TR_ORDERS (the last one taken); NULL: none. */
+tr_known *tr__graph_predict(tr_graph *g, int guess);
+static inline bool tr__known_usable(const tr_known *k) { return k->plan && !k->stale && !k->crossed; }
 void tr__graph_taken(tr_graph *g, tr_known *k);
 bool tr__graph_is_cut(const tr_graph *g, uint64_t prefix);
 /* A followed path was left before op: true when that fork has just become a cut. */

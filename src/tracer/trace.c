@@ -31,6 +31,7 @@ static struct {
     tr_known *known;           /* the path being followed */
     tr_activation *act;
     uint32_t cursor, n_values, n_externals;
+    uint32_t since_mark;       /* ops since the last mark, in pieces that cuts ended */
     uint32_t site;
     bool off, sync;            /* co-execution switched off; TERRA_SYNC */
     bool broken;               /* no memory for the trace: this iteration teaches nothing */
@@ -513,7 +514,30 @@ static tr_status issue_single(tr_issue *c, const tr_op_info *info, bool recorded
 
 static tr_status finish_iteration(uint64_t cut);
 
-static void open_iteration(void) {
+/* Does a path begin with this op? Names no externals. */
+static bool begins_with(const tr_known *k, const tr_issue *c) {
+    uint32_t n_externals = 0;
+    bool same = compare(c, k->path, &n_externals) == MATCH;
+    unname(c, 0);
+    return same;
+}
+
+/* The path to follow from its first op on: the predicted one, or, as that op already tells branches apart, the latest that
+ * begins so. */
+static tr_known *choose(const tr_issue *c) {
+    tr_known *best = NULL;
+    for (int guess = 0; guess <= TR_ORDERS; guess++) {
+        tr_known *k = tr__graph_predict(tr.graph, guess);
+        if (k && !k->crossed && begins_with(k, c))
+            return tr__known_usable(k) ? k : NULL; // the right one, it seems, but without a plan yet
+    }
+    for (tr_known *k = tr.graph->known; k; k = k->next)
+        if (tr__known_usable(k) && (!best || k->taken > best->taken) && begins_with(k, c))
+            best = k;
+    return best;
+}
+
+static void open_iteration(const tr_issue *c) {
     tr.epoch++;
     tr.open = true;
     tr.broken = false;
@@ -526,10 +550,10 @@ static void open_iteration(void) {
     adopt_plans();
     if (!tr.graph && !(tr.graph = tr__graph_at(1, 0, TR_MARK_EXPLICIT)))
         return;
-    if (tr.off || tr.sync)
+    if (tr.off || tr.sync || !tr.graph->known)
         return;
-    tr_known *k = tr__graph_predict(tr.graph);
-    if (!k || !k->plan || k->stale || k->path->n_ops < 1)
+    tr_known *k = choose(c);
+    if (!k)
         return;
     tr_activation *act = tr_exec_begin(k->plan);
     if (!act) {
@@ -550,7 +574,7 @@ tr_status tr__issue(tr_issue *c) {
     if (TR_UNLIKELY(tr.cut_next))
         TR_TRY(finish_iteration(tr.cut_next));
     if (TR_UNLIKELY(!tr.open))
-        open_iteration();
+        open_iteration(c);
     if (tr.act) {
         tr_status status = follow(c, info);
         if (status != TR_E_AGAIN)
@@ -597,7 +621,8 @@ static void learn(uint64_t cut) {
     tr__graph_taken(tr.graph, k);
     if (tr.off || tr.sync || !tr_options_get()->plans)
         return;
-    if ((k->seen >= COMPILE_AFTER && !k->plan) || k->stale)
+    // A piece between cuts is short and one of few: worth a plan at first sight.
+    if ((k->seen >= (cut || tr.graph->is_piece ? 1 : COMPILE_AFTER) && !k->plan) || k->stale)
         request_plan(k);
 }
 
@@ -642,6 +667,7 @@ static tr_status finish_iteration(uint64_t cut) {
     if (!tr.open)
         return TR_OK;
     bool followed = tr.act != NULL;
+    tr.since_mark = cut ? tr.since_mark + (followed ? tr.cursor : tr.recorder.path.n_ops) : 0;
     if (followed)
         TR_TRY(finish_followed());
     if (!followed || stats.side_exits != tr.exits_before)
@@ -650,7 +676,8 @@ static tr_status finish_iteration(uint64_t cut) {
     tr.open = false;
     tr.epoch++;
     if (cut)
-        tr.graph = tr__graph_at(cut, tr.site, TR_MARK_EXPLICIT);
+        if ((tr.graph = tr__graph_at(cut, tr.site, TR_MARK_EXPLICIT)))
+            tr.graph->is_piece = true;
     tr__recorder_reset(&tr.recorder);
     return TR_OK;
 }
@@ -661,7 +688,7 @@ tr_status tr_mark(tr_mark_kind kind, uint32_t site) {
             return TR_OK;
         tr.owner = pthread_self(); // between iterations the trace goes to whoever marks
     }
-    uint32_t n = tr.act ? tr.cursor : tr.recorder.path.n_ops;
+    uint32_t n = tr.since_mark + (tr.act ? tr.cursor : tr.recorder.path.n_ops);
     if (!tr.open || (kind != TR_MARK_EXPLICIT && (tr.explicit_marks || n < MIN_MARK_OPS)))
         return TR_OK;
     tr.marked = true;

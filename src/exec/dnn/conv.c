@@ -61,9 +61,31 @@ static tr_status connect(const tr_kernel_call *c, const conv *v, tr__dnn_entry *
     return s;
 }
 
+static bool is_channels_last(const tr_meta *m) {
+    return m->dense && m->strides[1] == 1 && m->shape[1] > 1 && m->shape[2] * m->shape[3] > 1;
+}
+
+/* Images that lie channels last already are taken as they are, where the library has a fast way: no reorders. */
+static tr_status create_as_they_lie(const conv *v, tr_dnn_conv_spec spec, tr_dnn_op **out) {
+    tr_dnn_layout *src = NULL, *dst = NULL;
+    tr_status s = TR_OK;
+    if (is_channels_last(v->t[0]->meta))
+        s = tr_dnn_layout_create(v->t[0]->meta, &src);
+    if (s == TR_OK && is_channels_last(v->t[2]->meta))
+        s = tr_dnn_layout_create(v->t[2]->meta, &dst);
+    spec.src = src;
+    spec.dst = dst;
+    if (s == TR_OK)
+        s = src || dst ? tr_dnn_conv_create(&spec, out) : TR_E_NOTIMPL;
+    tr_dnn_layout_destroy(src);
+    tr_dnn_layout_destroy(dst);
+    return s;
+}
+
 static tr_status compile(const tr_kernel_call *c, const conv *v, tr__dnn_entry *e) {
     tr_dnn_conv_spec spec = spec_of(c, v);
-    TR_TRY(tr_dnn_conv_create(&spec, &e->op));
+    if (create_as_they_lie(v, spec, &e->op) != TR_OK)
+        TR_TRY(tr_dnn_conv_create(&spec, &e->op));
     for (int i = 0; i < 3; i++)
         TR_TRY(connect(c, v, e, i));
     return TR_OK;

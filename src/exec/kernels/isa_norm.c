@@ -274,6 +274,27 @@ static void channels_of(job *j, const tr_meta *m) {
         j->s *= m->shape[d];
 }
 
+/* Is it [rows, C] in memory? */
+static bool is_channels_last(const tr_arg *a, tr_dtype wide) {
+    const tr_meta *m = a->meta;
+    if (m->dtype != wide || m->ndim < 3 || m->numel == 0 || m->shape[1] == 1)
+        return false;
+    int64_t step = m->shape[1];
+    bool fits = m->strides[1] == 1;
+    for (int d = m->ndim - 1; d >= 0; d--)
+        if (d != 1) {
+            fits &= m->shape[d] == 1 || m->strides[d] == step;
+            step *= m->shape[d];
+        }
+    return fits;
+}
+
+/* Images with channels last are columns: their rows and pixels are rows. */
+static void as_columns(job *j) {
+    j->n *= j->s;
+    j->s = 1;
+}
+
 static tr_status update_running(const tr_kernel_call *c, const job *j) {
     double momentum = tr_arg_double(&c->in[5]), count = (double) (j->n * j->s);
     const double *old;
@@ -300,8 +321,15 @@ TR__ISA_KERNEL(batch_norm) {
     tr_dtype wide = wide_float(in->meta->dtype);
     job j = {.training = c->attrs[0], .eps = tr_arg_double(&c->in[6])};
     channels_of(&j, in->meta);
-    TR_TRY(tr__dense_in(c, in, wide, &j.x));
-    TR_TRY(tr__dense_out(c, &c->out[0], wide, &j.y));
+    bool last = is_channels_last(in, wide) && is_channels_last(&c->out[0], wide);
+    j.x = in->data;
+    j.y = c->out[0].data;
+    if (last) {
+        as_columns(&j);
+    } else {
+        TR_TRY(tr__dense_in(c, in, wide, &j.x));
+        TR_TRY(tr__dense_out(c, &c->out[0], wide, &j.y));
+    }
     TR_TRY(read_doubles(c, &c->in[1], &j.w));
     TR_TRY(read_doubles(c, &c->in[2], &j.b));
     TR_TRY(doubles(c, j.c, &j.mean));
@@ -322,7 +350,7 @@ TR__ISA_KERNEL(batch_norm) {
         TR_TRY(update_running(c, &j));
     TR_TRY(write_doubles(c, &c->out[1], j.mean));
     TR_TRY(write_doubles(c, &c->out[2], j.inv));
-    return tr__dense_out_end(c, &c->out[0], wide, j.y);
+    return last ? TR_OK : tr__dense_out_end(c, &c->out[0], wide, j.y);
 }
 
 TR__ISA_KERNEL(batch_norm_backward) {
@@ -331,9 +359,17 @@ TR__ISA_KERNEL(batch_norm_backward) {
     const double *mean, *inv;
     job j = {.training = c->attrs[0]};
     channels_of(&j, in->meta);
-    TR_TRY(tr__dense_in(c, &c->in[0], wide, &j.g));
-    TR_TRY(tr__dense_in(c, in, wide, &j.x));
-    TR_TRY(tr__dense_out(c, &c->out[0], wide, &j.y));
+    bool last = is_channels_last(&c->in[0], wide) && is_channels_last(in, wide) && is_channels_last(&c->out[0], wide);
+    j.g = c->in[0].data;
+    j.x = in->data;
+    j.y = c->out[0].data;
+    if (last) {
+        as_columns(&j);
+    } else {
+        TR_TRY(tr__dense_in(c, &c->in[0], wide, &j.g));
+        TR_TRY(tr__dense_in(c, in, wide, &j.x));
+        TR_TRY(tr__dense_out(c, &c->out[0], wide, &j.y));
+    }
     TR_TRY(read_doubles(c, &c->in[2], &j.w));
     TR_TRY(read_doubles(c, &c->in[3], &mean));
     TR_TRY(read_doubles(c, &c->in[4], &inv));
@@ -345,7 +381,7 @@ TR__ISA_KERNEL(batch_norm_backward) {
     over_channels(c, &j, wide, fns);
     TR_TRY(write_doubles(c, &c->out[1], j.dw));
     TR_TRY(write_doubles(c, &c->out[2], j.db));
-    return tr__dense_out_end(c, &c->out[0], wide, j.y);
+    return last ? TR_OK : tr__dense_out_end(c, &c->out[0], wide, j.y);
 }
 
 /* ------------------------------------------------------------------------------------------ layer norm */

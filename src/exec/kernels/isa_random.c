@@ -2,7 +2,8 @@
  *
  * A generator is MT19937. Words are drawn in blocks, in order, by one thread; what becomes of them may run in parallel.
  * Elements are met in the order of their strides, as PyTorch's TensorIterator meets them: memory order for a dense
- * tensor. On an Intel processor PyTorch takes scalar Bernoulli draws from MKL's MCG31 instead, see mcg_*. */
+ * tensor. (Older builds of PyTorch drew scalar Bernoulli values from MKL's MCG31 on Intel processors; the wheels of 2.13
+ * contain no part of MKL's generators, so every processor has this stream.) */
 #include "exec/kernels/kernels.h"
 #include "exec/kernels/ew_math.h"
 
