@@ -396,3 +396,18 @@ def _data(m):
 @pytest.mark.parametrize("name", AUTOGRAD)
 def test_autograd(name):
     both(AUTOGRAD[name])
+
+
+def test_function_that_saves_its_output_is_collected():
+    Square = _Square(terra)
+    x = terra.ones(2, requires_grad=True)
+    y = Square.apply(x, 3)
+    ref = weakref.ref(y)
+    y.sum().backward()
+    count = len(gc.get_objects())
+    for _ in range(20):
+        Square.apply(x, 3).sum().backward()
+    gc.collect()
+    assert len(gc.get_objects()) - count < 20
+    del y
+    assert ref() is None

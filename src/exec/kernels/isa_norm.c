@@ -295,6 +295,131 @@ static void as_columns(job *j) {
     j->s = 1;
 }
 
+/* [rows, C] of many rows, float: each thread streams through rows of its own. One pass for both sums, of deviations from the
+ * first row, which lies near the mean. */
+enum { PIECE = 512, STRIP = 32 };
+typedef struct rows_job {
+    const job *j;
+    double *sums;       /* [threads, 2, C] */
+    float *m;           /* [C]: what x is seen from */
+    float *a, *b, *k;   /* [C] each: y = x * a + b; backward: (g - b - (x - m) * k) * a */
+} rows_job;
+
+static void bn_rows_sums(void *env, int64_t begin, int64_t end, int thread) {
+    const rows_job *r = env;
+    const job *j = r->j;
+    double *out = r->sums + 2 * j->c * thread;
+    for (int64_t col = 0; col < j->c; col += PIECE) {
+        int64_t n = tr__min(PIECE, j->c - col);
+        const float *m = r->m + col;
+        for (int64_t r0 = begin; r0 < end; r0 += STRIP) {
+            float s[PIECE] = {0}, q[PIECE] = {0};
+            for (int64_t i = r0; i < tr__min(end, r0 + STRIP); i++) {
+                const float *x = (const float *) j->x + i * j->c + col, *g = j->g ? (const float *) j->g + i * j->c + col : NULL;
+                if (g) {
+                    _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {
+                        s[k] += g[k];
+                        q[k] += g[k] * (x[k] - m[k]);
+                    }
+                } else {
+                    _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {
+                        s[k] += x[k] - m[k];
+                        q[k] += (x[k] - m[k]) * (x[k] - m[k]);
+                    }
+                }
+            }
+            for (int64_t k = 0; k < n; k++) {
+                out[col + k] += s[k];
+                out[j->c + col + k] += q[k];
+            }
+        }
+    }
+}
+
+static void bn_rows_apply(void *env, int64_t begin, int64_t end, int thread) {
+    const rows_job *r = env;
+    const job *j = r->j;
+    const float *a = r->a, *b = r->b, *m = r->m, *p = r->k;
+    for (int64_t i = begin; i < end; i++) {
+        const float *x = (const float *) j->x + i * j->c, *g = j->g ? (const float *) j->g + i * j->c : NULL;
+        float *y = (float *) j->y + i * j->c;
+        if (g) {
+            _Pragma("GCC ivdep") for (int64_t k = 0; k < j->c; k++)
+                y[k] = (g[k] - b[k] - (x[k] - m[k]) * p[k]) * a[k];
+        } else {
+            _Pragma("GCC ivdep") for (int64_t k = 0; k < j->c; k++)
+                y[k] = x[k] * a[k] + b[k];
+        }
+    }
+}
+
+static tr_status rows_start(const tr_kernel_call *c, rows_job *r, int64_t grain) {
+    int64_t n = r->j->c, width = tr__parallel_width(c->ctx, r->j->n, grain);
+    TR_TRY(doubles(c, 2 * n * width, &r->sums));
+    r->m = tr__scratch(c, (size_t) n * 4 * sizeof(float));
+    if (!r->m)
+        return TR_E_NOMEM;
+    r->a = r->m + n;
+    r->b = r->a + n;
+    r->k = r->b + n;
+    return TR_OK;
+}
+
+/* Both sums of a channel, over the threads. */
+static void rows_sum(const tr_kernel_call *c, const rows_job *r, int64_t grain, int64_t k, double *s, double *q) {
+    *s = *q = 0;
+    for (int t = 0; t < tr__parallel_width(c->ctx, r->j->n, grain); t++) {
+        *s += r->sums[2 * r->j->c * t + k];
+        *q += r->sums[2 * r->j->c * t + r->j->c + k];
+    }
+}
+
+static tr_status bn_rows_forward(const tr_kernel_call *c, job *j) {
+    int64_t grain = tr__max(1, TR__GRAIN / j->c);
+    rows_job r = {.j = j};
+    TR_TRY(rows_start(c, &r, grain));
+    if (j->training) {
+        memcpy(r.m, j->x, (size_t) j->c * sizeof(float));
+        tr__parallel(c->ctx, j->n, grain, bn_rows_sums, &r);
+    }
+    for (int64_t k = 0; k < j->c; k++) {
+        if (j->training) {
+            double s, q;
+            rows_sum(c, &r, grain, k, &s, &q);
+            double mean = s / (double) j->n, var = q / (double) j->n - mean * mean;
+            j->mean[k] = mean + (double) r.m[k];
+            j->var[k] = var < 0 ? 0 : var;
+            j->inv[k] = 1 / sqrt(j->var[k] + j->eps);
+        }
+        double scale = j->inv[k] * (j->w ? j->w[k] : 1);
+        r.a[k] = (float) scale;
+        r.b[k] = (float) ((j->b ? j->b[k] : 0) - j->mean[k] * scale);
+    }
+    tr__parallel(c->ctx, j->n, grain, bn_rows_apply, &r);
+    return TR_OK;
+}
+
+static tr_status bn_rows_backward(const tr_kernel_call *c, job *j) {
+    int64_t grain = tr__max(1, TR__GRAIN / j->c);
+    rows_job r = {.j = j};
+    TR_TRY(rows_start(c, &r, grain));
+    for (int64_t k = 0; k < j->c; k++)
+        r.m[k] = (float) j->mean[k];
+    tr__parallel(c->ctx, j->n, grain, bn_rows_sums, &r);
+    for (int64_t k = 0; k < j->c; k++) {
+        double s, q, inv = j->inv[k];
+        rows_sum(c, &r, grain, k, &s, &q);
+        q -= s * (j->mean[k] - (double) r.m[k]);
+        j->db[k] = s;
+        j->dw[k] = q * inv;
+        r.a[k] = (float) (inv * (j->w ? j->w[k] : 1));
+        r.b[k] = j->training ? (float) (s / (double) j->n) : 0;
+        r.k[k] = j->training ? (float) (q * inv * inv / (double) j->n) : 0;
+    }
+    tr__parallel(c->ctx, j->n, grain, bn_rows_apply, &r);
+    return TR_OK;
+}
+
 static tr_status update_running(const tr_kernel_call *c, const job *j) {
     double momentum = tr_arg_double(&c->in[5]), count = (double) (j->n * j->s);
     const double *old;
@@ -345,7 +470,10 @@ TR__ISA_KERNEL(batch_norm) {
         }
     }
     const tr__range_fn fns[] = {bn_forward_float, bn_forward_double, bn_columns_float, bn_columns_double};
-    over_channels(c, &j, wide, fns);
+    if (last && wide == TR_F32)
+        TR_TRY(bn_rows_forward(c, &j));
+    else
+        over_channels(c, &j, wide, fns);
     if (j.training && in->meta->numel)
         TR_TRY(update_running(c, &j));
     TR_TRY(write_doubles(c, &c->out[1], j.mean));
@@ -378,7 +506,10 @@ TR__ISA_KERNEL(batch_norm_backward) {
     TR_TRY(doubles(c, j.c, &j.dw));
     TR_TRY(doubles(c, j.c, &j.db));
     const tr__range_fn fns[] = {bn_backward_float, bn_backward_double, bn_backward_columns_float, bn_backward_columns_double};
-    over_channels(c, &j, wide, fns);
+    if (last && wide == TR_F32)
+        TR_TRY(bn_rows_backward(c, &j));
+    else
+        over_channels(c, &j, wide, fns);
     TR_TRY(write_doubles(c, &c->out[1], j.dw));
     TR_TRY(write_doubles(c, &c->out[2], j.db));
     return last ? TR_OK : tr__dense_out_end(c, &c->out[0], wide, j.y);

@@ -55,7 +55,7 @@ class FunctionCtx:
     def _keep(self, outputs):
         """An output is kept without its grad_fn, which would hold us in a cycle."""
         kept = []
-        for t in getattr(self, "_to_save", ()):
+        for t in self.__dict__.pop("_to_save", ()):
             nr = next((i for i, o in enumerate(outputs) if o is t), None) if t is not None else None
             held = t if t is None or nr is None else t.data
             kept.append((held, None if held is None else held._version, nr))

@@ -59,9 +59,37 @@ def normal_(tensor, mean=0.0, std=1.0, generator=None):
     return tensor.normal_(mean, std, generator=generator)
 
 
+def _redraw(tensor, mean, std, a, b, generator):
+    """Normal values; all are drawn again, and those out of bounds replaced, until none is."""
+    low, high = (_C._from_data(v, tensor.dtype).item() for v in (a, b))
+    values = tensor.normal_(mean, std, generator=generator)
+    while True:
+        out = _C.logical_or(values < low, values > high)
+        if not out.any():
+            return values
+        values = _C.op.where(out, _C._new_empty(tensor.shape, tensor.dtype).normal_(mean, std, generator=generator), values)
+
+
+def _accept(tensor, mean, std, a, b, generator):
+    """Where [a, b] holds little: uniform values, each kept with the probability of its density."""
+    top = -0.5 * ((max(a, min(mean, b)) - mean) / std) ** 2
+
+    def rejected(values):
+        density = values.sub(mean).div_(std).pow_(2).mul_(-0.5).sub_(top)
+        return _C._new_empty(tensor.shape, tensor.dtype).uniform_(generator=generator).log_() > density
+
+    values = tensor.uniform_(a, b, generator=generator).clone()
+    pending = rejected(values)
+    while pending.any():
+        again = _C._new_empty(tensor.shape, tensor.dtype).uniform_(a, b, generator=generator)
+        values = _C.op.where(pending, again, values)
+        pending = _C.logical_and(pending, rejected(again))
+    return values
+
+
 @_no_grad
 def trunc_normal_(tensor, mean=0.0, std=1.0, a=-2.0, b=2.0, generator=None):
-    """Normal values, cut at a and b: by the inverse of the distribution, as PyTorch."""
+    """Normal values within [a, b]."""
 
     def cdf(x):
         return (1.0 + math.erf(x / math.sqrt(2.0))) / 2.0
@@ -69,23 +97,9 @@ def trunc_normal_(tensor, mean=0.0, std=1.0, a=-2.0, b=2.0, generator=None):
     if (mean < a - 2 * std) or (mean > b + 2 * std):
         warnings.warn("mean is more than 2 std from [a, b] in nn.init.trunc_normal_. The distribution of values may be incorrect.",
                       stacklevel=2)
-    low, high = cdf((a - mean) / std), cdf((b - mean) / std)
-    tensor.uniform_(2 * low - 1, 2 * high - 1, generator=generator)
-    values = [_erfinv(v) for v in tensor.reshape(-1).tolist()]
-    tensor.copy_(_C._from_data(values, tensor.dtype).reshape(tensor.shape))
-    return tensor.mul_(std * math.sqrt(2.0)).add_(mean).clamp_(min=a, max=b)
-
-
-def _erfinv(y):
-    """Newton steps from a rational first guess."""
-    if y <= -1 or y >= 1:
-        return math.copysign(math.inf, y)
-    log = math.log((1 - y) * (1 + y))
-    k = 2 / (math.pi * 0.147) + log / 2
-    x = math.copysign(math.sqrt(math.sqrt(k * k - log / 0.147) - k), y)
-    for _ in range(3):
-        x -= (math.erf(x) - y) / (2 / math.sqrt(math.pi) * math.exp(-x * x))
-    return x
+    draw = _redraw if cdf((b - mean) / std) - cdf((a - mean) / std) > 0.3 else _accept
+    values = draw(tensor, mean, std, a, b, generator)
+    return tensor if values is tensor else tensor.copy_(values)
 
 
 @_no_grad

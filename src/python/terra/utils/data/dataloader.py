@@ -113,9 +113,6 @@ class DataLoader:
 class _Iterator:
     def __init__(self, loader):
         self.loader = loader
-        self._begin(loader)
-
-    def _begin(self, loader):
         self.indices = iter(loader._index_sampler)
         generator = loader.generator or _random.default_generator
         self.base_seed = generator._draw64() & 0x7FFF_FFFF_FFFF_FFFF
@@ -184,7 +181,7 @@ class _ByWorkers(_Iterator):
                 self._receive()
             self.early.pop(self.taken, None)
             self.taken += 1
-        self._begin(loader)
+        self.indices = iter(loader._index_sampler)  # workers keep their seeds
         for tasks in self.tasks:
             tasks.put("resume")
         self._start()
