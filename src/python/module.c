@@ -9,23 +9,35 @@ py_state tr__py = {.default_dtype = TR_F32};
 
 /* ------------------------------------------------------------------------------------------------ dtypes */
 
-static PyObject *dtype_repr(PyObject *o) { return PyUnicode_FromFormat("torch.%s", tr_dtype_name(((py_dtype *) o)->dtype)); }
+static PyObject *dtype_repr(PyObject *o) {
+    return PyUnicode_FromFormat("torch.%s", tr_dtype_name(((py_dtype *) o)->dtype));
+}
 static PyObject *dtype_reduce(PyObject *o, PyObject *unused) {
     return PyUnicode_FromString(tr_dtype_name(((py_dtype *) o)->dtype));
 }
-static PyObject *dtype_is_float(PyObject *o, void *c) { return PyBool_FromLong(tr_dtype_is_float(((py_dtype *) o)->dtype)); }
-static PyObject *dtype_false(PyObject *o, void *c) { Py_RETURN_FALSE; }
+static PyObject *dtype_is_float(PyObject *o, void *c) {
+    return PyBool_FromLong(tr_dtype_is_float(((py_dtype *) o)->dtype));
+}
+static PyObject *dtype_false(PyObject *o, void *c) {
+    Py_RETURN_FALSE;
+}
 static PyObject *dtype_signed(PyObject *o, void *c) {
     tr_dtype d = ((py_dtype *) o)->dtype;
     return PyBool_FromLong(d != TR_U8 && d != TR_BOOL);
 }
-static PyObject *dtype_itemsize(PyObject *o, void *c) { return PyLong_FromSize_t(tr_dtype_size(((py_dtype *) o)->dtype)); }
-static PyObject *dtype_legacy(PyObject *o, void *c) { return PyUnicode_FromString(tr_dtype_legacy(((py_dtype *) o)->dtype)); }
+static PyObject *dtype_itemsize(PyObject *o, void *c) {
+    return PyLong_FromSize_t(tr_dtype_size(((py_dtype *) o)->dtype));
+}
+static PyObject *dtype_legacy(PyObject *o, void *c) {
+    return PyUnicode_FromString(tr_dtype_legacy(((py_dtype *) o)->dtype));
+}
 
 static PyMethodDef dtype_methods[] = {{"__reduce__", dtype_reduce, METH_NOARGS, NULL}, {NULL}};
-static PyGetSetDef dtype_getset[] = {{"is_floating_point", dtype_is_float}, {"is_complex", dtype_false}, {"is_signed", dtype_signed},
-                                     {"itemsize", dtype_itemsize}, {"_legacy", dtype_legacy}, {NULL}};
-static PyType_Slot dtype_slots[] = {{Py_tp_repr, dtype_repr}, {Py_tp_methods, dtype_methods}, {Py_tp_getset, dtype_getset}, {0, NULL}};
+static PyGetSetDef dtype_getset[] = {
+    {"is_floating_point", dtype_is_float}, {"is_complex", dtype_false}, {"is_signed", dtype_signed},
+    {"itemsize", dtype_itemsize},          {"_legacy", dtype_legacy},   {NULL}};
+static PyType_Slot dtype_slots[] = {
+    {Py_tp_repr, dtype_repr}, {Py_tp_methods, dtype_methods}, {Py_tp_getset, dtype_getset}, {0, NULL}};
 static PyType_Spec dtype_spec = {
     .name = "terra.dtype",
     .basicsize = sizeof(py_dtype),
@@ -49,7 +61,9 @@ static int dtypes_init(PyObject *module) {
     return 0;
 }
 
-static PyObject *get_default_dtype(PyObject *module, PyObject *unused) { return Py_NewRef(tr__py.dtypes[tr__py.default_dtype]); }
+static PyObject *get_default_dtype(PyObject *module, PyObject *unused) {
+    return Py_NewRef(tr__py.dtypes[tr__py.default_dtype]);
+}
 static PyObject *set_default_dtype(PyObject *module, PyObject *o) {
     tr_dtype dtype;
     if (tr__py_dtype_arg("set_default_dtype", o, &dtype) < 0)
@@ -86,12 +100,14 @@ static PyObject *new_tensor(tr_op op, PyObject *const *args, Py_ssize_t n, int n
         return NULL;
     for (int d = 0; d < ndim; d++)
         if (shape[d] < 0)
-            return PyErr_Format(PyExc_RuntimeError, "Trying to create tensor with negative dimension %lld", (long long) shape[d]);
+            return PyErr_Format(PyExc_RuntimeError, "Trying to create tensor with negative dimension %lld",
+                                (long long) shape[d]);
     for (int i = 0; i < n_numbers; i++) {
         int r = tr__py_number(args[2 + i], &in[i]);
         if (r <= 0)
-            return r < 0 ? NULL : PyErr_Format(PyExc_TypeError, "%s(): must be Number, not %s", tr_op_info_of(op)->name + 1,
-                                               Py_TYPE(args[2 + i])->tp_name);
+            return r < 0 ? NULL
+                         : PyErr_Format(PyExc_TypeError, "%s(): must be Number, not %s", tr_op_info_of(op)->name + 1,
+                                        Py_TYPE(args[2 + i])->tp_name);
     }
     if (op == TR_OP__full && args[1] == Py_None)
         dtype = in[0].meta->dtype == TR_F64 ? tr__py.default_dtype : (tr_dtype) in[0].meta->dtype;
@@ -99,11 +115,21 @@ static PyObject *new_tensor(tr_op op, PyObject *const *args, Py_ssize_t n, int n
     tr_status status = meta ? tr_apply(op, in, n_numbers, NULL, meta, false, out) : TR_E_NOMEM;
     return status ? tr__py_raise(status) : tr__py_wrap(out[0]);
 }
-static PyObject *new_full(PyObject *m, PyObject *const *a, Py_ssize_t n) { return new_tensor(TR_OP__full, a, n, 1); }
-static PyObject *new_arange(PyObject *m, PyObject *const *a, Py_ssize_t n) { return new_tensor(TR_OP__arange, a, n, 2); }
-static PyObject *new_linspace(PyObject *m, PyObject *const *a, Py_ssize_t n) { return new_tensor(TR_OP__linspace, a, n, 2); }
-static PyObject *new_eye(PyObject *m, PyObject *const *a, Py_ssize_t n) { return new_tensor(TR_OP__eye, a, n, 0); }
-static PyObject *new_empty(PyObject *m, PyObject *const *a, Py_ssize_t n) { return new_tensor(TR_OP__empty, a, n, 0); }
+static PyObject *new_full(PyObject *m, PyObject *const *a, Py_ssize_t n) {
+    return new_tensor(TR_OP__full, a, n, 1);
+}
+static PyObject *new_arange(PyObject *m, PyObject *const *a, Py_ssize_t n) {
+    return new_tensor(TR_OP__arange, a, n, 2);
+}
+static PyObject *new_linspace(PyObject *m, PyObject *const *a, Py_ssize_t n) {
+    return new_tensor(TR_OP__linspace, a, n, 2);
+}
+static PyObject *new_eye(PyObject *m, PyObject *const *a, Py_ssize_t n) {
+    return new_tensor(TR_OP__eye, a, n, 0);
+}
+static PyObject *new_empty(PyObject *m, PyObject *const *a, Py_ssize_t n) {
+    return new_tensor(TR_OP__empty, a, n, 0);
+}
 
 static PyObject *linear(PyObject *module, PyObject *const *args, Py_ssize_t n) {
     tr_tensor *in[3] = {NULL}, *out;
@@ -123,7 +149,8 @@ static PyObject *linear(PyObject *module, PyObject *const *args, Py_ssize_t n) {
 
 static PyObject *nonzero(PyObject *module, PyObject *o) {
     if (!tr__py_is_tensor(o))
-        return PyErr_Format(PyExc_TypeError, "nonzero(): argument 'input' (position 1) must be Tensor, not %s", Py_TYPE(o)->tp_name);
+        return PyErr_Format(PyExc_TypeError, "nonzero(): argument 'input' (position 1) must be Tensor, not %s",
+                            Py_TYPE(o)->tp_name);
     tr_tensor *out;
     tr_status status = tr_nonzero(tr__py_t(o), &out);
     return status ? tr__py_raise(status) : tr__py_wrap(out);
@@ -139,7 +166,9 @@ static tr_tensor *generator_of(PyObject *o) {
     PyErr_Format(PyExc_TypeError, "a generator's state is needed, not %s", Py_TYPE(o)->tp_name);
     return NULL;
 }
-static PyObject *default_generator(PyObject *module, PyObject *unused) { return tr__py_wrap_borrowed(tr_default_generator()); }
+static PyObject *default_generator(PyObject *module, PyObject *unused) {
+    return tr__py_wrap_borrowed(tr_default_generator());
+}
 static PyObject *generator_create(PyObject *module, PyObject *seed) {
     unsigned long long s = PyLong_AsUnsignedLongLongMask(seed);
     if (PyErr_Occurred())
@@ -172,10 +201,18 @@ static PyObject *mark(tr_mark_kind kind) {
         return NULL;
     Py_RETURN_NONE;
 }
-static PyObject *mark_step(PyObject *m, PyObject *unused) { return mark(TR_MARK_EXPLICIT); }
-static PyObject *mark_optimizer(PyObject *m, PyObject *unused) { return mark(TR_MARK_OPTIMIZER); }
-static PyObject *mark_dataloader(PyObject *m, PyObject *unused) { return mark(TR_MARK_DATALOADER); }
-static PyObject *mark_backward(PyObject *m, PyObject *unused) { return mark(TR_MARK_BACKWARD); }
+static PyObject *mark_step(PyObject *m, PyObject *unused) {
+    return mark(TR_MARK_EXPLICIT);
+}
+static PyObject *mark_optimizer(PyObject *m, PyObject *unused) {
+    return mark(TR_MARK_OPTIMIZER);
+}
+static PyObject *mark_dataloader(PyObject *m, PyObject *unused) {
+    return mark(TR_MARK_DATALOADER);
+}
+static PyObject *mark_backward(PyObject *m, PyObject *unused) {
+    return mark(TR_MARK_BACKWARD);
+}
 
 static PyObject *stats(PyObject *module, PyObject *unused) {
     tr_stats s;
@@ -186,9 +223,26 @@ static PyObject *stats(PyObject *module, PyObject *unused) {
         int64_t value;
     } rows[] = {
 #define ROW(field) {#field, s.field}
-        ROW(iterations_traced), ROW(iterations_coexecuted), ROW(ops), ROW(ops_from_plans), ROW(instructions), ROW(ops_covered),
-        ROW(bytes_elided), ROW(side_exits), ROW(shape_misses), ROW(fetches), ROW(demands), ROW(starvations), ROW(plans),
-        ROW(compile_ns), ROW(skeleton_ops), ROW(skeleton_ns), ROW(bytes_live), ROW(bytes_peak), ROW(executors), ROW(threads),
+        ROW(iterations_traced),
+        ROW(iterations_coexecuted),
+        ROW(ops),
+        ROW(ops_from_plans),
+        ROW(instructions),
+        ROW(ops_covered),
+        ROW(bytes_elided),
+        ROW(side_exits),
+        ROW(shape_misses),
+        ROW(fetches),
+        ROW(demands),
+        ROW(starvations),
+        ROW(plans),
+        ROW(compile_ns),
+        ROW(skeleton_ops),
+        ROW(skeleton_ns),
+        ROW(bytes_live),
+        ROW(bytes_peak),
+        ROW(executors),
+        ROW(threads),
 #undef ROW
     };
     for (size_t i = 0; d && i < sizeof rows / sizeof *rows; i++) {
@@ -211,9 +265,15 @@ static PyObject *text_of(char *text) {
     tr_free(text);
     return s;
 }
-static PyObject *explain(PyObject *module, PyObject *unused) { return text_of(tr_explain()); }
-static PyObject *graphviz(PyObject *module, PyObject *unused) { return text_of(tr_graphviz()); }
-static PyObject *info(PyObject *module, PyObject *unused) { return text_of(tr_info()); }
+static PyObject *explain(PyObject *module, PyObject *unused) {
+    return text_of(tr_explain());
+}
+static PyObject *graphviz(PyObject *module, PyObject *unused) {
+    return text_of(tr_graphviz());
+}
+static PyObject *info(PyObject *module, PyObject *unused) {
+    return text_of(tr_info());
+}
 
 static PyObject *synchronize(PyObject *module, PyObject *unused) {
     if (tr__py_check(tr_synchronize()) < 0)
@@ -274,11 +334,17 @@ static PyObject *register_python(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static void *gil_release(void) { return PyEval_SaveThread(); }
-static void gil_acquire(void *token) { PyEval_RestoreThread(token); }
-static tr_status check_signals(void) { return PyErr_CheckSignals() < 0 ? TR_E_PYTHON : TR_OK; }
+static void *gil_release(void) {
+    return PyEval_SaveThread();
+}
+static void gil_acquire(void *token) {
+    PyEval_RestoreThread(token);
+}
+static tr_status check_signals(void) {
+    return PyErr_CheckSignals() < 0 ? TR_E_PYTHON : TR_OK;
+}
 
-#define FAST(fn) (PyCFunction) (void (*)(void)) fn, METH_FASTCALL
+#define FAST(fn) (PyCFunction)(void (*)(void)) fn, METH_FASTCALL
 static PyMethodDef methods[] = {
     {"get_default_dtype", get_default_dtype, METH_NOARGS, NULL},
     {"set_default_dtype", set_default_dtype, METH_O, NULL},
@@ -316,11 +382,7 @@ static PyMethodDef methods[] = {
 };
 
 static struct PyModuleDef module_def = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "terra._C",
-    .m_doc = "The native half of Terra.",
-    .m_size = -1,
-    .m_methods = methods,
+    PyModuleDef_HEAD_INIT, .m_name = "terra._C", .m_doc = "The native half of Terra.", .m_size = -1, .m_methods = methods,
 };
 
 static int fill(PyObject *module) {
@@ -329,7 +391,8 @@ static int fill(PyObject *module) {
         return -1;
     running = true;
     if (dtypes_init(module) < 0 || tr__py_tensor_init(module) < 0 || tr__py_ops_init(module) < 0 ||
-        tr__py_interop_init(module) < 0 || tr__py_autograd_init(module) < 0 || tr__py_test_init(module) < 0 || tr__py_site_init(module) < 0)
+        tr__py_interop_init(module) < 0 || tr__py_autograd_init(module) < 0 || tr__py_test_init(module) < 0 ||
+        tr__py_site_init(module) < 0)
         return -1;
     return PyModule_AddStringConstant(module, "__version__", TR_VERSION);
 }

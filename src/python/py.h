@@ -21,16 +21,14 @@
 
 /* A tensor's Python object. The tr_tensor points back (t->py, borrowed), so that a tensor has one object at a time. */
 typedef struct py_tensor {
-    PyObject_HEAD
-    tr_tensor *t;     /* owned */
+    PyObject_HEAD tr_tensor *t; /* owned */
     PyObject *dict;
     PyObject *weaks;
-    PyObject *hooks;  /* list of py_hook, or NULL: mirrors what t's hook list holds, for the garbage collector */
+    PyObject *hooks; /* list of py_hook, or NULL: mirrors what t's hook list holds, for the garbage collector */
 } py_tensor;
 
 typedef struct py_dtype {
-    PyObject_HEAD
-    tr_dtype dtype;
+    PyObject_HEAD tr_dtype dtype;
 } py_dtype;
 
 /* The room's state. One interpreter per process; all under the GIL. */
@@ -39,10 +37,10 @@ typedef struct py_state {
     PyObject *dtypes[TR_DTYPE_COUNT];
     tr_dtype default_dtype;
     /* given by the Python half at import: */
-    PyObject *size_type;     /* terra.Size, a subclass of tuple */
-    PyObject *cpu;           /* terra.device('cpu') */
-    PyObject *device_check;  /* device_check(obj): raises unless it names the CPU */
-    PyObject *repr;          /* repr(tensor) */
+    PyObject *size_type;    /* terra.Size, a subclass of tuple */
+    PyObject *cpu;          /* terra.device('cpu') */
+    PyObject *device_check; /* device_check(obj): raises unless it names the CPU */
+    PyObject *repr;         /* repr(tensor) */
 } py_state;
 extern py_state tr__py;
 
@@ -60,7 +58,9 @@ static inline int tr__py_check(tr_status status) {
 static inline bool tr__py_is_tensor(PyObject *o) {
     return Py_TYPE(o) == tr__py.tensor_type || PyType_IsSubtype(Py_TYPE(o), tr__py.tensor_type);
 }
-static inline tr_tensor *tr__py_t(PyObject *o) { return ((py_tensor *) o)->t; }
+static inline tr_tensor *tr__py_t(PyObject *o) {
+    return ((py_tensor *) o)->t;
+}
 /* The object of t. Takes the reference. */
 PyObject *tr__py_wrap(tr_tensor *t);
 /* A tensor's object, or None for NULL; borrows t. */
@@ -69,8 +69,8 @@ PyObject *tr__py_size(int n, const int64_t *values);
 int tr__py_tensor_init(PyObject *module);
 
 /* ---- py_ops.c ---- */
-extern PyMethodDef tr__py_op_methods[];   /* Tensor.<op>, Tensor.<op>_ */
-int tr__py_ops_prepare(void);             /* specs of the table, before types are made */
+extern PyMethodDef tr__py_op_methods[]; /* Tensor.<op>, Tensor.<op>_ */
+int tr__py_ops_prepare(void);           /* specs of the table, before types are made */
 int tr__py_ops_init(PyObject *module);
 /* A number: 1, and `in` is set; 0 when o is none; -1 with an exception. */
 int tr__py_number(PyObject *o, tr_input *in);

@@ -6,8 +6,7 @@
 /* ------------------------------------------------------------------------------------------------ nodes */
 
 typedef struct py_node {
-    PyObject_HEAD
-    tr_node *node; /* retained */
+    PyObject_HEAD tr_node *node; /* retained */
 } py_node;
 
 PyObject *tr__py_wrap_node(tr_node *node) {
@@ -32,7 +31,9 @@ static void node_dealloc(PyObject *o) {
 static PyObject *node_repr(PyObject *o) {
     return PyUnicode_FromFormat("<%s object at %p>", tr_node_name(((py_node *) o)->node), (void *) ((py_node *) o)->node);
 }
-static PyObject *node_name(PyObject *o, PyObject *unused) { return PyUnicode_FromString(tr_node_name(((py_node *) o)->node)); }
+static PyObject *node_name(PyObject *o, PyObject *unused) {
+    return PyUnicode_FromString(tr_node_name(((py_node *) o)->node));
+}
 
 static PyObject *node_next_functions(PyObject *o, void *c) {
     const tr_node *node = ((py_node *) o)->node;
@@ -64,13 +65,20 @@ static PyObject *node_compare(PyObject *a, PyObject *b, int how) {
     bool same = ((py_node *) a)->node == ((py_node *) b)->node;
     return PyBool_FromLong(same == (how == Py_EQ));
 }
-static Py_hash_t node_hash(PyObject *o) { return _Py_HashPointer(((py_node *) o)->node); }
+static Py_hash_t node_hash(PyObject *o) {
+    return _Py_HashPointer(((py_node *) o)->node);
+}
 
 static PyMethodDef node_methods[] = {{"name", node_name, METH_NOARGS, NULL}, {NULL}};
 static PyGetSetDef node_getset[] = {{"next_functions", node_next_functions}, {"variable", node_variable}, {NULL}};
 static PyType_Slot node_slots[] = {
-    {Py_tp_dealloc, node_dealloc}, {Py_tp_repr, node_repr}, {Py_tp_methods, node_methods}, {Py_tp_getset, node_getset},
-    {Py_tp_richcompare, node_compare}, {Py_tp_hash, node_hash}, {0, NULL},
+    {Py_tp_dealloc, node_dealloc},
+    {Py_tp_repr, node_repr},
+    {Py_tp_methods, node_methods},
+    {Py_tp_getset, node_getset},
+    {Py_tp_richcompare, node_compare},
+    {Py_tp_hash, node_hash},
+    {0, NULL},
 };
 static PyType_Spec node_spec = {
     .name = "terra.autograd.graph.Node",
@@ -83,8 +91,7 @@ static PyType_Spec node_spec = {
 
 /* Owned twice: by the tensor's hook list in C, and by the list on its Python object, which shows it to the collector. */
 typedef struct py_hook {
-    PyObject_HEAD
-    PyObject *fn;
+    PyObject_HEAD PyObject *fn;
     uint64_t id;
 } py_hook;
 
@@ -153,7 +160,9 @@ static tr_status hook_call(void *arg, tr_tensor *grad, tr_tensor **replacement) 
     return TR_OK;
 }
 
-static void hook_drop(void *arg) { Py_DECREF((PyObject *) arg); }
+static void hook_drop(void *arg) {
+    Py_DECREF((PyObject *) arg);
+}
 
 typedef tr_status (*add_hook)(tr_tensor *, tr_hook_fn, void *, void (*)(void *), uint64_t *);
 
@@ -182,7 +191,9 @@ static PyObject *register_with(PyObject *self, PyObject *fn, add_hook add) {
     return PyLong_FromUnsignedLongLong(id);
 }
 
-PyObject *tr__py_register_hook(PyObject *self, PyObject *fn) { return register_with(self, fn, tr_tensor_add_hook); }
+PyObject *tr__py_register_hook(PyObject *self, PyObject *fn) {
+    return register_with(self, fn, tr_tensor_add_hook);
+}
 PyObject *tr__py_register_post_hook(PyObject *self, PyObject *fn) {
     return register_with(self, fn, tr_tensor_add_post_accumulate_hook);
 }
@@ -251,15 +262,23 @@ static PyObject *run_backward(PyObject *module, PyObject *args) {
                           &accumulate))
         return NULL;
     tr_tensor *r_small[MAX_SMALL], *g_small[MAX_SMALL], *i_small[MAX_SMALL];
-    tr_tensor **r = tensors_of(roots, false, r_small), **g = r ? tensors_of(grads, true, g_small) : NULL, **in = NULL, **out = NULL;
+    tr_tensor **r = tensors_of(roots, false, r_small), **g = r ? tensors_of(grads, true, g_small) : NULL, **in = NULL,
+              **out = NULL;
     Py_ssize_t n_in = inputs == Py_None ? 0 : PyObject_Size(inputs);
     if (g && inputs != Py_None) {
         in = tensors_of(inputs, false, i_small);
         out = in ? PyMem_Calloc((size_t) n_in + 1, sizeof *out) : NULL;
     }
     if (g && (inputs == Py_None || out)) {
-        tr_backward_args a = {.roots = r, .grads = g, .n_roots = (int) PyTuple_GET_SIZE(roots), .inputs = in, .out_grads = out,
-                              .n_inputs = (int) n_in, .accumulate = accumulate, .retain_graph = retain, .create_graph = create};
+        tr_backward_args a = {.roots = r,
+                              .grads = g,
+                              .n_roots = (int) PyTuple_GET_SIZE(roots),
+                              .inputs = in,
+                              .out_grads = out,
+                              .n_inputs = (int) n_in,
+                              .accumulate = accumulate,
+                              .retain_graph = retain,
+                              .create_graph = create};
         tr_status status = tr_backward(&a);
         if (status)
             tr__py_raise(status);
@@ -281,9 +300,8 @@ static PyObject *run_backward(PyObject *module, PyObject *args) {
 
 /* Holds autograd.Function's backward; owned by the node, and by the ctx in Python. */
 typedef struct py_custom {
-    PyObject_HEAD
-    PyObject *backward; /* backward(grads tuple) -> tuple; NULL once the node died */
-    tr_node *node;      /* borrowed; NULL once it died */
+    PyObject_HEAD PyObject *backward; /* backward(grads tuple) -> tuple; NULL once the node died */
+    tr_node *node;                    /* borrowed; NULL once it died */
 } py_custom;
 
 static int custom_traverse(PyObject *o, visitproc visit, void *arg) {
@@ -321,8 +339,11 @@ static PyObject *custom_attach(PyObject *o, PyObject *args) {
 }
 
 static PyMethodDef custom_methods[] = {{"attach", custom_attach, METH_VARARGS, NULL}, {NULL}};
-static PyType_Slot custom_slots[] = {{Py_tp_dealloc, custom_dealloc}, {Py_tp_traverse, custom_traverse},
-                                     {Py_tp_clear, custom_clear}, {Py_tp_methods, custom_methods}, {0, NULL}};
+static PyType_Slot custom_slots[] = {{Py_tp_dealloc, custom_dealloc},
+                                     {Py_tp_traverse, custom_traverse},
+                                     {Py_tp_clear, custom_clear},
+                                     {Py_tp_methods, custom_methods},
+                                     {0, NULL}};
 static PyType_Spec custom_spec = {
     .name = "terra._C._CustomNode",
     .basicsize = sizeof(py_custom),
@@ -408,7 +429,9 @@ static PyObject *custom_connect(PyObject *module, PyObject *args) {
 
 /* ------------------------------------------------------------------------------------------------ grad mode */
 
-static PyObject *is_grad_enabled(PyObject *module, PyObject *unused) { return PyBool_FromLong(tr_grad_enabled()); }
+static PyObject *is_grad_enabled(PyObject *module, PyObject *unused) {
+    return PyBool_FromLong(tr_grad_enabled());
+}
 static PyObject *set_grad_enabled(PyObject *module, PyObject *on) {
     int truth = PyObject_IsTrue(on);
     return truth < 0 ? NULL : PyBool_FromLong(tr_set_grad_enabled(truth));

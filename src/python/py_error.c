@@ -3,19 +3,32 @@
 
 static PyObject *class_of(tr_status status) {
     switch (status) {
-    case TR_E_NOMEM: return PyExc_MemoryError;
-    case TR_E_VALUE: return PyExc_ValueError;
-    case TR_E_TYPE: return PyExc_TypeError;
-    case TR_E_INDEX: return PyExc_IndexError;
-    case TR_E_KEY: return PyExc_KeyError;
-    case TR_E_ATTRIBUTE: return PyExc_AttributeError;
-    case TR_E_NOTIMPL: return PyExc_NotImplementedError;
-    case TR_E_IO: return PyExc_OSError;
-    case TR_E_OVERFLOW: return PyExc_OverflowError;
-    case TR_E_INTERRUPT: return PyExc_KeyboardInterrupt;
-    case TR_E_TIMEOUT: return PyExc_TimeoutError;
-    case TR_E_INTERNAL: return PyExc_SystemError;
-    default: return PyExc_RuntimeError;
+        case TR_E_NOMEM:
+            return PyExc_MemoryError;
+        case TR_E_VALUE:
+            return PyExc_ValueError;
+        case TR_E_TYPE:
+            return PyExc_TypeError;
+        case TR_E_INDEX:
+            return PyExc_IndexError;
+        case TR_E_KEY:
+            return PyExc_KeyError;
+        case TR_E_ATTRIBUTE:
+            return PyExc_AttributeError;
+        case TR_E_NOTIMPL:
+            return PyExc_NotImplementedError;
+        case TR_E_IO:
+            return PyExc_OSError;
+        case TR_E_OVERFLOW:
+            return PyExc_OverflowError;
+        case TR_E_INTERRUPT:
+            return PyExc_KeyboardInterrupt;
+        case TR_E_TIMEOUT:
+            return PyExc_TimeoutError;
+        case TR_E_INTERNAL:
+            return PyExc_SystemError;
+        default:
+            return PyExc_RuntimeError;
     }
 }
 

@@ -9,11 +9,11 @@
 enum { MAX_KEYS = 32 };
 
 typedef struct walk {
-    tr_tensor *x;                    /* owned: the view so far */
-    int dim;                         /* next dimension of x */
-    tr_tensor *index[TR_MAX_DIMS];   /* owned */
-    int n_index;                     /* 0: a basic key */
-    bool alias_needed;               /* no view was made yet */
+    tr_tensor *x;                  /* owned: the view so far */
+    int dim;                       /* next dimension of x */
+    tr_tensor *index[TR_MAX_DIMS]; /* owned */
+    int n_index;                   /* 0: a basic key */
+    bool alias_needed;             /* no view was made yet */
 } walk;
 
 static void walk_free(walk *w) {
@@ -94,8 +94,10 @@ static int check_mask(walk *w, const tr_meta *mask) {
     for (int d = 0; d < mask->ndim; d++)
         if (mask->shape[d] != x->shape[w->dim + d]) {
             char a[128], b[128];
-            PyErr_Format(PyExc_IndexError, "The shape of the mask %s at index %d does not match the shape of the indexed tensor "
-                         "%s at index %d", tr_shape_print(mask, a, sizeof a), d, tr_shape_print(x, b, sizeof b), w->dim + d);
+            PyErr_Format(PyExc_IndexError,
+                         "The shape of the mask %s at index %d does not match the shape of the indexed tensor "
+                         "%s at index %d",
+                         tr_shape_print(mask, a, sizeof a), d, tr_shape_print(x, b, sizeof b), w->dim + d);
             return -1;
         }
     return 0;
@@ -156,8 +158,10 @@ static int take_tensor(walk *w, tr_tensor *t) {
 /* Lists, arrays: to a tensor. New reference; NULL with an exception. */
 static tr_tensor *to_index_tensor(PyObject *key) {
     if (PyUnicode_Check(key) || PyFloat_Check(key)) {
-        PyErr_Format(PyExc_IndexError, "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid "
-                     "indices (got %s)", Py_TYPE(key)->tp_name);
+        PyErr_Format(PyExc_IndexError,
+                     "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid "
+                     "indices (got %s)",
+                     Py_TYPE(key)->tp_name);
         return NULL;
     }
     tr_tensor *t = tr__py_from_data(key, -1);
@@ -170,8 +174,8 @@ static tr_tensor *to_index_tensor(PyObject *key) {
 }
 
 static bool is_int(PyObject *o) {
-    return PyLong_CheckExact(o) || (PyIndex_Check(o) && !PyBool_Check(o) && !tr__py_is_tensor(o) &&
-                                    strcmp(Py_TYPE(o)->tp_name, "numpy.ndarray") != 0);
+    return PyLong_CheckExact(o) ||
+           (PyIndex_Check(o) && !PyBool_Check(o) && !tr__py_is_tensor(o) && strcmp(Py_TYPE(o)->tp_name, "numpy.ndarray") != 0);
 }
 
 /* How many dimensions a key takes; -1 for Ellipsis. */
@@ -224,7 +228,8 @@ static int keys_add(keys *k, PyObject *key) {
         PyErr_SetString(PyExc_IndexError, "too many indices");
         return -1;
     }
-    if (key == Py_None || key == Py_Ellipsis || PyBool_Check(key) || PySlice_Check(key) || tr__py_is_tensor(key) || is_int(key)) {
+    if (key == Py_None || key == Py_Ellipsis || PyBool_Check(key) || PySlice_Check(key) || tr__py_is_tensor(key) ||
+        is_int(key)) {
         k->item[k->n++] = Py_NewRef(key);
         return 0;
     }
@@ -267,7 +272,8 @@ static int walk_start(walk *w, PyObject *self, PyObject *key) {
     tr_tensor_retain(w->x);
     if (PyLong_CheckExact(key) || PySlice_Check(key)) {
         if (w->x->meta->ndim == 0) {
-            PyErr_SetString(PyExc_IndexError, PySlice_Check(key)
+            PyErr_SetString(PyExc_IndexError,
+                            PySlice_Check(key)
                                 ? "slice() cannot be applied to a 0-dim tensor."
                                 : "invalid index of a 0-dim tensor. Use `tensor.item()` in Python or `tensor.item<T>()` in C++ "
                                   "to convert a 0-dim tensor to a number");

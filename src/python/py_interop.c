@@ -17,20 +17,26 @@ int tr__py_format_dtype(const char *format, Py_ssize_t itemsize) {
     if (format[0] == 0 || format[1] != 0)
         return -1;
     switch (*format) {
-    case '?': return TR_BOOL;
-    case 'B': return TR_U8;
-    case 'f': return TR_F32;
-    case 'd': return TR_F64;
-    case 'i':
-    case 'l':
-    case 'q': return itemsize == 4 ? TR_I32 : itemsize == 8 ? TR_I64 : -1;
-    default: return -1;
+        case '?':
+            return TR_BOOL;
+        case 'B':
+            return TR_U8;
+        case 'f':
+            return TR_F32;
+        case 'd':
+            return TR_F64;
+        case 'i':
+        case 'l':
+        case 'q':
+            return itemsize == 4 ? TR_I32 : itemsize == 8 ? TR_I64 : -1;
+        default:
+            return -1;
     }
 }
 
 static const char *format_of(tr_dtype dtype) {
-    static const char *const formats[] = {[TR_BOOL] = "?", [TR_U8] = "B", [TR_I32] = "i", [TR_I64] = "l",
-                                          [TR_BF16] = NULL, [TR_F32] = "f", [TR_F64] = "d"};
+    static const char *const formats[] = {
+        [TR_BOOL] = "?", [TR_U8] = "B", [TR_I32] = "i", [TR_I64] = "l", [TR_BF16] = NULL, [TR_F32] = "f", [TR_F64] = "d"};
     return formats[dtype];
 }
 
@@ -48,30 +54,50 @@ static void put(void *data, tr_dtype dtype, int64_t at, tr_input v) {
     double d = is_double ? v.number.d : (double) v.number.i;
     int64_t i = is_double ? (int64_t) v.number.d : v.number.i;
     switch (dtype) {
-    case TR_BOOL: ((uint8_t *) data)[at] = is_double ? d != 0 : i != 0; break;
-    case TR_U8: ((uint8_t *) data)[at] = (uint8_t) i; break;
-    case TR_I32: ((int32_t *) data)[at] = (int32_t) i; break;
-    case TR_I64: ((int64_t *) data)[at] = i; break;
-    case TR_BF16: ((uint16_t *) data)[at] = bf16_of(d); break;
-    case TR_F32: ((float *) data)[at] = (float) d; break;
-    default: ((double *) data)[at] = d; break;
+        case TR_BOOL:
+            ((uint8_t *) data)[at] = is_double ? d != 0 : i != 0;
+            break;
+        case TR_U8:
+            ((uint8_t *) data)[at] = (uint8_t) i;
+            break;
+        case TR_I32:
+            ((int32_t *) data)[at] = (int32_t) i;
+            break;
+        case TR_I64:
+            ((int64_t *) data)[at] = i;
+            break;
+        case TR_BF16:
+            ((uint16_t *) data)[at] = bf16_of(d);
+            break;
+        case TR_F32:
+            ((float *) data)[at] = (float) d;
+            break;
+        default:
+            ((double *) data)[at] = d;
+            break;
     }
 }
 
 static PyObject *get(const void *data, tr_dtype dtype, int64_t at) {
     switch (dtype) {
-    case TR_BOOL: return PyBool_FromLong(((const uint8_t *) data)[at]);
-    case TR_U8: return PyLong_FromLong(((const uint8_t *) data)[at]);
-    case TR_I32: return PyLong_FromLong(((const int32_t *) data)[at]);
-    case TR_I64: return PyLong_FromLongLong(((const int64_t *) data)[at]);
-    case TR_BF16: {
-        uint32_t u = (uint32_t) ((const uint16_t *) data)[at] << 16;
-        float f;
-        memcpy(&f, &u, sizeof f);
-        return PyFloat_FromDouble(f);
-    }
-    case TR_F32: return PyFloat_FromDouble(((const float *) data)[at]);
-    default: return PyFloat_FromDouble(((const double *) data)[at]);
+        case TR_BOOL:
+            return PyBool_FromLong(((const uint8_t *) data)[at]);
+        case TR_U8:
+            return PyLong_FromLong(((const uint8_t *) data)[at]);
+        case TR_I32:
+            return PyLong_FromLong(((const int32_t *) data)[at]);
+        case TR_I64:
+            return PyLong_FromLongLong(((const int64_t *) data)[at]);
+        case TR_BF16: {
+            uint32_t u = (uint32_t) ((const uint16_t *) data)[at] << 16;
+            float f;
+            memcpy(&f, &u, sizeof f);
+            return PyFloat_FromDouble(f);
+        }
+        case TR_F32:
+            return PyFloat_FromDouble(((const float *) data)[at]);
+        default:
+            return PyFloat_FromDouble(((const double *) data)[at]);
     }
 }
 
@@ -82,7 +108,9 @@ static bool is_sequence(PyObject *o) {
            (PySequence_Check(o) && !PyUnicode_Check(o) && !PyBytes_Check(o) && !tr__py_is_tensor(o) && PyObject_Size(o) >= 0);
 }
 
-static bool is_array(PyObject *o) { return PyObject_CheckBuffer(o) && strcmp(Py_TYPE(o)->tp_name, "numpy.ndarray") == 0; }
+static bool is_array(PyObject *o) {
+    return PyObject_CheckBuffer(o) && strcmp(Py_TYPE(o)->tp_name, "numpy.ndarray") == 0;
+}
 
 /* A leaf of nested data as a number: Python's, NumPy's, or a tensor of one element. */
 static int leaf(PyObject *o, tr_input *v) {
@@ -95,7 +123,9 @@ static int leaf(PyObject *o, tr_input *v) {
         }
         if (tr__py_check(tr_tensor_item(t, &n)) < 0)
             return -1;
-        *v = tr_dtype_is_float(t->meta->dtype) ? tr_in_double(n.d) : t->meta->dtype == TR_BOOL ? tr_in_bool(n.i) : tr_in_int(n.i);
+        *v = tr_dtype_is_float(t->meta->dtype) ? tr_in_double(n.d)
+             : t->meta->dtype == TR_BOOL       ? tr_in_bool(n.i)
+                                               : tr_in_int(n.i);
         return 0;
     }
     int r = tr__py_number(o, v);
@@ -135,7 +165,7 @@ static int leaf_dtype(PyObject *o) {
 typedef struct nest {
     int ndim;
     int64_t shape[TR_MAX_DIMS];
-    int dtype;     /* found so far; -1: nothing */
+    int dtype; /* found so far; -1: nothing */
     bool find_dtype;
     void *data;
     int64_t at;
@@ -179,8 +209,8 @@ static int nest_row(nest *n, PyObject *o, int depth) {
     Py_ssize_t length = PySequence_Fast_GET_SIZE(row);
     int r = 0;
     if (length != n->shape[depth]) {
-        PyErr_Format(PyExc_ValueError, "expected sequence of length %lld at dim %d (got %zd)", (long long) n->shape[depth], depth,
-                     length);
+        PyErr_Format(PyExc_ValueError, "expected sequence of length %lld at dim %d (got %zd)", (long long) n->shape[depth],
+                     depth, length);
         r = -1;
     }
     for (Py_ssize_t i = 0; r == 0 && i < length; i++)
@@ -256,8 +286,10 @@ static tr_tensor *from_array(PyObject *array) {
     tr_tensor *t = NULL;
     void *copy = PyMem_Malloc((size_t) view.len + 1);
     if (dtype < 0 || view.ndim > TR_MAX_DIMS)
-        PyErr_Format(PyExc_TypeError, "can't convert np.ndarray with elements '%s'. The only supported types are: float64, "
-                     "float32, int64, int32, uint8, and bool.", view.format ? view.format : "");
+        PyErr_Format(PyExc_TypeError,
+                     "can't convert np.ndarray with elements '%s'. The only supported types are: float64, "
+                     "float32, int64, int32, uint8, and bool.",
+                     view.format ? view.format : "");
     else if (copy == NULL)
         PyErr_NoMemory();
     else if (PyBuffer_ToContiguous(copy, &view, view.len, 'C') == 0) {
@@ -290,8 +322,10 @@ static PyObject *supported_array(PyObject *array) {
         if (to)
             out = PyObject_CallMethod(array, "astype", "s", to);
         else
-            PyErr_Format(PyExc_TypeError, "can't convert np.ndarray of type %S. The only supported types are: float64, float32, "
-                         "int64, int32, uint8, and bool.", dtype);
+            PyErr_Format(PyExc_TypeError,
+                         "can't convert np.ndarray of type %S. The only supported types are: float64, float32, "
+                         "int64, int32, uint8, and bool.",
+                         dtype);
     }
     Py_XDECREF(kind);
     Py_XDECREF(dtype);
@@ -315,7 +349,7 @@ tr_tensor *tr__py_from_data(PyObject *data, int dtype) {
         tr_input in = tr_in(t);
         bool was = tr_set_grad_enabled(false);
         tr_status status = dtype < 0 || t->meta->dtype == dtype ? tr_apply(TR_OP_clone, &in, 1, NULL, NULL, false, &out)
-                                                                 : tr_to_dtype(t, (tr_dtype) dtype, &out);
+                                                                : tr_to_dtype(t, (tr_dtype) dtype, &out);
         tr_set_grad_enabled(was);
         return status ? (tr__py_raise(status), NULL) : out;
     }
@@ -386,12 +420,13 @@ static PyObject *share_buffer(Py_buffer *view, int dtype) {
     for (int d = 0; d < view->ndim; d++) {
         shape[d] = view->shape[d];
         if (view->strides[d] < 0)
-            return PyErr_Format(PyExc_ValueError, "At least one stride in the given numpy array is negative, and tensors with "
+            return PyErr_Format(PyExc_ValueError,
+                                "At least one stride in the given numpy array is negative, and tensors with "
                                 "negative strides are not currently supported. (You can probably work around this by making a "
                                 "copy of your array  with array.copy().) ");
         if (view->strides[d] % view->itemsize)
             return PyErr_Format(PyExc_ValueError, "given numpy array strides not a multiple of the element byte size. Copy the "
-                                "numpy array to reallocate the memory.");
+                                                  "numpy array to reallocate the memory.");
         strides[d] = view->strides[d] / view->itemsize;
         reach = shape[d] == 0 ? 0 : reach ? reach + (shape[d] - 1) * strides[d] : 0;
     }
@@ -418,13 +453,16 @@ PyObject *tr__py_from_numpy(PyObject *module, PyObject *array) {
         PyMem_Free(view);
         PyErr_Clear();
         PyObject *type = PyObject_GetAttrString(array, "dtype");
-        PyErr_Format(PyExc_TypeError, "can't convert np.ndarray of type numpy.%S. The only supported types are: float64, float32, "
-                     "int64, int32, uint8, and bool.", type ? type : Py_None);
+        PyErr_Format(PyExc_TypeError,
+                     "can't convert np.ndarray of type numpy.%S. The only supported types are: float64, float32, "
+                     "int64, int32, uint8, and bool.",
+                     type ? type : Py_None);
         Py_XDECREF(type);
         return NULL;
     }
-    PyObject *t = view->ndim > TR_MAX_DIMS ? PyErr_Format(PyExc_RuntimeError, "at most %d dimensions are supported", TR_MAX_DIMS)
-                                           : share_buffer(view, dtype);
+    PyObject *t = view->ndim > TR_MAX_DIMS
+                      ? PyErr_Format(PyExc_RuntimeError, "at most %d dimensions are supported", TR_MAX_DIMS)
+                      : share_buffer(view, dtype);
     if (t == NULL)
         release_buffer(view);
     return t;
@@ -434,8 +472,7 @@ PyObject *tr__py_from_numpy(PyObject *module, PyObject *array) {
 
 /* What an array or capsule made by numpy() keeps: the storage, exported. */
 typedef struct py_export {
-    PyObject_HEAD
-    tr_storage *storage;
+    PyObject_HEAD tr_storage *storage;
     void *data;
     const tr_meta *meta;
     Py_ssize_t shape[TR_MAX_DIMS], strides[TR_MAX_DIMS];
@@ -580,7 +617,7 @@ enum { DL_CPU = 1, DL_INT = 0, DL_UINT = 1, DL_FLOAT = 2, DL_BFLOAT = 4, DL_BOOL
 
 static const struct {
     uint8_t code, bits;
-} dl_types[] = {[TR_BOOL] = {DL_BOOL, 8}, [TR_U8] = {DL_UINT, 8}, [TR_I32] = {DL_INT, 32}, [TR_I64] = {DL_INT, 64},
+} dl_types[] = {[TR_BOOL] = {DL_BOOL, 8},    [TR_U8] = {DL_UINT, 8},    [TR_I32] = {DL_INT, 32},  [TR_I64] = {DL_INT, 64},
                 [TR_BF16] = {DL_BFLOAT, 16}, [TR_F32] = {DL_FLOAT, 32}, [TR_F64] = {DL_FLOAT, 64}};
 
 static void dl_delete(dl_managed *m) {
@@ -611,9 +648,12 @@ PyObject *tr__py_dlpack(PyObject *self, PyObject *const *args, Py_ssize_t n, PyO
     int64_t *shape = (int64_t *) (m + 1);
     memcpy(shape, t->meta->shape, TR_MAX_DIMS * sizeof *shape);
     memcpy(shape + TR_MAX_DIMS, t->meta->strides, TR_MAX_DIMS * sizeof *shape);
-    m->tensor = (dl_tensor){.data = ((py_export *) e)->data, .device = {DL_CPU, 0}, .ndim = t->meta->ndim,
+    m->tensor = (dl_tensor){.data = ((py_export *) e)->data,
+                            .device = {DL_CPU, 0},
+                            .ndim = t->meta->ndim,
                             .dtype = {dl_types[t->meta->dtype].code, dl_types[t->meta->dtype].bits, 1},
-                            .shape = shape, .strides = shape + TR_MAX_DIMS};
+                            .shape = shape,
+                            .strides = shape + TR_MAX_DIMS};
     m->manager = e;
     m->deleter = dl_delete;
     PyObject *capsule = PyCapsule_New(m, "dltensor", capsule_delete);
@@ -638,8 +678,8 @@ static PyObject *from_capsule(PyObject *module, PyObject *capsule) {
         if (dl_types[i].code == d->dtype.code && dl_types[i].bits == d->dtype.bits && d->dtype.lanes == 1)
             dtype = i;
     if (d->device.type != DL_CPU || dtype < 0 || d->ndim > TR_MAX_DIMS || d->ndim < 0)
-        return PyErr_Format(PyExc_BufferError, "from_dlpack: only tensors on the CPU, of Terra's dtypes and at most %d dimensions",
-                            TR_MAX_DIMS);
+        return PyErr_Format(PyExc_BufferError,
+                            "from_dlpack: only tensors on the CPU, of Terra's dtypes and at most %d dimensions", TR_MAX_DIMS);
     int64_t reach = 1;
     for (int i = 0; i < d->ndim; i++) {
         if (d->strides && d->strides[i] < 0)

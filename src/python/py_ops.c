@@ -12,16 +12,14 @@ enum { MAX_PARAMS = TR_MAX_FIXED + 3, MAX_LIST = 4096 };
 
 typedef struct spec {
     const tr_op_info *info;
-    PyObject *names[MAX_PARAMS];          /* interned */
+    PyObject *names[MAX_PARAMS]; /* interned */
     tr_input in_default[TR_MAX_FIXED];
     int64_t attr_default[TR_MAX_ATTRS];
     uint8_t n_positional;
 } spec;
 
 static spec specs[TR_OP_COUNT];
-static struct {
-    PyObject *axis, *keepdims, *dim, *keepdim, *memory_format, *generator_state, *value, *src, *other;
-} names;
+static struct { PyObject *axis, *keepdims, *dim, *keepdim, *memory_format, *generator_state, *value, *src, *other; } names;
 
 typedef enum call_as { AS_FUNCTION, AS_METHOD, AS_IN_PLACE } call_as;
 
@@ -117,8 +115,10 @@ int tr__py_sizes(const char *what, PyObject *const *args, Py_ssize_t n, int64_t 
     for (Py_ssize_t i = 0; i < n; i++)
         if (tr__py_int(args[i], &out[i]) < 0) {
             if (PyErr_ExceptionMatches(PyExc_TypeError))
-                PyErr_Format(PyExc_TypeError, "%s(): argument 'size' must be tuple of ints, but found element of type %s "
-                             "at pos %zd", what, Py_TYPE(args[i])->tp_name, i);
+                PyErr_Format(PyExc_TypeError,
+                             "%s(): argument 'size' must be tuple of ints, but found element of type %s "
+                             "at pos %zd",
+                             what, Py_TYPE(args[i])->tp_name, i);
             return -1;
         }
     *count = (int) n;
@@ -147,24 +147,32 @@ int tr__py_dtype_arg(const char *what, PyObject *o, tr_dtype *out) {
 static int wrong(const spec *s, int i, call_as as, const char *expected, PyObject *got) {
     if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_TypeError))
         PyErr_Format(PyExc_TypeError, "%s%s(): argument '%U' (position %d) must be %s, not %s", s->info->name,
-                     as == AS_IN_PLACE ? "_" : "", s->names[i], as == AS_FUNCTION ? i + 1 : i, expected,
-                     Py_TYPE(got)->tp_name);
+                     as == AS_IN_PLACE ? "_" : "", s->names[i], as == AS_FUNCTION ? i + 1 : i, expected, Py_TYPE(got)->tp_name);
     return -1;
 }
 
 static const char *kind_name(tr_arg_kind kind) {
     switch (kind) {
-    case TR_ARG_SCALAR: return "Number";
-    case TR_ARG_GENERATOR: return "Generator";
-    case TR_ARG_TENSORS: return "tuple of Tensors";
-    case TR_ARG_INT:
-    case TR_ARG_DIM: return "int";
-    case TR_ARG_BOOL: return "bool";
-    case TR_ARG_DIMS:
-    case TR_ARG_SIZES: return "tuple of ints";
-    case TR_ARG_DTYPE: return "torch.dtype";
-    case TR_ARG_ONE_OF: return "str";
-    default: return "Tensor";
+        case TR_ARG_SCALAR:
+            return "Number";
+        case TR_ARG_GENERATOR:
+            return "Generator";
+        case TR_ARG_TENSORS:
+            return "tuple of Tensors";
+        case TR_ARG_INT:
+        case TR_ARG_DIM:
+            return "int";
+        case TR_ARG_BOOL:
+            return "bool";
+        case TR_ARG_DIMS:
+        case TR_ARG_SIZES:
+            return "tuple of ints";
+        case TR_ARG_DTYPE:
+            return "torch.dtype";
+        case TR_ARG_ONE_OF:
+            return "str";
+        default:
+            return "Tensor";
     }
 }
 
@@ -198,14 +206,17 @@ static int convert_generator(PyObject *o, tr_input *in) {
 
 static int convert_operand(const tr_param *p, PyObject *o, tr_input *in) {
     switch (p->kind) {
-    case TR_ARG_TENSOR:
-        if (!tr__py_is_tensor(o))
-            return 0;
-        *in = tr_in(tr__py_t(o));
-        return 1;
-    case TR_ARG_OPERAND: return tr__py_operand(o, in);
-    case TR_ARG_SCALAR: return convert_scalar(o, in);
-    default: return convert_generator(o, in);
+        case TR_ARG_TENSOR:
+            if (!tr__py_is_tensor(o))
+                return 0;
+            *in = tr_in(tr__py_t(o));
+            return 1;
+        case TR_ARG_OPERAND:
+            return tr__py_operand(o, in);
+        case TR_ARG_SCALAR:
+            return convert_scalar(o, in);
+        default:
+            return convert_generator(o, in);
     }
 }
 
@@ -279,32 +290,35 @@ static int convert_attr(const tr_param *p, PyObject *o, int ndim, int64_t *slots
     int n;
     tr_dtype dtype;
     switch (p->kind) {
-    case TR_ARG_INT: return convert_ints(o, p->slots, slots);
-    case TR_ARG_BOOL:
-        if (!PyBool_Check(o) && !PyLong_Check(o) && !is_numpy_scalar(o)) {
-            PyErr_SetString(PyExc_TypeError, "must be bool");
-            return -1;
-        }
-        n = PyObject_IsTrue(o);
-        slots[0] = n;
-        return n < 0 ? -1 : 0;
-    case TR_ARG_DIM:
-        if (tr__py_int(o, &v) < 0)
-            return -1;
-        return tr__py_check(tr_wrap_dim(v, ndim, &slots[0]));
-    case TR_ARG_DIMS: return convert_dims(o, ndim, &slots[0]);
-    case TR_ARG_DTYPE:
-        if (tr__py_dtype_arg("", o, &dtype) < 0)
-            return -1;
-        slots[0] = dtype;
-        return 0;
-    case TR_ARG_ONE_OF: return convert_choice(p, o, &slots[0]);
-    default:
-        memset(slots + 1, 0, TR_MAX_DIMS * sizeof *slots);
-        if (tr__py_sizes(p->name, &o, 1, slots + 1, &n) < 0)
-            return -1;
-        slots[0] = n;
-        return 0;
+        case TR_ARG_INT:
+            return convert_ints(o, p->slots, slots);
+        case TR_ARG_BOOL:
+            if (!PyBool_Check(o) && !PyLong_Check(o) && !is_numpy_scalar(o)) {
+                PyErr_SetString(PyExc_TypeError, "must be bool");
+                return -1;
+            }
+            n = PyObject_IsTrue(o);
+            slots[0] = n;
+            return n < 0 ? -1 : 0;
+        case TR_ARG_DIM:
+            if (tr__py_int(o, &v) < 0)
+                return -1;
+            return tr__py_check(tr_wrap_dim(v, ndim, &slots[0]));
+        case TR_ARG_DIMS:
+            return convert_dims(o, ndim, &slots[0]);
+        case TR_ARG_DTYPE:
+            if (tr__py_dtype_arg("", o, &dtype) < 0)
+                return -1;
+            slots[0] = dtype;
+            return 0;
+        case TR_ARG_ONE_OF:
+            return convert_choice(p, o, &slots[0]);
+        default:
+            memset(slots + 1, 0, TR_MAX_DIMS * sizeof *slots);
+            if (tr__py_sizes(p->name, &o, 1, slots + 1, &n) < 0)
+                return -1;
+            slots[0] = n;
+            return 0;
     }
 }
 
@@ -352,8 +366,7 @@ static int place(const spec *s, PyObject *self, PyObject *const *args, Py_ssize_
             return -1;
     for (int i = 0; i < n_params; i++)
         if (vals[i] == NULL && !s->info->params[i].has_default && !s->info->params[i].optional) {
-            PyErr_Format(PyExc_TypeError, "%s() missing 1 required positional arguments: \"%U\"", s->info->name,
-                         s->names[i]);
+            PyErr_Format(PyExc_TypeError, "%s() missing 1 required positional arguments: \"%U\"", s->info->name, s->names[i]);
             return -1;
         }
     return 0;
@@ -464,15 +477,15 @@ static PyObject *run(tr_op op, PyObject *self, PyObject *const *args, Py_ssize_t
 
 /* ------------------------------------------------------------------------------------------------ one function per row */
 
-#define TR_OP(id, expose, class, rule, vjp, schema)                                                                   \
-    static PyObject *f_##id(PyObject *m, PyObject *const *a, Py_ssize_t n, PyObject *k) {                             \
-        return run(TR_OP_##id, NULL, a, n, k, AS_FUNCTION);                                                           \
-    }                                                                                                                 \
-    static PyObject *m_##id(PyObject *self, PyObject *const *a, Py_ssize_t n, PyObject *k) {                          \
-        return run(TR_OP_##id, self, a, n, k, AS_METHOD);                                                             \
-    }                                                                                                                 \
-    static PyObject *i_##id(PyObject *self, PyObject *const *a, Py_ssize_t n, PyObject *k) {                          \
-        return run(TR_OP_##id, self, a, n, k, AS_IN_PLACE);                                                           \
+#define TR_OP(id, expose, class, rule, vjp, schema)                                          \
+    static PyObject *f_##id(PyObject *m, PyObject *const *a, Py_ssize_t n, PyObject *k) {    \
+        return run(TR_OP_##id, NULL, a, n, k, AS_FUNCTION);                                  \
+    }                                                                                        \
+    static PyObject *m_##id(PyObject *self, PyObject *const *a, Py_ssize_t n, PyObject *k) { \
+        return run(TR_OP_##id, self, a, n, k, AS_METHOD);                                    \
+    }                                                                                        \
+    static PyObject *i_##id(PyObject *self, PyObject *const *a, Py_ssize_t n, PyObject *k) { \
+        return run(TR_OP_##id, self, a, n, k, AS_IN_PLACE);                                  \
     }
 #include "terra/ops.def"
 #undef TR_OP
@@ -508,24 +521,31 @@ static tr_input default_input(const tr_param *p) {
 static void default_attr(const tr_param *p, int64_t *slots) {
     const char *v = p->value;
     switch (p->kind) {
-    case TR_ARG_INT:
-        for (int i = 0; i < p->slots; i++)
-            slots[i] = atoll(v);
-        break;
-    case TR_ARG_BOOL: slots[0] = strcmp(v, "True") == 0; break;
-    case TR_ARG_DIM: slots[0] = p->has_default && strcmp(v, "None") != 0 ? atoll(v) : TR_NONE; break;
-    case TR_ARG_DTYPE: slots[0] = -1; break;
-    case TR_ARG_ONE_OF: {
-        const char *at = p->choices;
-        size_t n;
-        for (int i = 0; *at && p->has_default; i++, at += n + (at[n] == ',')) {
-            n = strcspn(at, ",");
-            if (strlen(v) == n && strncmp(v, at, n) == 0)
-                slots[0] = i;
+        case TR_ARG_INT:
+            for (int i = 0; i < p->slots; i++)
+                slots[i] = atoll(v);
+            break;
+        case TR_ARG_BOOL:
+            slots[0] = strcmp(v, "True") == 0;
+            break;
+        case TR_ARG_DIM:
+            slots[0] = p->has_default && strcmp(v, "None") != 0 ? atoll(v) : TR_NONE;
+            break;
+        case TR_ARG_DTYPE:
+            slots[0] = -1;
+            break;
+        case TR_ARG_ONE_OF: {
+            const char *at = p->choices;
+            size_t n;
+            for (int i = 0; *at && p->has_default; i++, at += n + (at[n] == ',')) {
+                n = strcspn(at, ",");
+                if (strlen(v) == n && strncmp(v, at, n) == 0)
+                    slots[0] = i;
+            }
+            break;
         }
-        break;
-    }
-    default: break;
+        default:
+            break;
     }
 }
 
@@ -555,9 +575,15 @@ int tr__py_ops_prepare(void) {
         PyObject **at;
         const char *text;
     } interned[] = {
-        {&names.axis, "axis"}, {&names.keepdims, "keepdims"}, {&names.dim, "dim"}, {&names.keepdim, "keepdim"},
-        {&names.memory_format, "memory_format"}, {&names.generator_state, "_state"}, {&names.value, "value"},
-        {&names.src, "src"}, {&names.other, "other"},
+        {&names.axis, "axis"},
+        {&names.keepdims, "keepdims"},
+        {&names.dim, "dim"},
+        {&names.keepdim, "keepdim"},
+        {&names.memory_format, "memory_format"},
+        {&names.generator_state, "_state"},
+        {&names.value, "value"},
+        {&names.src, "src"},
+        {&names.other, "other"},
     };
     for (size_t i = 0; i < sizeof interned / sizeof *interned; i++)
         if ((*interned[i].at = PyUnicode_InternFromString(interned[i].text)) == NULL)

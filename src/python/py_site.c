@@ -94,7 +94,9 @@ static PyObject *set_package(PyObject *module, PyObject *folder) {
     Py_RETURN_NONE;
 }
 
-static PyObject *site(PyObject *module, PyObject *unused) { return PyUnicode_FromString(tr_site_text(tr__py_site())); }
+static PyObject *site(PyObject *module, PyObject *unused) {
+    return PyUnicode_FromString(tr_site_text(tr__py_site()));
+}
 
 static PyMethodDef methods[] = {
     {"_set_package", set_package, METH_O, "_set_package(folder): files below it are Terra's own."},
@@ -102,4 +104,6 @@ static PyMethodDef methods[] = {
     {NULL},
 };
 
-int tr__py_site_init(PyObject *module) { return PyModule_AddFunctions(module, methods); }
+int tr__py_site_init(PyObject *module) {
+    return PyModule_AddFunctions(module, methods);
+}

@@ -109,9 +109,13 @@ static PyObject *binary(tr_op op, PyObject *a, PyObject *b, bool alpha, const in
 
 static const int64_t rounding_none[1] = {0}, rounding_floor[1] = {2};
 
-#define BINARY(name, op, alpha, attrs)                                                                              \
-    static PyObject *nb_##name(PyObject *a, PyObject *b) { return binary(op, a, b, alpha, attrs, false); }          \
-    static PyObject *nb_inplace_##name(PyObject *a, PyObject *b) { return binary(op, a, b, alpha, attrs, true); }
+#define BINARY(name, op, alpha, attrs)                             \
+    static PyObject *nb_##name(PyObject *a, PyObject *b) {         \
+        return binary(op, a, b, alpha, attrs, false);              \
+    }                                                              \
+    static PyObject *nb_inplace_##name(PyObject *a, PyObject *b) { \
+        return binary(op, a, b, alpha, attrs, true);               \
+    }
 BINARY(add, TR_OP_add, true, NULL)
 BINARY(sub, TR_OP_sub, true, NULL)
 BINARY(mul, TR_OP_mul, false, NULL)
@@ -136,10 +140,18 @@ static PyObject *unary(tr_op op, PyObject *a) {
     tr_input in = tr_in(tr__py_t(a));
     return tr__py_call(op, &in, 1, NULL, false);
 }
-static PyObject *nb_neg(PyObject *a) { return unary(TR_OP_neg, a); }
-static PyObject *nb_abs(PyObject *a) { return unary(TR_OP_abs, a); }
-static PyObject *nb_pos(PyObject *a) { return Py_NewRef(a); }
-static PyObject *nb_invert(PyObject *a) { return unary(TR_OP_bitwise_not, a); }
+static PyObject *nb_neg(PyObject *a) {
+    return unary(TR_OP_neg, a);
+}
+static PyObject *nb_abs(PyObject *a) {
+    return unary(TR_OP_abs, a);
+}
+static PyObject *nb_pos(PyObject *a) {
+    return Py_NewRef(a);
+}
+static PyObject *nb_invert(PyObject *a) {
+    return unary(TR_OP_bitwise_not, a);
+}
 
 static PyObject *matmul(PyObject *a, PyObject *b) {
     if (!tr__py_is_tensor(a) || !tr__py_is_tensor(b))
@@ -150,12 +162,14 @@ static PyObject *matmul(PyObject *a, PyObject *b) {
 }
 
 static PyObject *richcompare(PyObject *a, PyObject *b, int how) {
-    static const tr_op ops[] = {[Py_LT] = TR_OP_lt, [Py_LE] = TR_OP_le, [Py_EQ] = TR_OP_eq,
-                                [Py_NE] = TR_OP_ne, [Py_GT] = TR_OP_gt, [Py_GE] = TR_OP_ge};
+    static const tr_op ops[] = {
+        [Py_LT] = TR_OP_lt, [Py_LE] = TR_OP_le, [Py_EQ] = TR_OP_eq, [Py_NE] = TR_OP_ne, [Py_GT] = TR_OP_gt, [Py_GE] = TR_OP_ge};
     return binary(ops[how], a, b, false, NULL, false);
 }
 
-static Py_hash_t hash(PyObject *o) { return _Py_HashPointer(o); }
+static Py_hash_t hash(PyObject *o) {
+    return _Py_HashPointer(o);
+}
 
 /* ------------------------------------------------------------------------------------------------ values */
 
@@ -281,21 +295,45 @@ static PyObject *get_shape(PyObject *o, void *c) {
     const tr_meta *m = tr__py_t(o)->meta;
     return tr__py_size(m->ndim, m->shape);
 }
-static PyObject *get_dtype(PyObject *o, void *c) { return Py_NewRef(tr__py.dtypes[tr__py_t(o)->meta->dtype]); }
-static PyObject *get_device(PyObject *o, void *c) { return Py_NewRef(tr__py.cpu ? tr__py.cpu : Py_None); }
-static PyObject *get_ndim(PyObject *o, void *c) { return PyLong_FromLong(tr__py_t(o)->meta->ndim); }
-static PyObject *get_itemsize(PyObject *o, void *c) { return PyLong_FromSize_t(tr_dtype_size(tr__py_t(o)->meta->dtype)); }
-static PyObject *get_false(PyObject *o, void *c) { Py_RETURN_FALSE; }
-static PyObject *get_version(PyObject *o, void *c) { return PyLong_FromUnsignedLong(tr_tensor_version(tr__py_t(o))); }
+static PyObject *get_dtype(PyObject *o, void *c) {
+    return Py_NewRef(tr__py.dtypes[tr__py_t(o)->meta->dtype]);
+}
+static PyObject *get_device(PyObject *o, void *c) {
+    return Py_NewRef(tr__py.cpu ? tr__py.cpu : Py_None);
+}
+static PyObject *get_ndim(PyObject *o, void *c) {
+    return PyLong_FromLong(tr__py_t(o)->meta->ndim);
+}
+static PyObject *get_itemsize(PyObject *o, void *c) {
+    return PyLong_FromSize_t(tr_dtype_size(tr__py_t(o)->meta->dtype));
+}
+static PyObject *get_false(PyObject *o, void *c) {
+    Py_RETURN_FALSE;
+}
+static PyObject *get_version(PyObject *o, void *c) {
+    return PyLong_FromUnsignedLong(tr_tensor_version(tr__py_t(o)));
+}
 static PyObject *get_requires_grad(PyObject *o, void *c) {
     return PyBool_FromLong(tr__py_t(o)->requires_grad || tr__py_t(o)->grad_fn != NULL);
 }
-static PyObject *get_is_leaf(PyObject *o, void *c) { return PyBool_FromLong(tr_tensor_is_leaf(tr__py_t(o))); }
-static PyObject *get_retains_grad(PyObject *o, void *c) { return PyBool_FromLong(tr__py_t(o)->retains_grad); }
-static PyObject *get_grad(PyObject *o, void *c) { return tr__py_wrap_borrowed(tr__py_t(o)->grad); }
-static PyObject *get_grad_fn(PyObject *o, void *c) { return tr__py_wrap_node(tr__py_t(o)->grad_fn); }
-static PyObject *get_output_nr(PyObject *o, void *c) { return PyLong_FromLong(tr__py_t(o)->output_nr); }
-static PyObject *get_base(PyObject *o, void *c) { return tr__py_wrap_borrowed(tr__py_t(o)->base); }
+static PyObject *get_is_leaf(PyObject *o, void *c) {
+    return PyBool_FromLong(tr_tensor_is_leaf(tr__py_t(o)));
+}
+static PyObject *get_retains_grad(PyObject *o, void *c) {
+    return PyBool_FromLong(tr__py_t(o)->retains_grad);
+}
+static PyObject *get_grad(PyObject *o, void *c) {
+    return tr__py_wrap_borrowed(tr__py_t(o)->grad);
+}
+static PyObject *get_grad_fn(PyObject *o, void *c) {
+    return tr__py_wrap_node(tr__py_t(o)->grad_fn);
+}
+static PyObject *get_output_nr(PyObject *o, void *c) {
+    return PyLong_FromLong(tr__py_t(o)->output_nr);
+}
+static PyObject *get_base(PyObject *o, void *c) {
+    return tr__py_wrap_borrowed(tr__py_t(o)->base);
+}
 
 static PyObject *get_data(PyObject *o, void *c) {
     tr_tensor *t = tr__py_t(o), *out;
@@ -365,25 +403,56 @@ static PyObject *reversed(PyObject *o, bool last_two) {
     tr_status status = tr_permute(t, dims, &out);
     return status ? tr__py_raise(status) : tr__py_wrap(out);
 }
-static PyObject *get_T(PyObject *o, void *c) { return reversed(o, false); }
-static PyObject *get_mT(PyObject *o, void *c) { return reversed(o, true); }
+static PyObject *get_T(PyObject *o, void *c) {
+    return reversed(o, false);
+}
+static PyObject *get_mT(PyObject *o, void *c) {
+    return reversed(o, true);
+}
 
 static PyGetSetDef getset[] = {
-    {"shape", get_shape}, {"dtype", get_dtype}, {"device", get_device}, {"ndim", get_ndim},
-    {"itemsize", get_itemsize}, {"_version", get_version}, {"requires_grad", get_requires_grad, set_requires_grad},
-    {"is_leaf", get_is_leaf}, {"retains_grad", get_retains_grad}, {"grad", get_grad, set_grad}, {"grad_fn", get_grad_fn},
-    {"output_nr", get_output_nr}, {"_base", get_base}, {"data", get_data, set_data}, {"T", get_T}, {"mT", get_mT},
-    {"is_cuda", get_false}, {"is_sparse", get_false}, {"is_meta", get_false}, {"is_quantized", get_false},
-    {"is_nested", get_false}, {"is_mkldnn", get_false}, {"is_mps", get_false}, {"is_xpu", get_false},
-    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict}, {NULL},
+    {"shape", get_shape},
+    {"dtype", get_dtype},
+    {"device", get_device},
+    {"ndim", get_ndim},
+    {"itemsize", get_itemsize},
+    {"_version", get_version},
+    {"requires_grad", get_requires_grad, set_requires_grad},
+    {"is_leaf", get_is_leaf},
+    {"retains_grad", get_retains_grad},
+    {"grad", get_grad, set_grad},
+    {"grad_fn", get_grad_fn},
+    {"output_nr", get_output_nr},
+    {"_base", get_base},
+    {"data", get_data, set_data},
+    {"T", get_T},
+    {"mT", get_mT},
+    {"is_cuda", get_false},
+    {"is_sparse", get_false},
+    {"is_meta", get_false},
+    {"is_quantized", get_false},
+    {"is_nested", get_false},
+    {"is_mkldnn", get_false},
+    {"is_mps", get_false},
+    {"is_xpu", get_false},
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict},
+    {NULL},
 };
 
 /* ------------------------------------------------------------------------------------------------ methods */
 
-static PyObject *dim(PyObject *o, PyObject *unused) { return get_ndim(o, NULL); }
-static PyObject *numel(PyObject *o, PyObject *unused) { return PyLong_FromLongLong(tr__py_t(o)->meta->numel); }
-static PyObject *element_size(PyObject *o, PyObject *unused) { return get_itemsize(o, NULL); }
-static PyObject *storage_offset(PyObject *o, PyObject *unused) { return PyLong_FromLongLong(tr__py_t(o)->offset); }
+static PyObject *dim(PyObject *o, PyObject *unused) {
+    return get_ndim(o, NULL);
+}
+static PyObject *numel(PyObject *o, PyObject *unused) {
+    return PyLong_FromLongLong(tr__py_t(o)->meta->numel);
+}
+static PyObject *element_size(PyObject *o, PyObject *unused) {
+    return get_itemsize(o, NULL);
+}
+static PyObject *storage_offset(PyObject *o, PyObject *unused) {
+    return PyLong_FromLongLong(tr__py_t(o)->offset);
+}
 static PyObject *is_floating_point(PyObject *o, PyObject *unused) {
     return PyBool_FromLong(tr_dtype_is_float(tr__py_t(o)->meta->dtype));
 }
@@ -407,8 +476,12 @@ static PyObject *size_or_stride(PyObject *o, PyObject *args, PyObject *kwargs, b
         return NULL;
     return PyLong_FromLongLong(size ? m->shape[d] : m->strides[d]);
 }
-static PyObject *size(PyObject *o, PyObject *args, PyObject *kwargs) { return size_or_stride(o, args, kwargs, true); }
-static PyObject *stride(PyObject *o, PyObject *args, PyObject *kwargs) { return size_or_stride(o, args, kwargs, false); }
+static PyObject *size(PyObject *o, PyObject *args, PyObject *kwargs) {
+    return size_or_stride(o, args, kwargs, true);
+}
+static PyObject *stride(PyObject *o, PyObject *args, PyObject *kwargs) {
+    return size_or_stride(o, args, kwargs, false);
+}
 
 static PyObject *is_contiguous(PyObject *o, PyObject *args, PyObject *kwargs) {
     return PyBool_FromLong(tr__py_t(o)->meta->contiguous);
@@ -418,7 +491,8 @@ static PyObject *is_contiguous(PyObject *o, PyObject *args, PyObject *kwargs) {
 static int check_memory_format(const char *what, PyObject *o) {
     if (o == NULL || o == Py_None || strstr(Py_TYPE(o)->tp_name, "memory_format") != NULL)
         return 0;
-    PyErr_Format(PyExc_TypeError, "%s(): argument 'memory_format' must be torch.memory_format, not %s", what, Py_TYPE(o)->tp_name);
+    PyErr_Format(PyExc_TypeError, "%s(): argument 'memory_format' must be torch.memory_format, not %s", what,
+                 Py_TYPE(o)->tp_name);
     return -1;
 }
 
@@ -426,7 +500,8 @@ static PyObject *contiguous(PyObject *o, PyObject *args, PyObject *kwargs) {
     static char *kw[] = {"memory_format", NULL};
     PyObject *format = NULL;
     tr_tensor *out;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:contiguous", kw, &format) || check_memory_format("contiguous", format) < 0)
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:contiguous", kw, &format) ||
+        check_memory_format("contiguous", format) < 0)
         return NULL;
     tr_status status = tr_contiguous(tr__py_t(o), &out);
     return status ? tr__py_raise(status) : tr__py_wrap(out);
@@ -475,7 +550,8 @@ static PyObject *permute(PyObject *o, PyObject *const *args, Py_ssize_t n, PyObj
     if (sizes_of("permute", args, n, kwnames, dims, &count) < 0)
         return NULL;
     if (count != ndim) {
-        PyErr_Format(PyExc_RuntimeError, "permute(sparse_coo): number of dimensions in the tensor input does not match the "
+        PyErr_Format(PyExc_RuntimeError,
+                     "permute(sparse_coo): number of dimensions in the tensor input does not match the "
                      "length of the desired ordering of dimensions i.e. input.dim() = %d is not equal to len(dims) = %d",
                      ndim, count);
         return NULL;
@@ -509,8 +585,10 @@ static PyObject *to_dtype(PyObject *o, tr_dtype dtype) {
     tr_status status = tr_to_dtype(tr__py_t(o), dtype, &out);
     return status ? tr__py_raise(status) : tr__py_wrap(out);
 }
-#define TO(name, dtype) \
-    static PyObject *to_##name(PyObject *o, PyObject *args, PyObject *kwargs) { return to_dtype(o, dtype); }
+#define TO(name, dtype)                                                         \
+    static PyObject *to_##name(PyObject *o, PyObject *args, PyObject *kwargs) { \
+        return to_dtype(o, dtype);                                              \
+    }
 TO(float, TR_F32)
 TO(double, TR_F64)
 TO(long, TR_I64)
@@ -524,8 +602,10 @@ static int check_device(PyObject *o) {
     if (o == Py_None || o == tr__py.cpu)
         return 0;
     if (!PyUnicode_Check(o) && !PyLong_Check(o) && Py_TYPE(o) != Py_TYPE(tr__py.cpu)) {
-        PyErr_Format(PyExc_TypeError, "to() received an invalid combination of arguments - got (%s), but expected a dtype, a device or "
-                     "a Tensor", Py_TYPE(o)->tp_name);
+        PyErr_Format(PyExc_TypeError,
+                     "to() received an invalid combination of arguments - got (%s), but expected a dtype, a device or "
+                     "a Tensor",
+                     Py_TYPE(o)->tp_name);
         return -1;
     }
     PyObject *r = PyObject_CallOneArg(tr__py.device_check, o);
@@ -572,7 +652,9 @@ static PyObject *to(PyObject *o, PyObject *const *args, Py_ssize_t n, PyObject *
     return unary(TR_OP_clone, o);
 }
 
-static PyObject *cpu(PyObject *o, PyObject *args, PyObject *kwargs) { return Py_NewRef(o); }
+static PyObject *cpu(PyObject *o, PyObject *args, PyObject *kwargs) {
+    return Py_NewRef(o);
+}
 
 static PyObject *requires_grad_(PyObject *o, PyObject *args, PyObject *kwargs) {
     static char *kw[] = {"requires_grad", NULL};
@@ -598,7 +680,9 @@ static PyObject *same_storage(PyObject *o, PyObject *other) {
         return PyErr_Format(PyExc_TypeError, "a Tensor is needed");
     return PyBool_FromLong(tr_tensor_same_storage(tr__py_t(o), tr__py_t(other)));
 }
-static PyObject *storage_key(PyObject *o, PyObject *unused) { return PyLong_FromVoidPtr(tr__py_t(o)->storage); }
+static PyObject *storage_key(PyObject *o, PyObject *unused) {
+    return PyLong_FromVoidPtr(tr__py_t(o)->storage);
+}
 static PyObject *storage_bytes(PyObject *o, PyObject *unused) {
     return PyLong_FromSize_t(tr_tensor_storage_bytes(tr__py_t(o)));
 }
@@ -610,8 +694,8 @@ static PyObject *alias(PyObject *o, PyObject *args) {
     int64_t shape[TR_MAX_DIMS], stride[TR_MAX_DIMS], last;
     int n, m;
     tr_tensor *t = tr__py_t(o), *out;
-    if (!PyArg_ParseTuple(args, "OOL:_alias", &size, &strides, &offset) ||
-        tr__py_sizes("_alias", &size, 1, shape, &n) < 0 || tr__py_sizes("_alias", &strides, 1, stride, &m) < 0)
+    if (!PyArg_ParseTuple(args, "OOL:_alias", &size, &strides, &offset) || tr__py_sizes("_alias", &size, 1, shape, &n) < 0 ||
+        tr__py_sizes("_alias", &strides, 1, stride, &m) < 0)
         return NULL;
     last = offset;
     int64_t held = (int64_t) (tr_tensor_storage_bytes(t) / tr_dtype_size(t->meta->dtype));
@@ -707,30 +791,49 @@ static PyObject *repr(PyObject *o) {
     return tr__py.repr ? PyObject_CallOneArg(tr__py.repr, o) : PyUnicode_FromString("<tensor>");
 }
 
-#define KW(fn) (PyCFunction) (void (*)(void)) fn, METH_VARARGS | METH_KEYWORDS
-#define FAST(fn) (PyCFunction) (void (*)(void)) fn, METH_FASTCALL | METH_KEYWORDS
+#define KW(fn)   (PyCFunction)(void (*)(void)) fn, METH_VARARGS | METH_KEYWORDS
+#define FAST(fn) (PyCFunction)(void (*)(void)) fn, METH_FASTCALL | METH_KEYWORDS
 static PyMethodDef own_methods[] = {
     {"item", item, METH_NOARGS, "The value of a tensor of one element, as a Python number."},
     {"tolist", tr__py_tolist, METH_NOARGS, "Nested lists of Python numbers."},
     {"numpy", FAST(tr__py_numpy), "An array that shares the tensor's memory."},
     {"__dlpack__", FAST(tr__py_dlpack), "A capsule that shares the tensor's memory."},
-    {"dim", dim, METH_NOARGS, NULL}, {"ndimension", dim, METH_NOARGS, NULL},
-    {"numel", numel, METH_NOARGS, NULL}, {"nelement", numel, METH_NOARGS, NULL},
-    {"element_size", element_size, METH_NOARGS, NULL}, {"storage_offset", storage_offset, METH_NOARGS, NULL},
+    {"dim", dim, METH_NOARGS, NULL},
+    {"ndimension", dim, METH_NOARGS, NULL},
+    {"numel", numel, METH_NOARGS, NULL},
+    {"nelement", numel, METH_NOARGS, NULL},
+    {"element_size", element_size, METH_NOARGS, NULL},
+    {"storage_offset", storage_offset, METH_NOARGS, NULL},
     {"is_floating_point", is_floating_point, METH_NOARGS, NULL},
-    {"size", KW(size), NULL}, {"stride", KW(stride), NULL},
-    {"is_contiguous", KW(is_contiguous), NULL}, {"contiguous", KW(contiguous), NULL},
-    {"view", FAST(view), NULL}, {"reshape", FAST(reshape), NULL}, {"expand", FAST(expand), NULL},
-    {"permute", FAST(permute), NULL}, {"t", t_method, METH_NOARGS, NULL}, {"unbind", KW(unbind), NULL},
+    {"size", KW(size), NULL},
+    {"stride", KW(stride), NULL},
+    {"is_contiguous", KW(is_contiguous), NULL},
+    {"contiguous", KW(contiguous), NULL},
+    {"view", FAST(view), NULL},
+    {"reshape", FAST(reshape), NULL},
+    {"expand", FAST(expand), NULL},
+    {"permute", FAST(permute), NULL},
+    {"t", t_method, METH_NOARGS, NULL},
+    {"unbind", KW(unbind), NULL},
     {"matmul", matmul, METH_O, NULL},
-    {"to", FAST(to), "to(dtype), to(device), to(other): self if nothing changes."}, {"cpu", KW(cpu), NULL},
-    {"float", KW(to_float), NULL}, {"double", KW(to_double), NULL}, {"long", KW(to_long), NULL}, {"int", KW(to_int), NULL},
-    {"byte", KW(to_byte), NULL}, {"bool", KW(to_bool), NULL}, {"bfloat16", KW(to_bfloat16), NULL},
-    {"requires_grad_", KW(requires_grad_), NULL}, {"retain_grad", retain_grad, METH_NOARGS, NULL},
-    {"_register_hook", tr__py_register_hook, METH_O, NULL}, {"_remove_hook", tr__py_remove_hook, METH_O, NULL},
+    {"to", FAST(to), "to(dtype), to(device), to(other): self if nothing changes."},
+    {"cpu", KW(cpu), NULL},
+    {"float", KW(to_float), NULL},
+    {"double", KW(to_double), NULL},
+    {"long", KW(to_long), NULL},
+    {"int", KW(to_int), NULL},
+    {"byte", KW(to_byte), NULL},
+    {"bool", KW(to_bool), NULL},
+    {"bfloat16", KW(to_bfloat16), NULL},
+    {"requires_grad_", KW(requires_grad_), NULL},
+    {"retain_grad", retain_grad, METH_NOARGS, NULL},
+    {"_register_hook", tr__py_register_hook, METH_O, NULL},
+    {"_remove_hook", tr__py_remove_hook, METH_O, NULL},
     {"_register_post_hook", tr__py_register_post_hook, METH_O, NULL},
-    {"_bump_version", bump_version, METH_NOARGS, NULL}, {"_same_storage", same_storage, METH_O, NULL},
-    {"_storage_key", storage_key, METH_NOARGS, NULL}, {"_storage_bytes", storage_bytes, METH_NOARGS, NULL},
+    {"_bump_version", bump_version, METH_NOARGS, NULL},
+    {"_same_storage", same_storage, METH_O, NULL},
+    {"_storage_key", storage_key, METH_NOARGS, NULL},
+    {"_storage_bytes", storage_bytes, METH_NOARGS, NULL},
     {"_alias", alias, METH_VARARGS, NULL},
     {"_make_subclass", (PyCFunction) (void (*)(void)) make_subclass, METH_VARARGS | METH_KEYWORDS | METH_STATIC, NULL},
     {NULL},

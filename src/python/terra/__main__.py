@@ -15,7 +15,6 @@ class _Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name == "torch" or name.startswith("torch."):
             raise ModuleNotFoundError(f"No module named '{name}': not in Terra's subset yet", name=name)
-        return None
 
 
 def alias():

@@ -559,10 +559,12 @@ def promote_types(type1, type2):
     return _C.result_type(_C._new_empty((1,), type1), _C._new_empty((1,), type2))
 
 
+def _kind(dtype):
+    return 2 if dtype.is_floating_point else 0 if dtype is _C.bool else 1
+
+
 def can_cast(from_, to):
-    order = [_C.bool, _C.uint8, _C.int64, _C.float32]
-    rank = lambda d: 3 if d.is_floating_point else 0 if d is _C.bool else 1  # noqa: E731
-    return rank(from_) <= rank(to) and order is not None
+    return _kind(from_) <= _kind(to)
 
 
 # ---- matrices ----
@@ -579,9 +581,6 @@ def dot(input, tensor):
     if input.ndim != 1 or tensor.ndim != 1:
         raise RuntimeError(f"1D tensors expected, but got {input.ndim}D and {tensor.ndim}D tensors")
     return input.matmul(tensor)
-
-
-inner_1d = dot
 
 
 def mv(input, vec):
