@@ -3,6 +3,8 @@
 
 #include "terra/kernel.h"
 
+#include <math.h>
+
 typedef struct store {
     const tr_path *p;
     char **value, **external;
@@ -104,6 +106,13 @@ static const char *base_of(const store *s, const tr_plan *plan, tr_ref r, char *
     return copy;
 }
 
+static bool close(const float *a, const float *b, size_t bytes) {
+    for (size_t i = 0; i < bytes / sizeof *a; i++)
+        if (!(fabsf(a[i] - b[i]) <= 1e-5f * (1 + fabsf(a[i]))) && !(isnan(a[i]) && isnan(b[i])))
+            return false;
+    return true;
+}
+
 /* What the instruction wrote. */
 static void same_numbers(const store *eager, const store *planned, const tr_plan *plan, uint32_t i, uint64_t seed) {
     const tr_path *p = plan->path;
@@ -117,8 +126,14 @@ static void same_numbers(const store *eager, const store *planned, const tr_plan
                 continue;
             size_t bytes = tr_ref_is_value(r) ? p->value_bytes[r] : ROOM;
             char copy[ROOM];
-            if (memcmp(base_of(eager, plan, r, copy), base_of(planned, plan, r, copy), bytes) == 0)
+            const char *want = base_of(eager, plan, r, copy), *got = base_of(planned, plan, r, copy);
+            if (memcmp(want, got, bytes) == 0)
                 continue;
+            if (images && op->op == TR_OP_batch_norm &&
+                close((const float *) (const void *) want, (const float *) (const void *) got, bytes)) {
+                memcpy((char *) want, got, bytes); // another order of sums; from here on the same
+                continue;
+            }
             char *text = tr_plan_text(plan, NULL);
             cr_log_error("%s", text);
             tr_free(text);

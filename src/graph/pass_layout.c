@@ -11,6 +11,7 @@
 #include "graph/pass.h"
 
 #include "terra/alloc.h"
+#include "terra/options.h"
 
 #include <string.h>
 
@@ -93,7 +94,8 @@ static void weigh_agnostic(chooser *c, const tr_path_op *op) {
     int64_t stuck = 0;
     for (uint32_t i = 0; i < tr__operand_count(op); i++) {
         const tr_path_operand *o = &tr__operands(c->p, op)[i];
-        if (o->ref == TR_REF_NONE || o->meta->ndim != 4 || o->meta->shape[2] * o->meta->shape[3] < 2)
+        if (o->ref == TR_REF_NONE || o->meta->ndim != 4 || o->meta->shape[2] * o->meta->shape[3] < 2 ||
+            o->meta->extent < o->meta->numel) // no image, or broadcast
             continue;
         int64_t bytes = o->meta->numel * (int64_t) tr_dtype_size((tr_dtype) o->meta->dtype);
         if (!tr_ref_is_value(o->ref) || !c->look[o->ref])
@@ -175,6 +177,8 @@ static tr_status relay(tr__graph *g, const chooser *c, const bool *moves) {
 
 tr_status tr__pass_layout(tr__graph *g) {
     const tr_path *p = g->path;
+    if (!tr_options_get()->layouts)
+        return TR_OK;
     chooser c = {.g = g, .p = p};
     c.look = tr__pool_take(&g->pool, p->n_values, sizeof *c.look);
     c.parent = tr__pool_take(&g->pool, p->n_values, sizeof *c.parent);

@@ -4,6 +4,7 @@
  * reordered in and out, through scratch. (A plan keeps them there: see terra/dnn.h.) What the library refuses, and float64,
  * is plain.c's. */
 #include "exec/dnn/cache.h"
+#include "exec/dnn/dnn.h"
 #include "exec/dnn/plain.h"
 
 /* Ports that a convolution has, in the order of an entry's reorders; and which of them is written. */
@@ -17,13 +18,18 @@ typedef struct conv {
     tr_dtype dtype;
 } conv;
 
+static int threads_of(const tr_kernel_call *c, const conv *v) {
+    const int64_t *w = v->t[1]->meta->shape;
+    return tr__dnn_threads(c->ctx->threads, 2.0 * (double) v->t[2]->meta->numel * (double) (w[1] * w[2] * w[3]));
+}
+
 static tr__dnn_key key_of(const tr_kernel_call *c, const conv *v) {
     tr__dnn_key k;
     memset(&k, 0, sizeof k);
     k.op = (uint16_t) c->op;
     k.dtype = (uint8_t) v->dtype;
     k.flags = v->bias != NULL;
-    k.threads = c->ctx->threads;
+    k.threads = threads_of(c, v);
     int n = 0;
     for (int i = 0; i < 7; i++)
         k.v[n++] = c->attrs[i];
@@ -41,7 +47,7 @@ static tr_dnn_conv_spec spec_of(const tr_kernel_call *c, const conv *v) {
     const int64_t *a = c->attrs, *x = v->t[0]->meta->shape, *w = v->t[1]->meta->shape, *y = v->t[2]->meta->shape;
     return (tr_dnn_conv_spec) {.direction = v->direction, .dtype = v->dtype, .n = x[0], .ci = x[1], .h = x[2], .w = x[3], .co = y[1],
                                .kh = w[2], .kw = w[3], .oh = y[2], .ow = y[3], .stride = {a[0], a[1]}, .padding = {a[2], a[3]},
-                               .dilation = {a[4], a[5]}, .groups = a[6], .bias = v->bias != NULL, .threads = c->ctx->threads};
+                               .dilation = {a[4], a[5]}, .groups = a[6], .bias = v->bias != NULL, .threads = threads_of(c, v)};
 }
 
 /* A reorder between a tensor's layout and the op's, if they differ. */
@@ -55,7 +61,7 @@ static tr_status connect(const tr_kernel_call *c, const conv *v, tr__dnn_entry *
     tr_status s = TR_OK;
     if (!tr_dnn_layout_equal(own, theirs)) {
         bool out = written[v->direction] == i;
-        s = tr_dnn_reorder_create(out ? theirs : own, out ? own : theirs, c->ctx->threads, &e->reorders[i]);
+        s = tr_dnn_reorder_create(out ? theirs : own, out ? own : theirs, threads_of(c, v), &e->reorders[i]);
     }
     tr_dnn_layout_destroy(own);
     return s;

@@ -62,6 +62,10 @@ tr_status tr__dnn_stream(dnnl_stream_t *out) {
     return TR_OK;
 }
 
+int tr__dnn_threads(int team, double flops) {
+    return flops < 6e6 ? 1 : team; // some 20 us of one thread
+}
+
 void tr__dnn_set_threads(int threads) {
     if (threads > 0 && omp_get_max_threads() != threads)
         omp_set_num_threads(threads);

@@ -4,6 +4,7 @@
  * compiles nothing; one that returns, through a primitive of its own. Operands are taken with their strides where the
  * library can (one of the last two steps is 1), else packed. Everything else is plain.c's. */
 #include "exec/dnn/cache.h"
+#include "exec/dnn/dnn.h"
 #include "exec/dnn/plain.h"
 
 #include <oneapi/dnnl/dnnl.h>
@@ -146,14 +147,15 @@ static tr_status run_primitive(const tr_kernel_call *c, const product *p, tr_dnn
 }
 
 static tr_status run(const tr_kernel_call *c, product *p, bool *done) {
-    tr__dnn_key key = key_of(p, c->ctx->threads);
+    int threads = tr__dnn_threads(c->ctx->threads, 2.0 * (double) p->batch * (double) p->m * (double) p->n * (double) p->k);
+    tr__dnn_key key = key_of(p, threads);
     tr__dnn_entry *e = tr__dnn_find(&key);
     *done = true;
     if (!e)
         return TR_FAIL(TR_E_NOMEM, "no memory for compiled operations");
     bool wait = p->dtype == TR_F32 && e->seen == 1;
     if (!e->op && !e->refused && !wait) {
-        tr_status s = compile(p, c->ctx->threads, &e->op);
+        tr_status s = compile(p, threads, &e->op);
         if (s == TR_E_NOMEM)
             return s;
         e->refused = s != TR_OK;
@@ -168,6 +170,7 @@ static tr_status run(const tr_kernel_call *c, product *p, bool *done) {
         tr__parallel(c->ctx, p->batch * p->m, tr__max(1, TR__GRAIN / p->n), add_bias_range, p);
         p->beta = 1;
     }
+    tr__dnn_set_threads(threads);
     run_sgemm(c, p);
     return TR_OK;
 }

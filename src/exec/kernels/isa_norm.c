@@ -296,8 +296,8 @@ static void as_columns(job *j) {
 }
 
 /* [rows, C] of many rows, float: each thread streams through rows of its own. One pass for both sums, of deviations from the
- * first row, which lies near the mean. */
-enum { PIECE = 512, STRIP = 32 };
+ * mean of a sample, so that neither a large mean nor an odd pixel costs digits. */
+enum { PIECE = 512, STRIP = 32, SAMPLE = 64 };
 typedef struct rows_job {
     const job *j;
     double *sums;       /* [threads, 2, C] */
@@ -374,12 +374,23 @@ static void rows_sum(const tr_kernel_call *c, const rows_job *r, int64_t grain, 
     }
 }
 
+static void sample_mean(const job *j, float *m) {
+    int64_t n = tr__min(SAMPLE, j->n), step = j->n / n;
+    for (int64_t k = 0; k < j->c; k++)
+        m[k] = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const float *x = (const float *) j->x + i * step * j->c;
+        for (int64_t k = 0; k < j->c; k++)
+            m[k] += x[k] / (float) n;
+    }
+}
+
 static tr_status bn_rows_forward(const tr_kernel_call *c, job *j) {
     int64_t grain = tr__max(1, TR__GRAIN / j->c);
     rows_job r = {.j = j};
     TR_TRY(rows_start(c, &r, grain));
     if (j->training) {
-        memcpy(r.m, j->x, (size_t) j->c * sizeof(float));
+        sample_mean(j, r.m);
         tr__parallel(c->ctx, j->n, grain, bn_rows_sums, &r);
     }
     for (int64_t k = 0; k < j->c; k++) {

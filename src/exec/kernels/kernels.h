@@ -53,7 +53,7 @@ void tr__parallel(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn,
 /* How many ranges tr__parallel would cut. */
 int tr__parallel_width(const tr_kernel_ctx *ctx, int64_t n, int64_t grain);
 
-enum { TR__GRAIN = 16 * 1024 }; /* elements of simple work worth a thread */
+enum { TR__GRAIN = 48 * 1024 }; /* elements of simple work worth a thread */
 
 /* ---- memory ---- */
 
