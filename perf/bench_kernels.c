@@ -86,7 +86,7 @@ static void run_call(void *env) {
 }
 
 static void report(const char *name, double t, double bytes, double flops) {
-    printf("%-28s %10.1f us", name, t * 1e6);
+    printf("%-28s %10.2f us", name, t * 1e6);
     if (bytes > 0)
         printf("  %7.1f GB/s  %5.2f of a copy", bytes / t / 1e9, bytes / t / copy_rate);
     if (flops > 0)
@@ -155,6 +155,20 @@ static void elementwise(void) {
     bench("tanh", tanh, 8.0 * N, 0, (0), (o), x);
     bench("gelu", gelu, 8.0 * N, 0, (0), (o), x);
     bench("gelu_backward", gelu_backward, 12.0 * N, 0, (0), (o), x, y);
+}
+
+/* What a call costs where there is next to nothing to do. */
+static void small(void) {
+    tr_arg x = F(16, 64), y = F(16, 64), o = F(16, 64), row = F(64), s = make(TR_F32, 0, (int64_t[]) {0}, NULL), none = {0};
+    bench("small add", add, 0, 0, (0), (o), x, y, number(1));
+    bench("small add, a row broadcast", add, 0, 0, (0), (o), x, row, number(1));
+    bench("small relu", relu, 0, 0, (0), (o), x);
+    bench("small sum of columns", sum, 0, 0, (1, 0, -1), (row), x);
+    bench("small sum", sum, 0, 0, (3, 0, -1), (s), x);
+    bench("small log_softmax", _log_softmax, 0, 0, (1), (o), x);
+    bench("small layer_norm", layer_norm, 0, 0, (1), (o, F(16), F(16)), x, row, row, number(1e-5));
+    bench("small mm", mm, 0, 2.0 * 16 * 64 * 64, (0), (o), x, F(64, 64));
+    bench("small AdamW", _adam_, 0, 0, (1, 0), (o), o, x, y, F(16, 64), none, number(1e-3), number(0.9), number(0.999), number(1e-8), number(0.01), number(3));
 }
 
 static void reductions(void) {
@@ -243,6 +257,7 @@ int main(int argc, char **argv) {
     printf("%s, %d threads; a copy of 16 MB: %.1f GB/s; product of 1536x1536: %.1f GFLOP/s\n", tr_kernel_isa(), ctx.threads, copy_rate / 1e9,
            fma_rate / 1e9);
     elementwise();
+    small();
     reductions();
     layers();
     updates();

@@ -19,7 +19,6 @@ typedef struct tensor {
     dnnl_graph_logical_tensor_t lt;
     int32_t value;     /* the caller's; -1: ours, in `own` */
     void *own;
-    bool made;         /* by a node */
 } tensor;
 
 /* Statistics of a batch norm: what is left to do after the run. Values are the caller's, -1 absent. */
@@ -128,7 +127,6 @@ static tr_status connect_in(tr_dnn_partition *p, dnnl_graph_op_t op, const tr_dn
 static tr_status connect_out(tr_dnn_partition *p, dnnl_graph_op_t op, const tr_dnn_operand *o) {
     int t;
     TR_TRY(tensor_of(p, o, &t));
-    p->tensors[t].made = true;
     TR__DNN("output", dnnl_graph_op_add_output(op, &p->tensors[t].lt));
     return TR_OK;
 }
@@ -207,7 +205,6 @@ static tr_status add_batch_norm(tr_dnn_partition *p, const tr_dnn_node *n) {
     TR_TRY(connect_out(p, op, &n->out[0]));
     for (int i = 0; i < 4; i++) {
         TR_TRY(own_vector(p, c, 0, &spare[i]));
-        p->tensors[spare[i]].made = true;
         TR__DNN("batch_norm", dnnl_graph_op_add_output(op, &p->tensors[spare[i]].lt));
     }
     r->batch_mean = spare[2];

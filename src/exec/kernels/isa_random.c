@@ -103,7 +103,7 @@ static tr_arg in_stride_order(const tr_arg *a, tr_meta *m) {
 }
 
 /* Words for n elements, `per` each, in pieces: fn(env, first element, elements, words). */
-enum { PIECE = 1 << 18 };
+enum { PIECE = 1 << 16 };
 typedef struct draw {
     const uint32_t *words;
     int64_t first;
