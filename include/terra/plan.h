@@ -35,6 +35,7 @@ typedef struct tr_path_op {
     uint32_t attr;      /* index into attrs */
     uint32_t die;       /* deaths[die .. die + n_die): values whose death Python must have seen before this op is validated */
     uint32_t n_die;
+    uint32_t location;  /* of the call in the program: for a derivative, of backward() and of the forward call */
 } tr_path_op;
 
 enum { TR_DEATH_NEVER = 0xffffffffu };

@@ -298,6 +298,7 @@ static void vjp_finish(tr_vjp *v) {
 static tr_status run_op_node(tr_node *node, tr_tensor *const *grad, bool create_graph, tr_tensor **result) {
     tr_vjp v = {.node = node, .grad = grad, .create_graph = create_graph};
     v.results = result;
+    tr__forward_site = node->site; // until the next node: sums and accumulations belong to what led to them
     final_depth += !create_graph;
     tr__vjp_rules[node->op]->run(&v);
     final_depth -= !create_graph;
@@ -493,6 +494,7 @@ static tr_status prepare(run *r) {
 tr_status tr_backward(const tr_backward_args *args) {
     run r = {.args = args};
     bool was = tr_set_grad_enabled(args->create_graph);
+    uint32_t outer = tr__forward_site;
     r.status = prepare(&r);
     while (r.status == TR_OK && r.heap_count)
         r.status = run_node(&r, find(&r, heap_pop(&r)));
@@ -510,6 +512,7 @@ tr_status tr_backward(const tr_backward_args *args) {
     tr_free(r.inputs);
     tr_free(r.heap);
     tr_free(r.table);
+    tr__forward_site = outer;
     tr_set_grad_enabled(was);
     return r.status;
 }

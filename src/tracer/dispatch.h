@@ -36,6 +36,8 @@ void tr__note_death(tr_storage *s);
 void tr__note_error(void);
 /* Where the last recorded op was called. */
 uint32_t tr__last_site(void);
+/* While a node's derivative runs: where its forward call was; 0 else. */
+extern uint32_t tr__forward_site;
 /* Leaves the path, if one is followed. */
 tr_status tr__trace_leave(const char *why);
 

@@ -280,32 +280,51 @@ void tr__graph_taken(tr_graph *g, tr_known *k) {
     k->taken = ++g->iterations;
 }
 
-bool tr__graph_is_cut(const tr_graph *g, uint64_t prefix) {
-    for (uint32_t i = 0; i < g->n_cuts; i++)
-        if (g->cuts[i] == prefix)
+/* ------------------------------------------------------------------------------------------------ cuts */
+
+static uint32_t cuts[TR_MAX_CUTS];
+static uint32_t n_cuts;
+
+bool tr__is_cut(uint32_t location) {
+    for (uint32_t i = 0; i < n_cuts; i++)
+        if (cuts[i] == location)
             return true;
     return false;
 }
 
-enum { CUT_MISSES = 4, CUT_RATE = 10 }; /* a fork is cut after 4 misses, if it was missed in one of 10 iterations */
+/* Does a piece end within the path? */
+static bool is_crossed(const tr_path *p) {
+    for (uint32_t i = 1; i < p->n_ops; i++)
+        if (tr__is_cut(p->ops[i].location))
+            return true;
+    return false;
+}
 
-bool tr__graph_missed(tr_graph *g, uint64_t prefix, uint32_t op, uint32_t site) {
+static void add_cut(uint32_t location) {
+    if (location == 0 || n_cuts == TR_MAX_CUTS || tr__is_cut(location))
+        return;
+    cuts[n_cuts++] = location;
+    for (tr_graph *g = graphs; g; g = g->next)
+        for (tr_known *k = g->known; k; k = k->next)
+            k->crossed |= is_crossed(k->path);
+}
+
+enum { CUT_MISSES = 2, CUT_RATE = 40 }; /* a fork is cut after 2 misses, if it was missed in one of 40 iterations */
+
+void tr__graph_missed(tr_graph *g, uint64_t prefix, uint32_t op, uint32_t site, uint32_t expected, uint32_t actual) {
     tr_fork *f = NULL;
     for (uint32_t i = 0; i < g->n_forks && !f; i++)
         if (g->forks[i].prefix == prefix)
             f = &g->forks[i];
     if (!f) {
         if (g->n_forks == TR_MAX_FORKS)
-            return false;
+            return;
         f = &g->forks[g->n_forks++];
         *f = (tr_fork){.prefix = prefix, .op = op, .site = site};
     }
     f->misses++;
-    if (op == 0 || f->misses < CUT_MISSES || f->misses * CUT_RATE < g->iterations || g->n_cuts == TR_MAX_CUTS ||
-        tr__graph_is_cut(g, prefix))
-        return false;
-    g->cuts[g->n_cuts++] = prefix;
-    for (tr_known *k = g->known; k; k = k->next)
-        k->crossed |= k->path->n_ops > op && tr__path_prefix(k->path, op) == prefix;
-    return true;
+    if (f->misses < CUT_MISSES || f->misses * CUT_RATE < g->iterations)
+        return;
+    add_cut(expected);
+    add_cut(actual);
 }

@@ -52,8 +52,6 @@ typedef struct tr_graph {
     tr_known *last;
     tr_fork forks[TR_MAX_FORKS];
     uint32_t n_forks;
-    uint64_t cuts[TR_MAX_CUTS];
-    uint32_t n_cuts;
     struct tr_graph *next;
 } tr_graph;
 
@@ -82,9 +80,11 @@ tr_known *tr__graph_add(tr_graph *g, const tr_recorder *r);
 tr_known *tr__graph_predict(tr_graph *g, int guess);
 static inline bool tr__known_usable(const tr_known *k) { return k->plan && !k->stale && !k->crossed; }
 void tr__graph_taken(tr_graph *g, tr_known *k);
-bool tr__graph_is_cut(const tr_graph *g, uint64_t prefix);
-/* A followed path was left before op: true when that fork has just become a cut. */
-bool tr__graph_missed(tr_graph *g, uint64_t prefix, uint32_t op, uint32_t site);
+/* Cuts are calls, by their location and operator: wherever the program comes to one, a piece ends and another begins. */
+bool tr__is_cut(uint32_t location);
+/* A followed path was left before `op`, as the program went on at `actual` instead of `expected`: a fork missed often enough
+ * becomes cuts at both. */
+void tr__graph_missed(tr_graph *g, uint64_t prefix, uint32_t op, uint32_t site, uint32_t expected, uint32_t actual);
 /* The hash of a path's first n ops. */
 uint64_t tr__path_prefix(const tr_path *path, uint32_t n);
 

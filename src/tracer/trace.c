@@ -32,7 +32,7 @@ static struct {
     tr_activation *act;
     uint32_t cursor, n_values, n_externals;
     uint32_t since_mark;       /* ops since the last mark, in pieces that cuts ended */
-    uint32_t site;
+    uint32_t site, location;   /* of the last op that was not followed */
     bool off, sync;            /* co-execution switched off; TERRA_SYNC */
     uint32_t other_marks;      /* marks so far that are not backward()'s */
     bool broken;               /* no memory for the trace: this iteration teaches nothing */
@@ -49,6 +49,18 @@ static struct {
     int64_t count;
 } exits[32];
 static int n_exits;
+
+uint32_t tr__forward_site;
+
+/* Where in the program this call is: cheap enough at tier 0 and at the end of a piece, not for every op. */
+static uint32_t location_of(tr_op op) {
+    tr.site = tr.host_site ? tr.host_site() : 0;
+    return (tr.site + tr__forward_site * 0x9e3779b1u) * 251 + (uint32_t) op;
+}
+
+static uint64_t cut_key(uint32_t location) {
+    return (uint64_t) location << 8 | 3;
+}
 
 uint32_t tr__last_site(void) {
     return tr.site;
@@ -400,7 +412,8 @@ static tr_status follow(tr_issue *c, const tr_op_info *info) {
                  !over && path->ops[at].op == c->op ? " (other operands, shapes or attributes)" : "");
         if (!over && path->ops[at].op == c->op)
             stats.shape_misses++;
-        tr__graph_missed(tr.graph, tr__path_prefix(path, at), at, over ? 0 : path->ops[at].site);
+        tr__graph_missed(tr.graph, tr__path_prefix(path, at), at, over ? 0 : path->ops[at].site,
+                         over ? 0 : path->ops[at].location, location_of(c->op));
     }
     TR_TRY(leave(why));
     return TR_E_AGAIN;
@@ -439,6 +452,7 @@ static void record(const tr_issue *c, const tr_op_info *info, tr_dtype cdtype, i
     op->cdtype = (uint8_t) cdtype;
     op->in_place = c->in_place;
     op->site = tr.site;
+    op->location = tr.location;
     if (info->n_attrs)
         memcpy(r->path.attrs + op->attr, c->attrs, info->n_attrs * sizeof *c->attrs);
     tr_path_operand *o = r->path.operands + op->operand;
@@ -498,7 +512,6 @@ static tr_status issue_single(tr_issue *c, const tr_op_info *info, bool recorded
     TR_TRY(infer(c, info, &cdtype));
     int n_out = c->in_place ? 0 : info->n_outputs;
     TR_TRY(make_results(c, n_out));
-    tr.site = tr.host_site ? tr.host_site() : 0;
     tr_status status = send_call(c, info, cdtype, n_out, need);
     if (status != TR_OK) {
         for (int i = 0; i < n_out; i++)
@@ -568,10 +581,17 @@ static void open_iteration(const tr_issue *c) {
 
 tr_status tr__issue(tr_issue *c) {
     const tr_op_info *info = tr_op_info_of(c->op);
-    if (TR_UNLIKELY(tr.owned && !pthread_equal(tr.owner, pthread_self())))
+    if (TR_UNLIKELY(tr.owned && !pthread_equal(tr.owner, pthread_self()))) {
+        tr.site = tr.host_site ? tr.host_site() : 0;
         return issue_single(c, info, false, tr.act ? tr.cursor : 0);
+    }
     if (TR_UNLIKELY(tr.act && tr.cursor == tr.known->path->n_ops && tr.known->cut))
-        tr.cut_next = tr.known->cut;
+        tr.cut_next = cut_key(location_of(c->op));
+    if (!tr.act) {
+        tr.location = location_of(c->op);
+        if (TR_UNLIKELY(tr.open && tr.recorder.path.n_ops && tr__is_cut(tr.location)))
+            tr.cut_next = cut_key(tr.location);
+    }
     if (TR_UNLIKELY(tr.cut_next))
         TR_TRY(finish_iteration(tr.cut_next));
     if (TR_UNLIKELY(!tr.open))
@@ -580,12 +600,11 @@ tr_status tr__issue(tr_issue *c) {
         tr_status status = follow(c, info);
         if (status != TR_E_AGAIN)
             return status;
+        tr.location = location_of(c->op);
     }
     TR_TRY(issue_single(c, info, true, 0));
-    if (TR_UNLIKELY(tr.graph && tr.graph->n_cuts && tr__graph_is_cut(tr.graph, tr.recorder.hash)))
-        tr.cut_next = tr.recorder.hash;
-    else if (TR_UNLIKELY(tr.recorder.path.n_ops >= AUTO_MARK_OPS && !tr.marked))
-        tr.cut_next = (uint64_t) tr.site << 32 | 2;
+    if (TR_UNLIKELY(tr.recorder.path.n_ops >= AUTO_MARK_OPS && !tr.marked))
+        tr.cut_next = cut_key(tr.location);
     return TR_OK;
 }
 
@@ -645,7 +664,8 @@ static bool someone_outlives(void) {
 static tr_status finish_followed(void) {
     tr_known *k = tr.known;
     if (tr.cursor < k->path->n_ops) {
-        tr__graph_missed(tr.graph, tr__path_prefix(k->path, tr.cursor), tr.cursor, k->path->ops[tr.cursor].site);
+        tr__graph_missed(tr.graph, tr__path_prefix(k->path, tr.cursor), tr.cursor, k->path->ops[tr.cursor].site,
+                         k->path->ops[tr.cursor].location, 0);
         return leave("the iteration ends earlier");
     }
     if (someone_outlives())
@@ -825,13 +845,13 @@ static void say(text *t, const char *fmt, ...) {
 }
 
 char *tr_explain(void) {
-    static const char *const kinds[] = {"mark_step() or a cut", "optimizer step", "next batch", "backward"};
+    static const char *const kinds[] = {"mark_step()", "optimizer step", "next batch", "backward"};
     text t = {0};
     say(&t, "%lld iterations traced, %lld co-executed, %lld side exits\n", (long long) stats.iterations_traced,
         (long long) stats.iterations_coexecuted, (long long) stats.side_exits);
     for (tr_graph *g = tr__graph_first(); g; g = g->next) {
-        say(&t, "\niterations that begin after %s at %s: %u known path%s, %u cut%s\n", kinds[g->kind], tr_site_text(g->site),
-            g->n_known, g->n_known == 1 ? "" : "s", g->n_cuts, g->n_cuts == 1 ? "" : "s");
+        say(&t, "\n%s that begin %s %s: %u known path%s\n", g->is_piece ? "pieces" : "iterations after the",
+            g->is_piece ? "at" : kinds[g->kind], tr_site_text(g->site), g->n_known, g->n_known == 1 ? "" : "s");
         for (tr_known *k = g->known; k; k = k->next) {
             say(&t, "  path %u: %u ops, %u values; seen %u times, followed %u, left %u%s%s\n", k->id, k->path->n_ops,
                 k->path->n_values, k->seen, k->followed, k->left, k->plan ? "" : k->compiling ? ", being compiled" : ", no plan",
