@@ -465,6 +465,8 @@ PyObject *tr__py_call(tr_op op, const tr_input *in, int n_in, const int64_t *att
 static PyObject *run(tr_op op, PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames, call_as as) {
     const spec *s = &specs[op];
     PyObject *vals[MAX_PARAMS];
+    if (s->info->op_class == TR_CLASS_NEW)
+        return PyErr_Format(PyExc_TypeError, "%s(): made by the functions _new_*", s->info->name);
     if (place(s, self, args, n, kwnames, vals, as) < 0)
         return NULL;
     tr_input in[TR_MAX_FIXED + MAX_LIST];

@@ -34,6 +34,7 @@ static struct {
     uint32_t since_mark;       /* ops since the last mark, in pieces that cuts ended */
     uint32_t site;
     bool off, sync;            /* co-execution switched off; TERRA_SYNC */
+    uint32_t other_marks;      /* marks so far that are not backward()'s */
     bool broken;               /* no memory for the trace: this iteration teaches nothing */
     bool marked;               /* a real mark has been seen */
     int64_t exits_before;      /* stats.side_exits when the last iteration ended */
@@ -682,7 +683,24 @@ static tr_status finish_iteration(uint64_t cut) {
     return TR_OK;
 }
 
+/* A return of backward() ends an iteration only where nothing else does: when neither an optimizer's step nor a next batch has
+ * lain between it and the last return at the same place. */
+static bool backward_marks(uint32_t site) {
+    static struct {
+        uint32_t site, others;
+    } seen[64];
+    uint32_t at = site % 64;
+    bool marks = seen[at].site == site && seen[at].others == tr.other_marks;
+    seen[at].site = site;
+    seen[at].others = tr.other_marks;
+    return marks;
+}
+
 tr_status tr_mark(tr_mark_kind kind, uint32_t site) {
+    if (kind != TR_MARK_BACKWARD)
+        tr.other_marks++;
+    else if (!backward_marks(site))
+        return TR_OK;
     if (tr.owned && !pthread_equal(tr.owner, pthread_self())) {
         if (tr.open && tr.act)
             return TR_OK;

@@ -220,6 +220,27 @@ def test_missing_file():
     both(lambda m: m.save(1, "/nowhere/at/all.pt"))
 
 
+def test_safetensors(tmp_path):
+    import safetensors.torch as theirs
+
+    mine = {"a": terra.randn(2, 3), "b": terra.arange(4), "c": terra.ones(3, dtype=terra.bfloat16), "d": terra.tensor([True]), "e": terra.zeros(0, 2)}
+    terra.safetensors.save_file(mine, tmp_path / "x.safetensors", metadata={"k": "v"})
+    back = theirs.load_file(tmp_path / "x.safetensors")
+    same(plain({k: back[k] for k in sorted(back)}), plain(mine), 0)
+    theirs.save_file(back, tmp_path / "y.safetensors")
+    again = terra.safetensors.load_file(tmp_path / "y.safetensors")
+    same(plain({k: again[k] for k in sorted(again)}), plain(mine), 0)
+    data = terra.safetensors.save(mine)
+    for bad in (data[:20], data[:-4], b"\xff" * 40):
+        with pytest.raises(Exception, match="[Hh]eader|Safetensor|Error"):
+            terra.safetensors.load(bad)
+    net = terra.nn.Linear(2, 2)
+    terra.safetensors.save_model(net, tmp_path / "m.safetensors")
+    assert terra.safetensors.load_model(terra.nn.Linear(2, 2), tmp_path / "m.safetensors") == ([], [])
+    with pytest.raises(RuntimeError, match="share memory"):
+        terra.safetensors.save({"a": mine["a"], "b": mine["a"]})
+
+
 # ---- the launcher ----
 
 SCRIPT = """

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 
 enum {
-    MAX_VALUES = TR_EW_MAX_STEPS * 8 + TR_EW_MAX_ARGS * 2,
+    MAX_VALUES = TR_EW_MAX_STEPS * 12 + TR_EW_MAX_ARGS * 2, /* five operands cast and filled, result, rounding */
     MAX_INSTRUCTIONS = MAX_VALUES + TR_EW_MAX_STEPS,
     ROOM = 48 * 1024,     /* of a thread's registers */
     TILE_MAX = 2048,
@@ -358,6 +358,34 @@ static void compile(run *r, const tr_ew_program *p, const tr_arg *args) {
 /* Is this memory's element its register's? */
 static bool same_bits(tr_dtype d, tr__class cls) {
     return tr__class_of(d) == cls && tr_dtype_size(d) == tr__class_size(cls);
+}
+
+static int count_uses(const run *r, int v) {
+    int n = 0;
+    for (int i = 0; i < r->n_instructions; i++)
+        for (int k = 0; k < 5; k++)
+            n += r->code[i].in[k] == v;
+    return n;
+}
+
+/* Storing rounds by itself: a value that is rounded only to be stored as that dtype goes to memory at once. */
+static void drop_roundings(run *r) {
+    int n = 0;
+    for (int i = 0; i < r->n_instructions; i++) {
+        instruction *round = &r->code[i];
+        instruction *store = NULL;
+        if (round->kind == K_ROUND && count_uses(r, round->out) == 1)
+            for (int k = i + 1; k < r->n_instructions; k++)
+                if (r->code[k].kind == K_STORE && r->code[k].in[0] == round->out && r->code[k].dtype == round->dtype)
+                    store = &r->code[k];
+        if (store && !same_bits((tr_dtype) round->dtype, tr__class_of((tr_dtype) round->dtype))) {
+            store->in[0] = round->in[0];
+            store->cls = round->cls;
+            continue;
+        }
+        r->code[n++] = *round;
+    }
+    r->n_instructions = n;
 }
 
 static bool loaded_after(const run *r, int arg, int at) {
@@ -775,6 +803,7 @@ tr_status tr_ew_run(const tr_ew_program *program, const tr_meta *space, const tr
         return TR_OK;
     straighten(program, &r, ctx, space->numel);
     compile(&r, program, args);
+    drop_roundings(&r);
     find_direct_stores(&r);
     allocate_slots(&r);
     cut(&r);
@@ -792,7 +821,8 @@ bool tr_ew_fusible(tr_op op, tr_dtype cdtype, tr_dtype out) {
         return false;
     // Integer division fails on a zero that only the values tell; the single kernel looks first.
     bool divides = op == TR_OP_div || op == TR_OP_remainder || op == TR_OP_fmod;
-    if (divides && cdtype < TR_BF16 && !tr_dtype_is_float(out))
+    // So does an integer's negative power.
+    if ((divides || op == TR_OP_pow) && cdtype < TR_BF16 && !tr_dtype_is_float(out))
         return false;
     return is_identity(op) || tr__isa_now->ew[op][step_class(op, cdtype, out, 0)].fn != NULL;
 }

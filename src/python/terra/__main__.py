@@ -27,6 +27,7 @@ def alias():
     for name, module in list(sys.modules.items()):
         if name == "terra" or name.startswith("terra."):
             sys.modules["torch" + name[5:]] = module
+    sys.modules["safetensors.torch"] = terra.safetensors
     sys.meta_path.insert(0, _Absent())
     return terra
 
