@@ -39,15 +39,19 @@ static tr_arg make(tr_dtype dtype, int ndim, const int64_t *shape, const int64_t
             ((float *) a.data)[i] = (float) (i * 2654435761u % 1000) * 0.004f - 2;
     return a;
 }
-#define DIMS(...) (int) (sizeof((int64_t[]) {__VA_ARGS__}) / 8), (int64_t[]) {__VA_ARGS__}
+#define DIMS(...)                                               \
+    (int) (sizeof((int64_t[]){__VA_ARGS__}) / 8), (int64_t[]) { \
+        __VA_ARGS__                                             \
+    }
 #define TENSOR(dtype, ...) make((dtype), DIMS(__VA_ARGS__), NULL)
 #define F(...)             TENSOR(TR_F32, __VA_ARGS__)
 static tr_arg transposed(tr_arg a) {
-    a.meta = tr_meta_get((tr_dtype) a.meta->dtype, 2, (int64_t[]) {a.meta->shape[1], a.meta->shape[0]}, (int64_t[]) {1, a.meta->shape[1]});
+    a.meta = tr_meta_get((tr_dtype) a.meta->dtype, 2, (int64_t[]){a.meta->shape[1], a.meta->shape[0]},
+                         (int64_t[]){1, a.meta->shape[1]});
     return a;
 }
 static tr_arg number(double v) {
-    return (tr_arg) {NULL, tr_meta_get(TR_F64, 0, (int64_t[]) {0}, NULL), {.d = v}};
+    return (tr_arg){NULL, tr_meta_get(TR_F64, 0, (int64_t[]){0}, NULL), {.d = v}};
 }
 
 /* ---- measuring ---- */
@@ -94,18 +98,24 @@ static void report(const char *name, double t, double bytes, double flops) {
     putchar('\n');
 }
 
-#define COUNT(type, ...) (int) (sizeof((type[]) {__VA_ARGS__}) / sizeof(type))
+#define COUNT(type, ...) (int) (sizeof((type[]){__VA_ARGS__}) / sizeof(type))
 #define UNWRAP(...)      __VA_ARGS__
 /* bench(name, op, bytes, flops, (attributes), (results), operands...) */
-#define bench(text, id, bytes, flops, attributes, results, ...)                                              \
-    do {                                                                                                     \
-        if (!wanted(text))                                                                                   \
-            break;                                                                                           \
-        tr_arg in_[] = {__VA_ARGS__}, out_[] = {UNWRAP results};                                             \
-        int64_t attrs_[] = {UNWRAP attributes, 0};                                                           \
-        tr_kernel_call call_ = {TR_OP_##id, (tr_dtype) out_[0].meta->dtype, COUNT(tr_arg, __VA_ARGS__),      \
-                                COUNT(tr_arg, UNWRAP results), attrs_, in_, out_, &ctx};                     \
-        report(text, best(run_call, &call_), (bytes), (flops));                                              \
+#define bench(text, id, bytes, flops, attributes, results, ...)  \
+    do {                                                         \
+        if (!wanted(text))                                       \
+            break;                                               \
+        tr_arg in_[] = {__VA_ARGS__}, out_[] = {UNWRAP results}; \
+        int64_t attrs_[] = {UNWRAP attributes, 0};               \
+        tr_kernel_call call_ = {TR_OP_##id,                      \
+                                (tr_dtype) out_[0].meta->dtype,  \
+                                COUNT(tr_arg, __VA_ARGS__),      \
+                                COUNT(tr_arg, UNWRAP results),   \
+                                attrs_,                          \
+                                in_,                             \
+                                out_,                            \
+                                &ctx};                           \
+        report(text, best(run_call, &call_), (bytes), (flops));  \
     } while (0)
 
 static float *copy_from, *copy_to;
@@ -159,7 +169,7 @@ static void elementwise(void) {
 
 /* What a call costs where there is next to nothing to do. */
 static void small(void) {
-    tr_arg x = F(16, 64), y = F(16, 64), o = F(16, 64), row = F(64), s = make(TR_F32, 0, (int64_t[]) {0}, NULL), none = {0};
+    tr_arg x = F(16, 64), y = F(16, 64), o = F(16, 64), row = F(64), s = make(TR_F32, 0, (int64_t[]){0}, NULL), none = {0};
     bench("small add", add, 0, 0, (0), (o), x, y, number(1));
     bench("small add, a row broadcast", add, 0, 0, (0), (o), x, row, number(1));
     bench("small relu", relu, 0, 0, (0), (o), x);
@@ -168,11 +178,13 @@ static void small(void) {
     bench("small log_softmax", _log_softmax, 0, 0, (1), (o), x);
     bench("small layer_norm", layer_norm, 0, 0, (1), (o, F(16), F(16)), x, row, row, number(1e-5));
     bench("small mm", mm, 0, 2.0 * 16 * 64 * 64, (0), (o), x, F(64, 64));
-    bench("small AdamW", _adam_, 0, 0, (1, 0), (o), o, x, y, F(16, 64), none, number(1e-3), number(0.9), number(0.999), number(1e-8), number(0.01), number(3));
+    bench("small AdamW", _adam_, 0, 0, (1, 0), (o), o, x, y, F(16, 64), none, number(1e-3), number(0.9), number(0.999),
+          number(1e-8), number(0.01), number(3));
 }
 
 static void reductions(void) {
-    tr_arg x = F(SIDE, SIDE), y = F(SIDE, SIDE), r = F(SIDE), s = make(TR_F32, 0, (int64_t[]) {0}, NULL), i = TENSOR(TR_I64, SIDE);
+    tr_arg x = F(SIDE, SIDE), y = F(SIDE, SIDE), r = F(SIDE), s = make(TR_F32, 0, (int64_t[]){0}, NULL),
+           i = TENSOR(TR_I64, SIDE);
     bench("sum", sum, 4.0 * N, 0, (3, 0, -1), (s), x);
     bench("sum of rows", sum, 4.0 * N, 0, (2, 0, -1), (r), x);
     bench("sum of columns", sum, 4.0 * N, 0, (1, 0, -1), (r), x);
@@ -205,11 +217,13 @@ static void layers(void) {
 static void updates(void) {
     tr_arg p = F(N), g = F(N), m = F(N), v = F(N), none = {0};
     memset(v.data, 0, 4 * N);
-    bench("AdamW", _adam_, 28.0 * N, 0, (1, 0), (p), p, g, m, v, none, number(1e-3), number(0.9), number(0.999), number(1e-8), number(0.01), number(3));
+    bench("AdamW", _adam_, 28.0 * N, 0, (1, 0), (p), p, g, m, v, none, number(1e-3), number(0.9), number(0.999), number(1e-8),
+          number(0.01), number(3));
     bench("SGD with momentum", _sgd_, 20.0 * N, 0, (0, 0, 0), (p), p, g, m, number(1e-3), number(0.9), number(0), number(0));
     tr_generator state;
     tr_generator_seed(&state, 1);
-    tr_arg gen = {&state, tr_meta_get(TR_U8, 1, (int64_t[]) {sizeof state}, NULL), {0}}, o = F(10000000), x = F(10000000), mask = TENSOR(TR_BOOL, 10000000);
+    tr_arg gen = {&state, tr_meta_get(TR_U8, 1, (int64_t[]){sizeof state}, NULL), {0}}, o = F(10000000), x = F(10000000),
+           mask = TENSOR(TR_BOOL, 10000000);
     bench("dropout, 20 M words", _dropout, 9e7, 0, (0), (o, mask), x, number(0.1), gen);
     bench("uniform", uniform_, 4.0 * N, 0, (0), (p), p, number(0), number(1), gen);
     bench("normal", normal_, 4.0 * N, 0, (0), (p), p, number(0), number(1), gen);
@@ -225,12 +239,13 @@ static void products(void) {
         bench(name, addmm, 0, 2.0 * (double) (m * n * k), (0), (y), bias, a, transposed(b), number(1), number(1));
     }
     bench("bmm 96x128x64x128", bmm, 0, 2.0 * 96 * 128 * 64 * 128, (0), (F(96, 128, 128)), F(96, 128, 64), F(96, 64, 128));
-    tr_arg d = make(TR_F64, 2, (int64_t[]) {256, 256}, NULL);
-    bench("mm, float64", mm, 0, 2.0 * 256 * 256 * 256, (0), (make(TR_F64, 2, (int64_t[]) {256, 256}, NULL)), d, d);
+    tr_arg d = make(TR_F64, 2, (int64_t[]){256, 256}, NULL);
+    bench("mm, float64", mm, 0, 2.0 * 256 * 256 * 256, (0), (make(TR_F64, 2, (int64_t[]){256, 256}, NULL)), d, d);
 }
 
 static void convolutions(void) {
-    static const int shapes[][6] = {{64, 32, 64, 3, 1, 1}, {256, 16, 64, 1, 1, 0}, {3, 128, 64, 7, 2, 3}, {512, 4, 512, 3, 1, 1}};
+    static const int shapes[][6] = {
+        {64, 32, 64, 3, 1, 1}, {256, 16, 64, 1, 1, 0}, {3, 128, 64, 7, 2, 3}, {512, 4, 512, 3, 1, 1}};
     for (int i = 0; i < 4; i++) {
         int64_t ci = shapes[i][0], h = shapes[i][1], co = shapes[i][2], k = shapes[i][3], s = shapes[i][4], p = shapes[i][5];
         int64_t o = (h + 2 * p - k) / s + 1;
@@ -254,8 +269,8 @@ int main(int argc, char **argv) {
         return 1;
     measure_copy();
     measure_fma();
-    printf("%s, %d threads; a copy of 16 MB: %.1f GB/s; product of 1536x1536: %.1f GFLOP/s\n", tr_kernel_isa(), ctx.threads, copy_rate / 1e9,
-           fma_rate / 1e9);
+    printf("%s, %d threads; a copy of 16 MB: %.1f GB/s; product of 1536x1536: %.1f GFLOP/s\n", tr_kernel_isa(), ctx.threads,
+           copy_rate / 1e9, fma_rate / 1e9);
     elementwise();
     small();
     reductions();

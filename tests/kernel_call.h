@@ -33,46 +33,49 @@ static inline void kc_init(void) {
 }
 
 static inline tr_arg kc_strided(tr_dtype dtype, void *data, int ndim, const int64_t *shape, const int64_t *strides) {
-    return (tr_arg) {data, tr_meta_get(dtype, ndim, shape, strides), {0}};
+    return (tr_arg){data, tr_meta_get(dtype, ndim, shape, strides), {0}};
 }
 
 /* kc_tensor(TR_F32, data, 2, 3): row-major. */
-#define kc_tensor(dtype, data, ...)                                                                                  \
-    kc_strided((dtype), (data), (int) (sizeof((int64_t[]) {__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) {__VA_ARGS__}, NULL)
+#define kc_tensor(dtype, data, ...) \
+    kc_strided((dtype), (data), (int) (sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__}, NULL)
 static const int64_t kc_no_shape[1];
 #define kc_scalar(dtype, data) kc_strided((dtype), (data), 0, kc_no_shape, NULL)
 
 static inline tr_arg kc_number(double v) {
-    return (tr_arg) {NULL, tr_meta_get(TR_F64, 0, kc_no_shape, NULL), {.d = v}};
+    return (tr_arg){NULL, tr_meta_get(TR_F64, 0, kc_no_shape, NULL), {.d = v}};
 }
 static inline tr_arg kc_integer(int64_t v) {
-    return (tr_arg) {NULL, tr_meta_get(TR_I64, 0, kc_no_shape, NULL), {.i = v}};
+    return (tr_arg){NULL, tr_meta_get(TR_I64, 0, kc_no_shape, NULL), {.i = v}};
 }
 static inline tr_arg kc_none(void) {
-    return (tr_arg) {0};
+    return (tr_arg){0};
 }
 
-static inline tr_status kc_run(tr_op op, tr_dtype cdtype, const int64_t *attrs, int n_in, const tr_arg *in, int n_out, tr_arg *out) {
-    tr_kernel_call c = {.op = op, .cdtype = cdtype, .n_in = n_in, .n_out = n_out, .attrs = attrs, .in = in, .out = out, .ctx = &kc_ctx};
+static inline tr_status kc_run(tr_op op, tr_dtype cdtype, const int64_t *attrs, int n_in, const tr_arg *in, int n_out,
+                               tr_arg *out) {
+    tr_kernel_call c = {
+        .op = op, .cdtype = cdtype, .n_in = n_in, .n_out = n_out, .attrs = attrs, .in = in, .out = out, .ctx = &kc_ctx};
     cr_assert_not_null(tr_kernel_of(op));
     tr_status s = tr_kernel_of(op)(&c);
     kc_release();
     return s;
 }
 
-#define KC_LIST(...) (int64_t[]) {0, __VA_ARGS__} + 1
-#define KC_COUNT(type, ...) (int) (sizeof((type[]) {__VA_ARGS__}) / sizeof(type))
+#define KC_LIST(...)        (int64_t[]){0, __VA_ARGS__} + 1
+#define KC_COUNT(type, ...) (int) (sizeof((type[]){__VA_ARGS__}) / sizeof(type))
 /* kc_call(op, cdtype, (attrs), (results), operands...) */
 #define KC_UNWRAP(...) __VA_ARGS__
-#define kc_call(id, cdtype, attrs, outs, ...)                                                                       \
-    kc_run(TR_OP_##id, (cdtype), (int64_t[]) {KC_UNWRAP attrs, 0}, KC_COUNT(tr_arg, __VA_ARGS__), (tr_arg[]) {__VA_ARGS__}, \
-           KC_COUNT(tr_arg, KC_UNWRAP outs), (tr_arg[]) {KC_UNWRAP outs})
+#define kc_call(id, cdtype, attrs, outs, ...)                                                                             \
+    kc_run(TR_OP_##id, (cdtype), (int64_t[]){KC_UNWRAP attrs, 0}, KC_COUNT(tr_arg, __VA_ARGS__), (tr_arg[]){__VA_ARGS__}, \
+           KC_COUNT(tr_arg, KC_UNWRAP outs), (tr_arg[]){KC_UNWRAP outs})
 
 static inline void kc_expect(const float *got, const float *want, int64_t n, double tolerance, const char *what) {
     for (int64_t i = 0; i < n; i++) {
         bool both_nan = isnan(got[i]) && isnan(want[i]);
         bool near = got[i] == want[i] || fabs((double) got[i] - (double) want[i]) <= tolerance * (1 + fabs((double) want[i]));
-        cr_assert(both_nan || near, "%s: element %lld is %.9g, not %.9g", what, (long long) i, (double) got[i], (double) want[i]);
+        cr_assert(both_nan || near, "%s: element %lld is %.9g, not %.9g", what, (long long) i, (double) got[i],
+                  (double) want[i]);
     }
 }
 

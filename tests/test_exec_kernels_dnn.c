@@ -28,7 +28,7 @@ static void *blocked(const tr_meta *m, const tr_dnn_layout *to, float *data, boo
     void *out = tr_aligned_alloc(64, tr_dnn_layout_bytes(to) + 64);
     cr_assert_eq(weights ? tr_dnn_layout_create_weights(m, groups, &plain) : tr_dnn_layout_create(m, &plain), TR_OK);
     tr_dnn_op *op = reorder(plain, to);
-    cr_assert_eq(tr_dnn_op_run(op, (void *[TR_DNN_PORTS]) {[TR_DNN_SRC] = data, [TR_DNN_DST] = out}, NULL), TR_OK);
+    cr_assert_eq(tr_dnn_op_run(op, (void *[TR_DNN_PORTS]){[TR_DNN_SRC] = data, [TR_DNN_DST] = out}, NULL), TR_OK);
     tr_dnn_op_destroy(op);
     tr_dnn_layout_destroy(plain);
     return out;
@@ -36,14 +36,30 @@ static void *blocked(const tr_meta *m, const tr_dnn_layout *to, float *data, boo
 
 Test(dnn, convolution_in_the_librarys_layouts_with_post_ops) {
     fill();
-    tr_arg tx = kc_tensor(TR_F32, x, N, CI, H, H), tw = kc_tensor(TR_F32, w, CO, CI, 3, 3), ty = kc_tensor(TR_F32, want, N, CO, H, H);
+    tr_arg tx = kc_tensor(TR_F32, x, N, CI, H, H), tw = kc_tensor(TR_F32, w, CO, CI, 3, 3),
+           ty = kc_tensor(TR_F32, want, N, CO, H, H);
     kc_call(conv2d, TR_F32, (1, 1, 1, 1, 1, 1, 1), (ty), tx, tw, kc_tensor(TR_F32, b, CO));
     for (int i = 0; i < N * CO * H * H; i++)
         want[i] = want[i] + res[i] > 0 ? want[i] + res[i] : 0;
     tr_dnn_op *op, *back;
-    tr_dnn_conv_spec spec = {.dtype = TR_F32, .n = N, .ci = CI, .h = H, .w = H, .co = CO, .kh = 3, .kw = 3, .oh = H, .ow = H,
-                             .stride = {1, 1}, .padding = {1, 1}, .dilation = {1, 1}, .groups = 1, .bias = true, .n_posts = 2,
-                             .threads = 2, .posts = {{.kind = TR_DNN_POST_SUM, .a = 1}, {.kind = TR_DNN_POST_RELU}}};
+    tr_dnn_conv_spec spec = {.dtype = TR_F32,
+                             .n = N,
+                             .ci = CI,
+                             .h = H,
+                             .w = H,
+                             .co = CO,
+                             .kh = 3,
+                             .kw = 3,
+                             .oh = H,
+                             .ow = H,
+                             .stride = {1, 1},
+                             .padding = {1, 1},
+                             .dilation = {1, 1},
+                             .groups = 1,
+                             .bias = true,
+                             .n_posts = 2,
+                             .threads = 2,
+                             .posts = {{.kind = TR_DNN_POST_SUM, .a = 1}, {.kind = TR_DNN_POST_RELU}}};
     cr_assert_eq(tr_dnn_conv_create(&spec, &op), TR_OK, "%s", tr_status_detail());
     void *px = blocked(tx.meta, tr_dnn_op_layout(op, TR_DNN_SRC), x, false, 1);
     void *pw = blocked(tw.meta, tr_dnn_op_layout(op, TR_DNN_WEIGHTS), w, true, 1);
@@ -55,7 +71,7 @@ Test(dnn, convolution_in_the_librarys_layouts_with_post_ops) {
     cr_assert_eq(tr_dnn_layout_create(ty.meta, &plain), TR_OK);
     cr_assert(tr_dnn_layout_is_plain(plain));
     back = reorder(tr_dnn_op_layout(op, TR_DNN_DST), plain);
-    cr_assert_eq(tr_dnn_op_run(back, (void *[TR_DNN_PORTS]) {[TR_DNN_SRC] = py, [TR_DNN_DST] = y}, NULL), TR_OK);
+    cr_assert_eq(tr_dnn_op_run(back, (void *[TR_DNN_PORTS]){[TR_DNN_SRC] = py, [TR_DNN_DST] = y}, NULL), TR_OK);
     kc_expect(y, want, N * CO * H * H, 1e-5, "convolution, sum, relu");
     tr_dnn_op_destroy(back);
     tr_dnn_op_destroy(op);
@@ -69,12 +85,12 @@ Test(dnn, convolution_in_the_librarys_layouts_with_post_ops) {
 Test(dnn, layouts_print) {
     char text[64];
     tr_dnn_layout *l;
-    cr_assert_eq(tr_dnn_layout_create(tr_meta_get(TR_F32, 2, (int64_t[]) {3, 5}, (int64_t[]) {1, 3}), &l), TR_OK);
+    cr_assert_eq(tr_dnn_layout_create(tr_meta_get(TR_F32, 2, (int64_t[]){3, 5}, (int64_t[]){1, 3}), &l), TR_OK);
     cr_assert_str_eq(tr_dnn_layout_print(l, text, sizeof text), "f32 3x5:ba");
     cr_assert_eq(tr_dnn_layout_bytes(l), 60);
     tr_dnn_layout_destroy(l);
-    cr_assert_eq(tr_dnn_layout_create(tr_meta_get(TR_F32, 2, (int64_t[]) {3, 5}, (int64_t[]) {0, 1}), &l), TR_E_NOTIMPL);
-    cr_assert_eq(tr_dnn_layout_create(tr_meta_get(TR_F64, 1, (int64_t[]) {3}, NULL), &l), TR_E_NOTIMPL);
+    cr_assert_eq(tr_dnn_layout_create(tr_meta_get(TR_F32, 2, (int64_t[]){3, 5}, (int64_t[]){0, 1}), &l), TR_E_NOTIMPL);
+    cr_assert_eq(tr_dnn_layout_create(tr_meta_get(TR_F64, 1, (int64_t[]){3}, NULL), &l), TR_E_NOTIMPL);
 }
 
 Test(dnn, matmul_with_bias_and_gelu) {
@@ -82,19 +98,31 @@ Test(dnn, matmul_with_bias_and_gelu) {
     kc_noise(x, M * K, 1);
     kc_noise(w, O * K, 2);
     kc_noise(b, O, 3);
-    tr_arg a = kc_tensor(TR_F32, x, M, K), t = kc_strided(TR_F32, w, 2, (int64_t[]) {K, O}, (int64_t[]) {1, K});
+    tr_arg a = kc_tensor(TR_F32, x, M, K), t = kc_strided(TR_F32, w, 2, (int64_t[]){K, O}, (int64_t[]){1, K});
     kc_call(addmm, TR_F32, (0), (kc_tensor(TR_F32, want, M, O)), kc_tensor(TR_F32, b, O), a, t, kc_integer(1), kc_integer(1));
     kc_call(gelu, TR_F32, (0), (kc_tensor(TR_F32, want, M, O)), kc_tensor(TR_F32, want, M, O));
     tr_dnn_layout *la, *lt, *ly;
     tr_dnn_op *op;
     tr_dnn_layout_create(a.meta, &la);
     tr_dnn_layout_create(t.meta, &lt);
-    tr_dnn_layout_create(tr_meta_get(TR_F32, 2, (int64_t[]) {M, O}, NULL), &ly);
-    tr_dnn_matmul_spec spec = {.dtype = TR_F32, .src_batch = 1, .weights_batch = 1, .m = M, .n = O, .k = K, .bias = true, .bias_f32 = true,
-                               .threads = 1, .n_posts = 1, .posts = {{.kind = TR_DNN_POST_GELU}}, .src = la, .weights = lt, .dst = ly};
+    tr_dnn_layout_create(tr_meta_get(TR_F32, 2, (int64_t[]){M, O}, NULL), &ly);
+    tr_dnn_matmul_spec spec = {.dtype = TR_F32,
+                               .src_batch = 1,
+                               .weights_batch = 1,
+                               .m = M,
+                               .n = O,
+                               .k = K,
+                               .bias = true,
+                               .bias_f32 = true,
+                               .threads = 1,
+                               .n_posts = 1,
+                               .posts = {{.kind = TR_DNN_POST_GELU}},
+                               .src = la,
+                               .weights = lt,
+                               .dst = ly};
     cr_assert_eq(tr_dnn_matmul_create(&spec, &op), TR_OK, "%s", tr_status_detail());
     void *scratch = tr_aligned_alloc(64, tr_dnn_op_scratch(op) + 64);
-    cr_assert_eq(tr_dnn_op_run(op, (void *[TR_DNN_PORTS]) {x, w, b, y}, scratch), TR_OK);
+    cr_assert_eq(tr_dnn_op_run(op, (void *[TR_DNN_PORTS]){x, w, b, y}, scratch), TR_OK);
     kc_expect(y, want, M * O, 1e-5, "linear, gelu");
     tr_dnn_op_destroy(op);
     tr_dnn_layout_destroy(la);
@@ -106,7 +134,7 @@ Test(dnn, matmul_with_bias_and_gelu) {
 /* ---- partitions ---- */
 
 static tr_dnn_operand operand(int32_t value, const tr_arg *a) {
-    return (tr_dnn_operand) {value, a->meta, a->at};
+    return (tr_dnn_operand){value, a->meta, a->at};
 }
 
 static void run_partition(tr_dnn_partition *p, void *const *by_value) {
@@ -126,16 +154,20 @@ Test(dnn, partition_of_convolution_bias_relu) {
     kc_call(conv2d, TR_F32, (1, 1, 1, 1, 1, 1, 1), (ty), tx, tw, tb);
     kc_call(relu, TR_F32, (0), (ty), ty);
     static const int64_t attrs[] = {1, 1, 1, 1, 1, 1, 1};
-    tr_dnn_node nodes[] = {{.op = TR_OP_conv2d, .n_in = 3, .n_out = 1, .attrs = attrs, .in = {operand(0, &tx), operand(1, &tw), operand(2, &tb)},
+    tr_dnn_node nodes[] = {{.op = TR_OP_conv2d,
+                            .n_in = 3,
+                            .n_out = 1,
+                            .attrs = attrs,
+                            .in = {operand(0, &tx), operand(1, &tw), operand(2, &tb)},
                             .out = {operand(3, &ty)}},
                            {.op = TR_OP_relu, .n_in = 1, .n_out = 1, .in = {operand(3, &ty)}, .out = {operand(4, &ty)}}};
     tr_dnn_partition *p;
-    cr_assert_eq(tr_dnn_partition_create(nodes, 2, (int32_t[]) {4}, 1, 2, &p), TR_OK, "%s", tr_status_detail());
-    run_partition(p, (void *[]) {x, w, b, NULL, y});
+    cr_assert_eq(tr_dnn_partition_create(nodes, 2, (int32_t[]){4}, 1, 2, &p), TR_OK, "%s", tr_status_detail());
+    run_partition(p, (void *[]){x, w, b, NULL, y});
     kc_expect(y, want, N * CO * H * H, 1e-5, "convolution, bias, relu");
     tr_dnn_partition_destroy(p);
     // What is fused away can't be kept.
-    cr_assert_eq(tr_dnn_partition_create(nodes, 2, (int32_t[]) {3, 4}, 2, 2, &p), TR_E_NOTIMPL);
+    cr_assert_eq(tr_dnn_partition_create(nodes, 2, (int32_t[]){3, 4}, 2, 2, &p), TR_E_NOTIMPL);
 }
 
 Test(dnn, partition_of_batch_norm_and_relu) {
@@ -148,17 +180,20 @@ Test(dnn, partition_of_batch_norm_and_relu) {
     }
     tr_arg tx = kc_tensor(TR_F32, res, N, C, H, H), tb = kc_tensor(TR_F32, b, C), ty = kc_tensor(TR_F32, want, N, C, H, H);
     tr_arg numbers[] = {kc_number(0.1), kc_number(1e-5)};
-    kc_call(batch_norm, TR_F32, (1), (ty, kc_tensor(TR_F32, mean[0], C), kc_tensor(TR_F32, inv[0], C)), tx, tb, tb, kc_tensor(TR_F32, rm[0], C),
-            kc_tensor(TR_F32, rv[0], C), numbers[0], numbers[1]);
+    kc_call(batch_norm, TR_F32, (1), (ty, kc_tensor(TR_F32, mean[0], C), kc_tensor(TR_F32, inv[0], C)), tx, tb, tb,
+            kc_tensor(TR_F32, rm[0], C), kc_tensor(TR_F32, rv[0], C), numbers[0], numbers[1]);
     kc_call(relu, TR_F32, (0), (ty), ty);
     static const int64_t attrs[] = {1};
-    tr_dnn_node nodes[] = {{.op = TR_OP_batch_norm, .n_in = 7, .n_out = 3, .attrs = attrs,
-                            .in = {operand(0, &tx), operand(1, &tb), operand(1, &tb), operand(2, &tb), operand(3, &tb), operand(-1, &numbers[0]),
-                                   operand(-1, &numbers[1])},
+    tr_dnn_node nodes[] = {{.op = TR_OP_batch_norm,
+                            .n_in = 7,
+                            .n_out = 3,
+                            .attrs = attrs,
+                            .in = {operand(0, &tx), operand(1, &tb), operand(1, &tb), operand(2, &tb), operand(3, &tb),
+                                   operand(-1, &numbers[0]), operand(-1, &numbers[1])},
                             .out = {operand(4, &ty), operand(5, &tb), operand(6, &tb)}},
                            {.op = TR_OP_relu, .n_in = 1, .n_out = 1, .in = {operand(4, &ty)}, .out = {operand(7, &ty)}}};
     tr_dnn_partition *p;
-    cr_assert_eq(tr_dnn_partition_create(nodes, 2, (int32_t[]) {5, 6, 7}, 3, 2, &p), TR_OK, "%s", tr_status_detail());
+    cr_assert_eq(tr_dnn_partition_create(nodes, 2, (int32_t[]){5, 6, 7}, 3, 2, &p), TR_OK, "%s", tr_status_detail());
     const int32_t *values;
     void *by_value[] = {res, b, rm[1], rv[1], NULL, mean[1], inv[1], y}, *data[40];
     int n = tr_dnn_partition_values(p, &values);

@@ -9,18 +9,23 @@ static float a[6000], b[6000], y[6000], z[6000];
 
 Test(ew, adds_with_alpha) {
     float x[] = {1, 2, 3}, w[] = {10, 20, 30}, out[3], want[] = {6, 12, 18};
-    cr_assert_eq(kc_call(add, TR_F32, (0), (kc_tensor(TR_F32, out, 3)), kc_tensor(TR_F32, x, 3), kc_tensor(TR_F32, w, 3), kc_number(0.5)), TR_OK);
+    cr_assert_eq(kc_call(add, TR_F32, (0), (kc_tensor(TR_F32, out, 3)), kc_tensor(TR_F32, x, 3), kc_tensor(TR_F32, w, 3),
+                         kc_number(0.5)),
+                 TR_OK);
     kc_expect(out, want, 3, 0, "add");
 }
 
 Test(ew, broadcasts) {
     float row[] = {1, 2, 3}, column[] = {10, 20}, out[6], want[] = {11, 12, 13, 21, 22, 23};
-    cr_assert_eq(kc_call(add, TR_F32, (0), (kc_tensor(TR_F32, out, 2, 3)), kc_tensor(TR_F32, column, 2, 1), kc_tensor(TR_F32, row, 3), kc_integer(1)), TR_OK);
+    cr_assert_eq(kc_call(add, TR_F32, (0), (kc_tensor(TR_F32, out, 2, 3)), kc_tensor(TR_F32, column, 2, 1),
+                         kc_tensor(TR_F32, row, 3), kc_integer(1)),
+                 TR_OK);
     kc_expect(out, want, 6, 0, "broadcast");
 }
 
 Test(ew, keeps_nan) {
-    float x[] = {NAN_, 1, -1, NAN_}, w[] = {0, NAN_, -2, NAN_}, out[4], want[] = {NAN_, NAN_, -1, NAN_}, relu[] = {NAN_, 1, 0, NAN_};
+    float x[] = {NAN_, 1, -1, NAN_}, w[] = {0, NAN_, -2, NAN_}, out[4], want[] = {NAN_, NAN_, -1, NAN_},
+          relu[] = {NAN_, 1, 0, NAN_};
     kc_call(maximum, TR_F32, (0), (kc_tensor(TR_F32, out, 4)), kc_tensor(TR_F32, x, 4), kc_tensor(TR_F32, w, 4));
     kc_expect(out, want, 4, 0, "maximum");
     kc_call(relu, TR_F32, (0), (kc_tensor(TR_F32, out, 4)), kc_tensor(TR_F32, x, 4));
@@ -39,9 +44,9 @@ Test(ew, divides_integers) {
     int64_t x[] = {7, -7, 7, -7}, w[] = {2, 2, -2, -2}, out[4];
     int64_t trunc[] = {3, -3, -3, 3}, floor[] = {3, -4, -4, 3}, remainder[] = {1, 1, -1, -1}, fmod[] = {1, -1, 1, -1};
     tr_arg in[] = {kc_tensor(TR_I64, x, 4), kc_tensor(TR_I64, w, 4)}, o = kc_tensor(TR_I64, out, 4);
-    kc_run(TR_OP_div, TR_I64, (int64_t[]) {1}, 2, in, 1, &o);
+    kc_run(TR_OP_div, TR_I64, (int64_t[]){1}, 2, in, 1, &o);
     cr_assert_arr_eq(out, trunc, sizeof out);
-    kc_run(TR_OP_div, TR_I64, (int64_t[]) {2}, 2, in, 1, &o);
+    kc_run(TR_OP_div, TR_I64, (int64_t[]){2}, 2, in, 1, &o);
     cr_assert_arr_eq(out, floor, sizeof out);
     kc_run(TR_OP_remainder, TR_I64, NULL, 2, in, 1, &o);
     cr_assert_arr_eq(out, remainder, sizeof out);
@@ -107,7 +112,7 @@ Test(ew, casts) {
 
 Test(ew, fills_and_copies_into_views) {
     float x[6] = {0}, src[] = {1, 2}, want[] = {0, 1, 0, 0, 2, 0}, filled[] = {0, 7, 0, 0, 7, 0};
-    tr_arg column = kc_strided(TR_F32, x + 1, 1, (int64_t[]) {2}, (int64_t[]) {3});
+    tr_arg column = kc_strided(TR_F32, x + 1, 1, (int64_t[]){2}, (int64_t[]){3});
     kc_call(copy_, TR_F32, (0), (column), column, kc_tensor(TR_F32, src, 2));
     kc_expect(x, want, 6, 0, "copy_");
     kc_call(fill_, TR_F32, (0), (column), column, kc_integer(7));
@@ -131,13 +136,14 @@ static bool is_float_binary(tr_op op) {
     return (op >= TR_OP_add && op <= TR_OP_ge) || op == TR_OP_gelu_backward;
 }
 static bool gives_bool(tr_op op) {
-    return (op >= TR_OP_eq && op <= TR_OP_logical_xor) || op == TR_OP_isnan || op == TR_OP_isinf || op == TR_OP_isfinite || op == TR_OP_logical_not;
+    return (op >= TR_OP_eq && op <= TR_OP_logical_xor) || op == TR_OP_isnan || op == TR_OP_isinf || op == TR_OP_isfinite ||
+           op == TR_OP_logical_not;
 }
 
 static void run_op(tr_op op, tr_arg x, tr_arg w, tr_arg out) {
     tr_arg in[] = {x, w, kc_number(1.5)};
     int n = is_float_unary(op) ? 1 : op == TR_OP_add || op == TR_OP_sub ? 3 : 2;
-    cr_assert_eq(kc_run(op, TR_F32, (int64_t[]) {0, 0, 0}, n, in, 1, &out), TR_OK, "%s", tr_op_info_of(op)->name);
+    cr_assert_eq(kc_run(op, TR_F32, (int64_t[]){0, 0, 0}, n, in, 1, &out), TR_OK, "%s", tr_op_info_of(op)->name);
 }
 
 /* Results of each instruction set agree; the vectors' tails too (5999 is no multiple of anything). */
@@ -167,16 +173,16 @@ Test(ew, layouts_agree) {
     static float dense[R * C], wide[R * C * 2];
     kc_noise(b, R * C, 3);
     kc_noise(wide, R * C * 2, 4);
-    tr_arg strided = kc_strided(TR_F32, wide, 2, shape, (int64_t[]) {2, 2 * R}), copy = kc_tensor(TR_F32, dense, R, C);
+    tr_arg strided = kc_strided(TR_F32, wide, 2, shape, (int64_t[]){2, 2 * R}), copy = kc_tensor(TR_F32, dense, R, C);
     kc_call(_contiguous, TR_F32, (0), (copy), strided);
     for (int i = 0; i < R * C; i++)
         cr_assert_eq(dense[i], wide[i / C * 2 + i % C * 2 * R]);
     for (int op = 0; op < TR_OP_COUNT; op++) {
         if ((!is_float_unary((tr_op) op) && !is_float_binary((tr_op) op)) || gives_bool((tr_op) op))
             continue;
-        tr_arg row = kc_strided(TR_F32, b, 2, shape, (int64_t[]) {0, 1});
+        tr_arg row = kc_strided(TR_F32, b, 2, shape, (int64_t[]){0, 1});
         run_op((tr_op) op, copy, row, kc_tensor(TR_F32, y, R, C));
-        run_op((tr_op) op, strided, kc_tensor(TR_F32, b, C), kc_strided(TR_F32, z, 2, shape, (int64_t[]) {1, R}));
+        run_op((tr_op) op, strided, kc_tensor(TR_F32, b, C), kc_strided(TR_F32, z, 2, shape, (int64_t[]){1, R}));
         for (int i = 0; i < R * C; i++) {
             float got = z[i / C + i % C * R], want = y[i];
             cr_assert(got == want || (isnan(got) && isnan(want)), "%s", tr_op_info_of((tr_op) op)->name);
@@ -191,10 +197,12 @@ Test(ew, fused_program) {
     static float bias[30];
     kc_noise(a, N, 5);
     kc_noise(bias, 30, 6);
-    tr_arg args[] = {kc_tensor(TR_F32, a, 100, 30), kc_integer(2), kc_tensor(TR_F32, bias, 30), kc_tensor(TR_F32, y, 100, 30),
+    tr_arg args[] = {kc_tensor(TR_F32, a, 100, 30),     kc_integer(2),
+                     kc_tensor(TR_F32, bias, 30),       kc_tensor(TR_F32, y, 100, 30),
                      kc_tensor(TR_BOOL, mask, 100, 30), kc_number(1.0)};
     int16_t none = TR_EW_ABSENT;
-    tr_ew_program p = {.n_steps = 4, .n_args = 6,
+    tr_ew_program p = {.n_steps = 4,
+                       .n_args = 6,
                        .steps = {{TR_OP_mul, TR_F32, TR_F32, {0, 1, none, none, none}, -1, 0},
                                  {TR_OP_add, TR_F32, TR_F32, {~0, 2, none, none, none}, -1, 0},
                                  {TR_OP_relu, TR_F32, TR_F32, {~1, none, none, none, none}, 3, 0},
@@ -215,7 +223,8 @@ Test(ew, program_in_place) {
     memcpy(b, a, sizeof a);
     int16_t none = TR_EW_ABSENT;
     tr_arg args[] = {kc_tensor(TR_F32, a, N), kc_integer(3), kc_tensor(TR_F32, y, N)};
-    tr_ew_program p = {.n_steps = 2, .n_args = 3,
+    tr_ew_program p = {.n_steps = 2,
+                       .n_args = 3,
                        .steps = {{TR_OP_mul, TR_F32, TR_F32, {0, 1, none, none, none}, 0, 0},
                                  {TR_OP_sub, TR_F32, TR_F32, {~0, 0, none, none, none}, 2, 0}}};
     cr_assert_eq(tr_ew_run(&p, args[0].meta, args, &kc_ctx), TR_OK);
@@ -230,7 +239,8 @@ Test(ew, program_rounds_between_steps) {
     float x = 1.00390625f /* 1 + 2^-8 */, out;
     int16_t none = TR_EW_ABSENT;
     tr_arg args[] = {kc_scalar(TR_F32, &x), kc_scalar(TR_F32, &out), kc_integer(1)};
-    tr_ew_program p = {.n_steps = 2, .n_args = 3,
+    tr_ew_program p = {.n_steps = 2,
+                       .n_args = 3,
                        .steps = {{TR_OP__cast, TR_BF16, TR_BF16, {0, none, none, none, none}, -1, TR_BF16},
                                  {TR_OP_sub, TR_F32, TR_F32, {~0, 2, none, none, none}, 1, 0}}};
     cr_assert_eq(tr_ew_run(&p, args[0].meta, args, &kc_ctx), TR_OK);

@@ -32,7 +32,9 @@ Test(kernels, sums_over_any_dimensions) {
                     at = at * (int) shape[d] + index[d];
             want[at] += x[i];
         }
-        cr_assert_eq(kc_call(sum, TR_F32, (mask, 0, -1), (kc_strided(TR_F32, out, n, kept, NULL)), kc_tensor(TR_F32, x, 2, 3, 4)), TR_OK);
+        cr_assert_eq(
+            kc_call(sum, TR_F32, (mask, 0, -1), (kc_strided(TR_F32, out, n, kept, NULL)), kc_tensor(TR_F32, x, 2, 3, 4)),
+            TR_OK);
         kc_expect(out, want, results, 0, "sum");
     }
 }
@@ -84,22 +86,23 @@ Test(kernels, nll_checks_targets) {
     int64_t target[] = {1, 0}, bad[] = {0, 2};
     tr_arg out[] = {kc_scalar(TR_F32, &loss), kc_scalar(TR_F32, &weight)};
     tr_arg in[] = {kc_tensor(TR_F32, x, 2, 2), kc_tensor(TR_I64, target, 2), kc_tensor(TR_F32, w, 2), kc_integer(-100)};
-    cr_assert_eq(kc_run(TR_OP_nll_loss, TR_F32, (int64_t[]) {1}, 4, in, 2, out), TR_OK);
+    cr_assert_eq(kc_run(TR_OP_nll_loss, TR_F32, (int64_t[]){1}, 4, in, 2, out), TR_OK);
     cr_assert_float_eq(loss, (2 * 3 + 3) / 4.0, 1e-6);
     cr_assert_eq(weight, 4);
     in[1] = kc_tensor(TR_I64, bad, 2);
-    cr_assert_eq(kc_run(TR_OP_nll_loss, TR_F32, (int64_t[]) {1}, 4, in, 2, out), TR_E_INDEX);
+    cr_assert_eq(kc_run(TR_OP_nll_loss, TR_F32, (int64_t[]){1}, 4, in, 2, out), TR_E_INDEX);
     cr_assert_str_eq(tr_status_detail(), "Target 2 is out of bounds.");
 }
 
 /* ---- norms, pooling ---- */
 
 Test(kernels, batch_norm_updates_running_statistics) {
-    float x[] = {1, 3, 5, 7}, y[4], mean[1], inv[1], rm[] = {0}, rv[] = {1}, want[] = {-1.3416408f, -0.4472136f, 0.4472136f, 1.3416408f};
-    tr_arg in[] = {kc_tensor(TR_F32, x, 2, 1, 2), kc_none(), kc_none(), kc_tensor(TR_F32, rm, 1), kc_tensor(TR_F32, rv, 1), kc_number(0.1),
-                   kc_number(0)};
+    float x[] = {1, 3, 5, 7}, y[4], mean[1], inv[1], rm[] = {0}, rv[] = {1},
+          want[] = {-1.3416408f, -0.4472136f, 0.4472136f, 1.3416408f};
+    tr_arg in[] = {kc_tensor(TR_F32, x, 2, 1, 2), kc_none(),      kc_none(),   kc_tensor(TR_F32, rm, 1),
+                   kc_tensor(TR_F32, rv, 1),      kc_number(0.1), kc_number(0)};
     tr_arg out[] = {kc_tensor(TR_F32, y, 2, 1, 2), kc_tensor(TR_F32, mean, 1), kc_tensor(TR_F32, inv, 1)};
-    cr_assert_eq(kc_run(TR_OP_batch_norm, TR_F32, (int64_t[]) {1}, 7, in, 3, out), TR_OK);
+    cr_assert_eq(kc_run(TR_OP_batch_norm, TR_F32, (int64_t[]){1}, 7, in, 3, out), TR_OK);
     kc_expect(y, want, 4, 1e-6, "batch_norm");
     cr_assert_float_eq(rm[0], 0.4, 1e-6);
     cr_assert_float_eq(rv[0], 0.9 + 0.1 * 20 / 3, 1e-6); // unbiased
@@ -121,8 +124,10 @@ Test(kernels, batch_norm_of_columns_and_planes_agree) {
         tr_arg grad = form ? kc_tensor(TR_F32, turned_g, 1, C, N) : kc_tensor(TR_F32, g, N, C);
         tr_arg stats[] = {kc_tensor(TR_F32, mean[form], C), kc_tensor(TR_F32, inv[form], C)};
         tr_arg out = {y[form], in.meta, {0}}, d = {dx[form], in.meta, {0}};
-        kc_call(batch_norm, TR_F32, (1), (out, stats[0], stats[1]), in, kc_none(), kc_none(), kc_none(), kc_none(), kc_number(0.1), kc_number(1e-5));
-        kc_call(batch_norm_backward, TR_F32, (1), (d, kc_tensor(TR_F32, dw[form], C), kc_tensor(TR_F32, db[form], C)), grad, in, kc_none(), stats[0], stats[1]);
+        kc_call(batch_norm, TR_F32, (1), (out, stats[0], stats[1]), in, kc_none(), kc_none(), kc_none(), kc_none(),
+                kc_number(0.1), kc_number(1e-5));
+        kc_call(batch_norm_backward, TR_F32, (1), (d, kc_tensor(TR_F32, dw[form], C), kc_tensor(TR_F32, db[form], C)), grad, in,
+                kc_none(), stats[0], stats[1]);
     }
     kc_expect(mean[0], mean[1], C, 1e-6, "mean");
     kc_expect(inv[0], inv[1], C, 1e-6, "inverse deviation");
@@ -135,9 +140,10 @@ Test(kernels, batch_norm_of_columns_and_planes_agree) {
 }
 
 Test(kernels, layer_norm_of_a_row) {
-    float x[] = {1, 2, 3, 4}, w[] = {1, 1, 2, 2}, b[] = {0, 1, 0, 1}, y[4], m, s, want[] = {-1.3416408f, 0.5527864f, 0.8944272f, 3.6832816f};
-    kc_call(layer_norm, TR_F32, (1), (kc_tensor(TR_F32, y, 1, 4), kc_tensor(TR_F32, &m, 1, 1), kc_tensor(TR_F32, &s, 1, 1)), kc_tensor(TR_F32, x, 1, 4),
-            kc_tensor(TR_F32, w, 4), kc_tensor(TR_F32, b, 4), kc_number(0));
+    float x[] = {1, 2, 3, 4}, w[] = {1, 1, 2, 2}, b[] = {0, 1, 0, 1}, y[4], m, s,
+          want[] = {-1.3416408f, 0.5527864f, 0.8944272f, 3.6832816f};
+    kc_call(layer_norm, TR_F32, (1), (kc_tensor(TR_F32, y, 1, 4), kc_tensor(TR_F32, &m, 1, 1), kc_tensor(TR_F32, &s, 1, 1)),
+            kc_tensor(TR_F32, x, 1, 4), kc_tensor(TR_F32, w, 4), kc_tensor(TR_F32, b, 4), kc_number(0));
     kc_expect(y, want, 4, 1e-6, "layer_norm");
     cr_assert_eq(m, 2.5f);
 }
@@ -169,7 +175,9 @@ Test(kernels, index_wraps_and_checks) {
     int64_t i[] = {-1, 0}, bad[] = {0, 3};
     kc_call(index, TR_F32, (1), (kc_tensor(TR_F32, out, 2, 2)), kc_tensor(TR_F32, x, 3, 2), kc_tensor(TR_I64, i, 2));
     kc_expect(out, want, 4, 0, "index");
-    cr_assert_eq(kc_call(index, TR_F32, (1), (kc_tensor(TR_F32, out, 2, 2)), kc_tensor(TR_F32, x, 3, 2), kc_tensor(TR_I64, bad, 2)), TR_E_INDEX);
+    cr_assert_eq(
+        kc_call(index, TR_F32, (1), (kc_tensor(TR_F32, out, 2, 2)), kc_tensor(TR_F32, x, 3, 2), kc_tensor(TR_I64, bad, 2)),
+        TR_E_INDEX);
     cr_assert_str_eq(tr_status_detail(), "index 3 is out of bounds for dimension 0 with size 3");
 }
 
@@ -177,10 +185,10 @@ Test(kernels, index_put_accumulates_in_order) {
     float x[] = {0, 0, 0}, v[] = {1, 2, 4}, sum[] = {5, 2, 0}, last[] = {4, 2, 0};
     int64_t i[] = {0, 1, 0};
     tr_arg in[] = {kc_tensor(TR_F32, x, 3), kc_tensor(TR_F32, v, 3), kc_tensor(TR_I64, i, 3)};
-    kc_run(TR_OP_index_put_, TR_F32, (int64_t[]) {1, 1}, 3, in, 0, NULL);
+    kc_run(TR_OP_index_put_, TR_F32, (int64_t[]){1, 1}, 3, in, 0, NULL);
     kc_expect(x, sum, 3, 0, "accumulate");
     memset(x, 0, sizeof x);
-    kc_run(TR_OP_index_put_, TR_F32, (int64_t[]) {1, 0}, 3, in, 0, NULL);
+    kc_run(TR_OP_index_put_, TR_F32, (int64_t[]){1, 0}, 3, in, 0, NULL);
     kc_expect(x, last, 3, 0, "the last stays");
 }
 
@@ -188,23 +196,28 @@ Test(kernels, failing_index_put_changes_nothing) {
     float x[] = {1, 2, 3}, same[] = {1, 2, 3};
     int64_t i[] = {0, 7};
     tr_arg in[] = {kc_tensor(TR_F32, x, 3), kc_integer(9), kc_tensor(TR_I64, i, 2)};
-    cr_assert_eq(kc_run(TR_OP_index_put_, TR_F32, (int64_t[]) {1, 0}, 3, in, 0, NULL), TR_E_INDEX);
+    cr_assert_eq(kc_run(TR_OP_index_put_, TR_F32, (int64_t[]){1, 0}, 3, in, 0, NULL), TR_E_INDEX);
     kc_expect(x, same, 3, 0, "unchanged");
 }
 
 Test(kernels, embedding_and_back) {
-    float w[] = {1, 2, 3, 4, 5, 6}, y[6], want[] = {5, 6, 1, 2, 5, 6}, d[6], back[] = {1, 1, 0, 0, 2, 2}, ones[] = {1, 1, 1, 1, 1, 1};
+    float w[] = {1, 2, 3, 4, 5, 6}, y[6], want[] = {5, 6, 1, 2, 5, 6}, d[6], back[] = {1, 1, 0, 0, 2, 2},
+          ones[] = {1, 1, 1, 1, 1, 1};
     int64_t i[] = {2, 0, 2}, bad[] = {3};
     kc_call(embedding, TR_F32, (-1), (kc_tensor(TR_F32, y, 3, 2)), kc_tensor(TR_F32, w, 3, 2), kc_tensor(TR_I64, i, 3));
     kc_expect(y, want, 6, 0, "embedding");
-    kc_call(embedding_backward, TR_F32, (3, -1), (kc_tensor(TR_F32, d, 3, 2)), kc_tensor(TR_F32, ones, 3, 2), kc_tensor(TR_I64, i, 3));
+    kc_call(embedding_backward, TR_F32, (3, -1), (kc_tensor(TR_F32, d, 3, 2)), kc_tensor(TR_F32, ones, 3, 2),
+            kc_tensor(TR_I64, i, 3));
     kc_expect(d, back, 6, 0, "embedding_backward");
-    cr_assert_eq(kc_call(embedding, TR_F32, (-1), (kc_tensor(TR_F32, y, 1, 2)), kc_tensor(TR_F32, w, 3, 2), kc_tensor(TR_I64, bad, 1)), TR_E_INDEX);
+    cr_assert_eq(
+        kc_call(embedding, TR_F32, (-1), (kc_tensor(TR_F32, y, 1, 2)), kc_tensor(TR_F32, w, 3, 2), kc_tensor(TR_I64, bad, 1)),
+        TR_E_INDEX);
     cr_assert_str_eq(tr_status_detail(), "index out of range in self");
 }
 
 Test(kernels, cat_pad_flip_roll) {
-    float x[] = {1, 2, 3, 4}, z[] = {9, 8}, out[12], both[] = {1, 2, 9, 3, 4, 8}, padded[] = {0, 1, 0, 3}, flipped[] = {2, 1, 4, 3}, rolled[] = {3, 4, 1, 2};
+    float x[] = {1, 2, 3, 4}, z[] = {9, 8}, out[12], both[] = {1, 2, 9, 3, 4, 8}, padded[] = {0, 1, 0, 3},
+          flipped[] = {2, 1, 4, 3}, rolled[] = {3, 4, 1, 2};
     tr_arg in = kc_tensor(TR_F32, x, 2, 2), out4 = kc_tensor(TR_F32, out, 2, 2);
     kc_call(cat, TR_F32, (1), (kc_tensor(TR_F32, out, 2, 3)), in, kc_tensor(TR_F32, z, 2, 1));
     kc_expect(out, both, 6, 0, "cat");
@@ -236,7 +249,8 @@ Test(kernels, sort_is_stable_and_topk_agrees) {
 
 Test(kernels, overlapping_view_accumulates) {
     float g[] = {1, 1, 1, 1}, out[4], want[] = {0, 1, 2, 1}; // windows of 2 by 1 from element 1
-    kc_call(as_strided_scatter, TR_F32, (1, 4, 0, 0, 0, 0, 0, 0, 0, 2, 1, 1), (kc_tensor(TR_F32, out, 4)), kc_tensor(TR_F32, g, 2, 2), kc_integer(1));
+    kc_call(as_strided_scatter, TR_F32, (1, 4, 0, 0, 0, 0, 0, 0, 0, 2, 1, 1), (kc_tensor(TR_F32, out, 4)),
+            kc_tensor(TR_F32, g, 2, 2), kc_integer(1));
     kc_expect(out, want, 4, 0, "as_strided_scatter");
 }
 
@@ -256,7 +270,8 @@ Test(kernels, bulk_draws_are_the_same_words) {
     tr_generator g, h;
     tr_generator_seed(&g, 7);
     tr_generator_seed(&h, 7);
-    kc_call(uniform_, TR_F32, (0), (kc_tensor(TR_F32, y, N)), kc_tensor(TR_F32, y, N), kc_integer(0), kc_integer(1), kc_tensor(TR_U8, &g, sizeof g));
+    kc_call(uniform_, TR_F32, (0), (kc_tensor(TR_F32, y, N)), kc_tensor(TR_F32, y, N), kc_integer(0), kc_integer(1),
+            kc_tensor(TR_U8, &g, sizeof g));
     for (int i = 0; i < N; i++)
         cr_assert_eq(y[i], (float) (tr_generator_word(&h) & 0xffffff) * 0x1p-24f);
     cr_assert_eq(tr_generator_word(&g), tr_generator_word(&h));
@@ -271,7 +286,8 @@ Test(kernels, dropout_scales_what_it_keeps) {
     tr_generator_seed(&g, 1);
     for (int i = 0; i < N; i++)
         x[i] = 1;
-    kc_call(_dropout, TR_F32, (0), (kc_tensor(TR_F32, y, N), kc_tensor(TR_BOOL, mask, N)), kc_tensor(TR_F32, x, N), kc_number(0.25), kc_tensor(TR_U8, &g, sizeof g));
+    kc_call(_dropout, TR_F32, (0), (kc_tensor(TR_F32, y, N), kc_tensor(TR_BOOL, mask, N)), kc_tensor(TR_F32, x, N),
+            kc_number(0.25), kc_tensor(TR_U8, &g, sizeof g));
     for (int i = 0; i < N; i++) {
         kept += mask[i];
         cr_assert_eq(y[i], mask[i] ? 1 / 0.75f : 0);
@@ -293,14 +309,24 @@ Test(kernels, many_updates_equal_single_ones) {
         kc_noise(g[k], SIZE, (uint32_t) k + 10);
         for (int form = 0; form < 2; form++) {
             int n = SIZE - 700 * k;
-            tr_arg a[] = {kc_tensor(TR_F32, p[form][k], n), kc_tensor(TR_F32, g[k], n), kc_tensor(TR_F32, m[form][k], n), kc_tensor(TR_F32, v[form][k], n),
-                          kc_none(), kc_number(0.01), kc_number(0.9), kc_number(0.999), kc_number(1e-8), kc_number(0.1), kc_number(1)};
+            tr_arg a[] = {kc_tensor(TR_F32, p[form][k], n),
+                          kc_tensor(TR_F32, g[k], n),
+                          kc_tensor(TR_F32, m[form][k], n),
+                          kc_tensor(TR_F32, v[form][k], n),
+                          kc_none(),
+                          kc_number(0.01),
+                          kc_number(0.9),
+                          kc_number(0.999),
+                          kc_number(1e-8),
+                          kc_number(0.1),
+                          kc_number(1)};
             if (form == 0)
                 cr_assert_eq(kc_run(TR_OP__adam_, TR_F32, attrs, 11, a, 0, NULL), TR_OK);
             else
                 memcpy(in[k], a, sizeof a);
         }
-        calls[k] = (tr_kernel_call) {.op = TR_OP__adam_, .cdtype = TR_F32, .n_in = 11, .attrs = attrs, .in = in[k], .ctx = &kc_ctx};
+        calls[k] =
+            (tr_kernel_call){.op = TR_OP__adam_, .cdtype = TR_F32, .n_in = 11, .attrs = attrs, .in = in[k], .ctx = &kc_ctx};
     }
     cr_assert_eq(tr_kernel_multi(TR_OP__adam_, calls, N), TR_OK);
     kc_release();
@@ -337,8 +363,8 @@ Test(kernels, mm_in_every_layout) {
         bt[i % N * K + i / N] = rhs[i];
     naive(lhs, rhs, want, M, N, K);
     int64_t sa[] = {M, K}, sb[] = {K, N};
-    tr_arg a[] = {kc_tensor(TR_F32, lhs, M, K), kc_strided(TR_F32, at, 2, sa, (int64_t[]) {1, M})};
-    tr_arg b[] = {kc_tensor(TR_F32, rhs, K, N), kc_strided(TR_F32, bt, 2, sb, (int64_t[]) {1, K})};
+    tr_arg a[] = {kc_tensor(TR_F32, lhs, M, K), kc_strided(TR_F32, at, 2, sa, (int64_t[]){1, M})};
+    tr_arg b[] = {kc_tensor(TR_F32, rhs, K, N), kc_strided(TR_F32, bt, 2, sb, (int64_t[]){1, K})};
     for (int form = 0; form < 4; form++)
         for (int time = 0; time < 3; time++) { // the first goes through the generic product, later ones through a primitive
             memset(got, 0, sizeof got);
@@ -349,7 +375,8 @@ Test(kernels, mm_in_every_layout) {
 
 Test(kernels, addmm_without_beta_ignores_nan) {
     float a[] = {1, 2}, b[] = {3, 4}, nan[] = {NAN}, bias[] = {5}, y[1];
-    tr_arg in[] = {kc_tensor(TR_F32, nan, 1), kc_tensor(TR_F32, a, 1, 2), kc_tensor(TR_F32, b, 2, 1), kc_integer(0), kc_number(2)};
+    tr_arg in[] = {kc_tensor(TR_F32, nan, 1), kc_tensor(TR_F32, a, 1, 2), kc_tensor(TR_F32, b, 2, 1), kc_integer(0),
+                   kc_number(2)};
     tr_arg out = kc_tensor(TR_F32, y, 1, 1);
     for (int time = 0; time < 2; time++) {
         kc_run(TR_OP_addmm, TR_F32, NULL, 5, in, 1, &out);
@@ -380,8 +407,11 @@ Test(kernels, convolution_counts) {
     tr_arg tx = kc_tensor(TR_F32, x, 1, C, 4, 4), tw = kc_tensor(TR_F32, w, C, C, 3, 3), ty = kc_tensor(TR_F32, y, 1, C, 4, 4);
     static const float inside[] = {2, 3, 3, 2};
     cr_assert_eq(kc_call(conv2d, TR_F32, (1, 1, 1, 1, 1, 1, 1), (ty), tx, tw, kc_none()), TR_OK);
-    cr_assert_eq(kc_call(conv2d_backward_data, TR_F32, (1, 1, 1, 1, 1, 1, 1, 4, 4), (kc_tensor(TR_F32, d, 1, C, 4, 4)), tx, tw), TR_OK);
-    cr_assert_eq(kc_call(conv2d_backward_weights, TR_F32, (1, 1, 1, 1, 1, 1, 1, 3, 3), (kc_tensor(TR_F32, dw, C, C, 3, 3)), tx, tx), TR_OK);
+    cr_assert_eq(kc_call(conv2d_backward_data, TR_F32, (1, 1, 1, 1, 1, 1, 1, 4, 4), (kc_tensor(TR_F32, d, 1, C, 4, 4)), tx, tw),
+                 TR_OK);
+    cr_assert_eq(
+        kc_call(conv2d_backward_weights, TR_F32, (1, 1, 1, 1, 1, 1, 1, 3, 3), (kc_tensor(TR_F32, dw, C, C, 3, 3)), tx, tx),
+        TR_OK);
     for (int i = 0; i < C * 16; i++) {
         cr_assert_eq(y[i], C * inside[i / 4 % 4] * inside[i % 4]);
         cr_assert_eq(d[i], C * inside[i / 4 % 4] * inside[i % 4]);

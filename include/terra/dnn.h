@@ -52,12 +52,12 @@ typedef enum tr_dnn_port {
 
 /* What happens to the result before it is stored, in order. */
 typedef enum tr_dnn_post_kind {
-    TR_DNN_POST_SUM,       /* + a * what DST held */
-    TR_DNN_POST_LINEAR,    /* a * x + b */
+    TR_DNN_POST_SUM,    /* + a * what DST held */
+    TR_DNN_POST_LINEAR, /* a * x + b */
     TR_DNN_POST_RELU,
-    TR_DNN_POST_GELU,      /* erf */
+    TR_DNN_POST_GELU, /* erf */
     TR_DNN_POST_GELU_TANH,
-    TR_DNN_POST_ADD,       /* + the tensor at the next OTHER port, broadcast over dimensions of 1 */
+    TR_DNN_POST_ADD, /* + the tensor at the next OTHER port, broadcast over dimensions of 1 */
     TR_DNN_POST_MUL,
 } tr_dnn_post_kind;
 
@@ -92,7 +92,7 @@ typedef struct tr_dnn_conv_spec {
 typedef struct tr_dnn_matmul_spec {
     tr_dtype dtype;
     int64_t batch, src_batch, weights_batch, m, n, k;
-    bool bias;          /* [n], F32 or as dtype */
+    bool bias; /* [n], F32 or as dtype */
     bool bias_f32;
     bool slow;
     int n_posts;
@@ -109,7 +109,7 @@ TR_API void tr_dnn_op_destroy(tr_dnn_op *op);
 
 /* The layout of a port; NULL: no such port. Borrowed. */
 TR_API const tr_dnn_layout *tr_dnn_op_layout(const tr_dnn_op *op, tr_dnn_port port);
-TR_API size_t tr_dnn_op_scratch(const tr_dnn_op *op); /* bytes */
+TR_API size_t tr_dnn_op_scratch(const tr_dnn_op *op);   /* bytes */
 TR_API const char *tr_dnn_op_impl(const tr_dnn_op *op); /* "brg:avx512_core" */
 
 /* Runs on the calling thread and its team. data[port] for the op's ports; scratch of tr_dnn_op_scratch bytes, 64-aligned. */

@@ -114,6 +114,52 @@ static totals sum_up(const tr_plan *plan) {
     return s;
 }
 
+/* The first instruction that is ready at `point`. */
+static uint32_t first_ready(const tr_plan *plan, uint32_t point) {
+    uint32_t lo = 0, hi = plan->n_instrs;
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        if (plan->instrs[mid].ready < point)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+/* The bytes of slab values that exist at once: a slab is smaller only where results take the memory of operands. -1: no
+ * memory to tell. */
+static double most_alive(const tr_plan *plan) {
+    const tr_path *p = plan->path;
+    double *change = tr_calloc(plan->n_instrs + 1, sizeof *change);
+    uint32_t *last = tr_calloc(p->n_values, sizeof *last);
+    for (uint32_t k = 0; change && last && k < p->n_ops; k++)
+        for (uint32_t i = 0; i < tr__operand_count(&p->ops[k]); i++) {
+            tr_ref v = tr__operands(p, &p->ops[k])[i].ref;
+            if (!tr_ref_is_value(v) || plan->slot[v] == TR_SLOT_ELIDED || plan->carry[v])
+                continue;
+            if (tr__operand_born(&p->ops[k], i))
+                change[plan->instr_of[k]] += (double) p->value_bytes[v];
+            if (plan->instr_of[k] + 1 > last[v])
+                last[v] = plan->instr_of[k] + 1;
+        }
+    for (uint32_t v = 0; change && last && v < p->n_values; v++) {
+        if (!last[v])
+            continue;
+        uint32_t at = first_ready(plan, p->death[v] + 1);
+        change[at > last[v] ? at : last[v]] -= (double) p->value_bytes[v];
+    }
+    double now = 0, most = change && last ? 0 : -1;
+    for (uint32_t i = 0; most >= 0 && i < plan->n_instrs; i++) {
+        now += change[i];
+        if (now > most)
+            most = now;
+    }
+    tr_free(change);
+    tr_free(last);
+    return most;
+}
+
 static void put_totals(text *t, const tr_plan *plan) {
     totals s = sum_up(plan);
     put(t, "plan %u: %u ops in %u instructions (", plan->id, plan->path->n_ops, plan->n_instrs);
@@ -133,6 +179,12 @@ static void put_totals(text *t, const tr_plan *plan) {
         put(t, "; %u channels last", relaid);
     put(t, "; slab ");
     put_bytes(t, (double) plan->slab_bytes);
+    double most = most_alive(plan);
+    if (most >= 0) {
+        put(t, " (");
+        put_bytes(t, most);
+        put(t, " alive at once)");
+    }
     put(t, ", carried ");
     put_bytes(t, (double) plan->carry_bytes);
     put(t, ", sum of values ");

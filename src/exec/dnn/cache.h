@@ -17,10 +17,10 @@ enum { TR__DNN_REORDERS = 3 };
 
 typedef struct tr__dnn_entry {
     tr__dnn_key key;
-    uint64_t used;       /* clock; 0: empty */
-    int32_t seen;        /* how often looked up */
-    bool refused;        /* the library can't */
-    tr_dnn_op *op;       /* NULL: not compiled yet */
+    uint64_t used; /* clock; 0: empty */
+    int32_t seen;  /* how often looked up */
+    bool refused;  /* the library can't */
+    tr_dnn_op *op; /* NULL: not compiled yet */
     /* to and from the op's layouts: SRC, WEIGHTS, DST; NULL where the tensor already has it */
     tr_dnn_op *reorders[TR__DNN_REORDERS];
 } tr__dnn_entry;

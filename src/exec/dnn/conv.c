@@ -13,7 +13,7 @@ static const int written[] = {[TR_DNN_FORWARD] = 2, [TR_DNN_BACKWARD_DATA] = 0, 
 
 typedef struct conv {
     tr_dnn_direction direction;
-    const tr_arg *t[3];   /* src, weights, dst */
+    const tr_arg *t[3]; /* src, weights, dst */
     const tr_arg *bias;
     tr_dtype dtype;
 } conv;
@@ -45,9 +45,23 @@ static tr__dnn_key key_of(const tr_kernel_call *c, const conv *v) {
 
 static tr_dnn_conv_spec spec_of(const tr_kernel_call *c, const conv *v) {
     const int64_t *a = c->attrs, *x = v->t[0]->meta->shape, *w = v->t[1]->meta->shape, *y = v->t[2]->meta->shape;
-    return (tr_dnn_conv_spec) {.direction = v->direction, .dtype = v->dtype, .n = x[0], .ci = x[1], .h = x[2], .w = x[3], .co = y[1],
-                               .kh = w[2], .kw = w[3], .oh = y[2], .ow = y[3], .stride = {a[0], a[1]}, .padding = {a[2], a[3]},
-                               .dilation = {a[4], a[5]}, .groups = a[6], .bias = v->bias != NULL, .threads = threads_of(c, v)};
+    return (tr_dnn_conv_spec){.direction = v->direction,
+                              .dtype = v->dtype,
+                              .n = x[0],
+                              .ci = x[1],
+                              .h = x[2],
+                              .w = x[3],
+                              .co = y[1],
+                              .kh = w[2],
+                              .kw = w[3],
+                              .oh = y[2],
+                              .ow = y[3],
+                              .stride = {a[0], a[1]},
+                              .padding = {a[2], a[3]},
+                              .dilation = {a[4], a[5]},
+                              .groups = a[6],
+                              .bias = v->bias != NULL,
+                              .threads = threads_of(c, v)};
 }
 
 /* A reorder between a tensor's layout and the op's, if they differ. */
@@ -142,7 +156,7 @@ static tr_status settle(const tr_kernel_call *c, conv *v, int i, tr_arg *arg, tr
     const void *p;
     TR_TRY(tr__dense_in(c, x, v->dtype, &p));
     tr__meta_make(m, v->dtype, 4, x->meta->shape, NULL);
-    *arg = (tr_arg) {(void *) p, m, {0}};
+    *arg = (tr_arg){(void *) p, m, {0}};
     v->t[i] = arg;
     return TR_OK;
 }

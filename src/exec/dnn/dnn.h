@@ -11,11 +11,11 @@ struct tr_dnn_layout {
 };
 
 tr_status tr__dnn_fail(dnnl_status_t status, const char *what);
-#define TR__DNN(what, expr)                          \
-    do {                                             \
-        dnnl_status_t dnn_status_ = (expr);          \
+#define TR__DNN(what, expr)                           \
+    do {                                              \
+        dnnl_status_t dnn_status_ = (expr);           \
         if (TR_UNLIKELY(dnn_status_ != dnnl_success)) \
-            return tr__dnn_fail(dnn_status_, what);  \
+            return tr__dnn_fail(dnn_status_, what);   \
     } while (0)
 
 /* One CPU engine for the process; a stream for each thread, destroyed with it. */

@@ -18,10 +18,14 @@ static _Thread_local dnnl_stream_t own_stream;
 
 tr_status tr__dnn_fail(dnnl_status_t status, const char *what) {
     switch (status) {
-        case dnnl_out_of_memory: return TR_FAIL(TR_E_NOMEM, "oneDNN: no memory (%s)", what);
-        case dnnl_unimplemented: return TR_FAIL(TR_E_NOTIMPL, "oneDNN doesn't implement this (%s)", what);
-        case dnnl_invalid_arguments: return TR_FAIL(TR_E_RUNTIME, "oneDNN: invalid arguments (%s)", what);
-        default: return TR_FAIL(TR_E_RUNTIME, "oneDNN: status %d (%s)", (int) status, what);
+        case dnnl_out_of_memory:
+            return TR_FAIL(TR_E_NOMEM, "oneDNN: no memory (%s)", what);
+        case dnnl_unimplemented:
+            return TR_FAIL(TR_E_NOTIMPL, "oneDNN doesn't implement this (%s)", what);
+        case dnnl_invalid_arguments:
+            return TR_FAIL(TR_E_RUNTIME, "oneDNN: invalid arguments (%s)", what);
+        default:
+            return TR_FAIL(TR_E_RUNTIME, "oneDNN: status %d (%s)", (int) status, what);
     }
 }
 
@@ -73,11 +77,16 @@ void tr__dnn_set_threads(int threads) {
 
 dnnl_data_type_t tr__dnn_type(tr_dtype dtype) {
     switch (dtype) {
-        case TR_F32: return dnnl_f32;
-        case TR_BF16: return dnnl_bf16;
-        case TR_I32: return dnnl_s32;
-        case TR_U8: return dnnl_u8;
-        default: return dnnl_data_type_undef;
+        case TR_F32:
+            return dnnl_f32;
+        case TR_BF16:
+            return dnnl_bf16;
+        case TR_I32:
+            return dnnl_s32;
+        case TR_U8:
+            return dnnl_u8;
+        default:
+            return dnnl_data_type_undef;
     }
 }
 
@@ -186,9 +195,9 @@ const char *tr_dnn_layout_print(const tr_dnn_layout *l, char *text, size_t size)
         snprintf(text, size, "opaque");
         return text;
     }
-#define PUT(...)                                                     \
-    do {                                                             \
-        if (at < size)                                               \
+#define PUT(...)                                                        \
+    do {                                                                \
+        if (at < size)                                                  \
             at += (size_t) snprintf(text + at, size - at, __VA_ARGS__); \
     } while (0)
     PUT("%s ", type == dnnl_f32 ? "f32" : type == dnnl_bf16 ? "bf16" : "other");

@@ -21,14 +21,15 @@ typedef struct product {
     char *y;
     int64_t batch, m, n, k;
     tr_dtype dtype;
-    const void *bias;     /* [n]; NULL */
-    float alpha, beta;    /* beta: of what y holds already */
+    const void *bias;  /* [n]; NULL */
+    float alpha, beta; /* beta: of what y holds already */
 } product;
 
 static matrix view(const tr_arg *x) {
     const tr_meta *m = x->meta;
     int r = m->ndim - 2;
-    matrix v = {x->data, r ? m->shape[0] : 1, m->shape[r], m->shape[r + 1], r ? m->strides[0] : 0, m->strides[r], m->strides[r + 1]};
+    matrix v = {x->data,       r ? m->shape[0] : 1, m->shape[r], m->shape[r + 1], r ? m->strides[0] : 0,
+                m->strides[r], m->strides[r + 1]};
     // Steps of dimensions of 1 mean nothing: give them what a dense tensor would have.
     if (v.rows == 1)
         v.row_step = v.column_step == 1 || v.columns == 1 ? v.columns : 1;
@@ -54,7 +55,7 @@ static tr_status take(const tr_kernel_call *c, const tr_arg *x, tr_dtype dtype, 
     const void *p;
     TR_TRY(tr__dense_in(c, x, dtype, &p));
     int64_t batch = x->meta->ndim == 3 ? x->meta->shape[0] : 1;
-    *out = (matrix) {p, batch, out->rows, out->columns, out->rows * out->columns, out->columns, 1};
+    *out = (matrix){p, batch, out->rows, out->columns, out->rows * out->columns, out->columns, 1};
     return TR_OK;
 }
 
@@ -100,12 +101,19 @@ static tr_status layout_of(const matrix *v, bool batched, tr_dtype dtype, tr_dnn
 static tr_status compile(const product *p, int threads, tr_dnn_op **out) {
     bool batched = p->batch > 1;
     matrix y = {p->y, p->batch, p->m, p->n, p->m * p->n, p->n, 1};
-    tr_dnn_matmul_spec s = {.dtype = p->dtype, .batch = batched ? p->batch : 0, .src_batch = p->a.batch, .weights_batch = p->b.batch,
-                            .m = p->m, .n = p->n, .k = p->k, .bias = p->bias, .threads = threads};
+    tr_dnn_matmul_spec s = {.dtype = p->dtype,
+                            .batch = batched ? p->batch : 0,
+                            .src_batch = p->a.batch,
+                            .weights_batch = p->b.batch,
+                            .m = p->m,
+                            .n = p->n,
+                            .k = p->k,
+                            .bias = p->bias,
+                            .threads = threads};
     if (p->alpha != 1)
-        s.posts[s.n_posts++] = (tr_dnn_post) {.kind = TR_DNN_POST_LINEAR, .a = p->alpha};
+        s.posts[s.n_posts++] = (tr_dnn_post){.kind = TR_DNN_POST_LINEAR, .a = p->alpha};
     if (p->beta != 0)
-        s.posts[s.n_posts++] = (tr_dnn_post) {.kind = TR_DNN_POST_SUM, .a = p->beta};
+        s.posts[s.n_posts++] = (tr_dnn_post){.kind = TR_DNN_POST_SUM, .a = p->beta};
     tr_dnn_layout *l[3] = {NULL};
     tr_status status = layout_of(&p->a, batched, p->dtype, &l[0]);
     if (status == TR_OK)
@@ -131,15 +139,21 @@ static tr__dnn_key key_of(const product *p, int threads) {
     k.threads = threads;
     k.a = p->alpha;
     k.b = p->beta;
-    int64_t v[] = {p->batch, p->m, p->n, p->k, p->a.batch, p->a.batch_step, p->a.row_step, p->a.column_step, p->b.batch, p->b.batch_step,
+    int64_t v[] = {p->batch,      p->m,
+                   p->n,          p->k,
+                   p->a.batch,    p->a.batch_step,
+                   p->a.row_step, p->a.column_step,
+                   p->b.batch,    p->b.batch_step,
                    p->b.row_step, p->b.column_step};
     memcpy(k.v, v, sizeof v);
     return k;
 }
 
 static tr_status run_primitive(const tr_kernel_call *c, const product *p, tr_dnn_op *op) {
-    void *data[TR_DNN_PORTS] = {[TR_DNN_SRC] = (void *) p->a.data, [TR_DNN_WEIGHTS] = (void *) p->b.data,
-                                [TR_DNN_BIAS] = (void *) p->bias, [TR_DNN_DST] = p->y};
+    void *data[TR_DNN_PORTS] = {[TR_DNN_SRC] = (void *) p->a.data,
+                                [TR_DNN_WEIGHTS] = (void *) p->b.data,
+                                [TR_DNN_BIAS] = (void *) p->bias,
+                                [TR_DNN_DST] = p->y};
     void *scratch = NULL;
     if (tr_dnn_op_scratch(op) && !(scratch = tr__scratch(c, tr_dnn_op_scratch(op))))
         return TR_E_NOMEM;
@@ -203,8 +217,12 @@ static tr_status matmul(const tr_kernel_call *c) {
     const tr_arg *a = &c->in[adds ? 1 : 0], *b = &c->in[adds ? 2 : 1], *out = &c->out[0];
     tr_dtype dtype = (tr_dtype) out->meta->dtype;
     int nd = out->meta->ndim;
-    product p = {.batch = nd == 3 ? out->meta->shape[0] : 1, .m = out->meta->shape[nd - 2], .n = out->meta->shape[nd - 1],
-                 .k = a->meta->shape[nd - 1], .dtype = dtype, .alpha = 1};
+    product p = {.batch = nd == 3 ? out->meta->shape[0] : 1,
+                 .m = out->meta->shape[nd - 2],
+                 .n = out->meta->shape[nd - 1],
+                 .k = a->meta->shape[nd - 1],
+                 .dtype = dtype,
+                 .alpha = 1};
     bool library = (dtype == TR_F32 || dtype == TR_BF16) && out->meta->numel > 0 && p.k > 0;
     if (!library)
         return tr__plain_matmul(c);

@@ -11,8 +11,8 @@ struct tr_dnn_op {
     dnnl_primitive_t primitive;
     int n_args, threads;
     dnnl_exec_arg_t args[MAX_ARGS];
-    uint8_t port[MAX_ARGS];               /* TR_DNN_PORTS: scratch */
-    tr_dnn_layout layouts[TR_DNN_PORTS];  /* md NULL: no such port */
+    uint8_t port[MAX_ARGS];              /* TR_DNN_PORTS: scratch */
+    tr_dnn_layout layouts[TR_DNN_PORTS]; /* md NULL: no such port */
     size_t scratch;
     char impl[64];
 };
@@ -62,7 +62,7 @@ static tr_status add_arg(tr_dnn_op *op, int arg, int port, const_dnnl_memory_des
     dnnl_memory_t memory;
     TR__DNN("memory", dnnl_memory_create(&memory, md, engine, DNNL_MEMORY_NONE));
     op->port[op->n_args] = (uint8_t) port;
-    op->args[op->n_args++] = (dnnl_exec_arg_t) {arg, memory};
+    op->args[op->n_args++] = (dnnl_exec_arg_t){arg, memory};
     if (port < TR_DNN_PORTS)
         TR__DNN("layout", dnnl_memory_desc_clone(&op->layouts[port].md, md));
     return TR_OK;
@@ -73,7 +73,8 @@ static tr_status add_queried(tr_dnn_op *op, const_dnnl_primitive_desc_t pd, int 
 }
 
 /* A layout of the library's choosing where none is given. */
-static tr_status desc(const tr_dnn_layout *given, int n, const dnnl_dims_t dims, dnnl_data_type_t type, dnnl_memory_desc_t *out) {
+static tr_status desc(const tr_dnn_layout *given, int n, const dnnl_dims_t dims, dnnl_data_type_t type,
+                      dnnl_memory_desc_t *out) {
     if (given)
         TR__DNN("layout", dnnl_memory_desc_clone(out, given->md));
     else
@@ -83,13 +84,20 @@ static tr_status desc(const tr_dnn_layout *given, int n, const dnnl_dims_t dims,
 
 static dnnl_status_t append_post(dnnl_post_ops_t ops, const tr_dnn_post *p) {
     switch (p->kind) {
-        case TR_DNN_POST_SUM: return dnnl_post_ops_append_sum(ops, p->a, 0, dnnl_data_type_undef);
-        case TR_DNN_POST_LINEAR: return dnnl_post_ops_append_eltwise(ops, dnnl_eltwise_linear, p->a, p->b);
-        case TR_DNN_POST_RELU: return dnnl_post_ops_append_eltwise(ops, dnnl_eltwise_relu, 0, 0);
-        case TR_DNN_POST_GELU: return dnnl_post_ops_append_eltwise(ops, dnnl_eltwise_gelu_erf, 0, 0);
-        case TR_DNN_POST_GELU_TANH: return dnnl_post_ops_append_eltwise(ops, dnnl_eltwise_gelu_tanh, 0, 0);
-        case TR_DNN_POST_ADD: return dnnl_post_ops_append_binary(ops, dnnl_binary_add, p->other->md);
-        case TR_DNN_POST_MUL: return dnnl_post_ops_append_binary(ops, dnnl_binary_mul, p->other->md);
+        case TR_DNN_POST_SUM:
+            return dnnl_post_ops_append_sum(ops, p->a, 0, dnnl_data_type_undef);
+        case TR_DNN_POST_LINEAR:
+            return dnnl_post_ops_append_eltwise(ops, dnnl_eltwise_linear, p->a, p->b);
+        case TR_DNN_POST_RELU:
+            return dnnl_post_ops_append_eltwise(ops, dnnl_eltwise_relu, 0, 0);
+        case TR_DNN_POST_GELU:
+            return dnnl_post_ops_append_eltwise(ops, dnnl_eltwise_gelu_erf, 0, 0);
+        case TR_DNN_POST_GELU_TANH:
+            return dnnl_post_ops_append_eltwise(ops, dnnl_eltwise_gelu_tanh, 0, 0);
+        case TR_DNN_POST_ADD:
+            return dnnl_post_ops_append_binary(ops, dnnl_binary_add, p->other->md);
+        case TR_DNN_POST_MUL:
+            return dnnl_post_ops_append_binary(ops, dnnl_binary_mul, p->other->md);
     }
     return dnnl_invalid_arguments;
 }
@@ -141,8 +149,8 @@ typedef struct port_arg {
 } port_arg;
 
 /* An op of a primitive descriptor, which it takes. `ports`: n of them. */
-static tr_status finish(dnnl_primitive_desc_t pd, int n, const port_arg *ports, int n_posts, const tr_dnn_post *posts, bool slow,
-                        int threads, tr_dnn_op **out) {
+static tr_status finish(dnnl_primitive_desc_t pd, int n, const port_arg *ports, int n_posts, const tr_dnn_post *posts,
+                        bool slow, int threads, tr_dnn_op **out) {
     tr_dnn_op *op = tr_calloc(1, sizeof *op);
     tr_status s = op ? TR_OK : TR_FAIL(TR_E_NOMEM, "no memory for an operation");
     for (int i = 0; i < n && s == TR_OK; i++)
@@ -207,13 +215,15 @@ static tr_status create_conv(const tr_dnn_conv_spec *s, conv_descs *d, tr_dnn_op
         TR__DNN("convolution", dnnl_convolution_forward_primitive_desc_create(
                                    &pd, engine, dnnl_forward_training, dnnl_convolution_direct, d->src, d->weights, d->bias,
                                    d->dst, d->strides, d->dilates, d->left, d->right, d->attr));
-        port_arg ports[] = {{DNNL_ARG_SRC, TR_DNN_SRC}, {DNNL_ARG_WEIGHTS, TR_DNN_WEIGHTS}, {DNNL_ARG_DST, TR_DNN_DST},
+        port_arg ports[] = {{DNNL_ARG_SRC, TR_DNN_SRC},
+                            {DNNL_ARG_WEIGHTS, TR_DNN_WEIGHTS},
+                            {DNNL_ARG_DST, TR_DNN_DST},
                             {DNNL_ARG_BIAS, TR_DNN_BIAS}};
         return finish(pd, s->bias ? 4 : 3, ports, s->n_posts, s->posts, s->slow, s->threads, out);
     }
     TR__DNN("convolution", dnnl_convolution_forward_primitive_desc_create(
-                               &hint, engine, dnnl_forward_training, dnnl_convolution_direct, d->src, d->weights, d->bias, d->dst,
-                               d->strides, d->dilates, d->left, d->right, NULL));
+                               &hint, engine, dnnl_forward_training, dnnl_convolution_direct, d->src, d->weights, d->bias,
+                               d->dst, d->strides, d->dilates, d->left, d->right, NULL));
     dnnl_status_t status;
     if (s->direction == TR_DNN_BACKWARD_DATA)
         status = dnnl_convolution_backward_data_primitive_desc_create(&pd, engine, dnnl_convolution_direct, d->src, d->weights,
@@ -226,7 +236,9 @@ static tr_status create_conv(const tr_dnn_conv_spec *s, conv_descs *d, tr_dnn_op
     dnnl_primitive_desc_destroy(hint);
     TR__DNN("convolution", status);
     port_arg data[] = {{DNNL_ARG_DIFF_SRC, TR_DNN_SRC}, {DNNL_ARG_WEIGHTS, TR_DNN_WEIGHTS}, {DNNL_ARG_DIFF_DST, TR_DNN_DST}};
-    port_arg weights[] = {{DNNL_ARG_SRC, TR_DNN_SRC}, {DNNL_ARG_DIFF_WEIGHTS, TR_DNN_WEIGHTS}, {DNNL_ARG_DIFF_DST, TR_DNN_DST},
+    port_arg weights[] = {{DNNL_ARG_SRC, TR_DNN_SRC},
+                          {DNNL_ARG_DIFF_WEIGHTS, TR_DNN_WEIGHTS},
+                          {DNNL_ARG_DIFF_DST, TR_DNN_DST},
                           {DNNL_ARG_DIFF_BIAS, TR_DNN_BIAS}};
     bool is_data = s->direction == TR_DNN_BACKWARD_DATA;
     return finish(pd, !is_data && s->bias ? 4 : 3, is_data ? data : weights, 0, NULL, s->slow, s->threads, out);
@@ -261,7 +273,9 @@ static tr_status create_matmul(const tr_dnn_matmul_spec *s, conv_descs *d, tr_dn
                                                            n == 3 ? dnnl_abc : dnnl_ab));
     TR_TRY(make_attr(s->n_posts, s->posts, &d->attr));
     TR__DNN("matmul", dnnl_matmul_primitive_desc_create(&pd, engine, d->src, d->weights, d->bias, d->dst, d->attr));
-    port_arg ports[] = {{DNNL_ARG_SRC, TR_DNN_SRC}, {DNNL_ARG_WEIGHTS, TR_DNN_WEIGHTS}, {DNNL_ARG_DST, TR_DNN_DST},
+    port_arg ports[] = {{DNNL_ARG_SRC, TR_DNN_SRC},
+                        {DNNL_ARG_WEIGHTS, TR_DNN_WEIGHTS},
+                        {DNNL_ARG_DST, TR_DNN_DST},
                         {DNNL_ARG_BIAS, TR_DNN_BIAS}};
     return finish(pd, s->bias ? 4 : 3, ports, s->n_posts, s->posts, s->slow, s->threads, out);
 }

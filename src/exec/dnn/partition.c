@@ -17,7 +17,7 @@ enum { MAX_NODES = 8, MAX_TENSORS = 48, MAX_VALUES = 40, MAX_NORMS = 2 };
 /* A tensor of the graph; its index is its id. */
 typedef struct tensor {
     dnnl_graph_logical_tensor_t lt;
-    int32_t value;     /* the caller's; -1: ours, in `own` */
+    int32_t value; /* the caller's; -1: ours, in `own` */
     void *own;
 } tensor;
 
@@ -132,7 +132,7 @@ static tr_status connect_out(tr_dnn_partition *p, dnnl_graph_op_t op, const tr_d
 }
 
 static tr_status add_conv(tr_dnn_partition *p, const tr_dnn_node *n) {
-    dnnl_graph_op_t op;
+    dnnl_graph_op_t op = NULL;
     const int64_t *a = n->attrs, *x = n->in[0].meta->shape, *w = n->in[1].meta->shape, *y = n->out[0].meta->shape;
     int64_t end[2];
     for (int i = 0; i < 2; i++)
@@ -152,7 +152,7 @@ static tr_status add_conv(tr_dnn_partition *p, const tr_dnn_node *n) {
 }
 
 static tr_status add_product(tr_dnn_partition *p, const tr_dnn_node *n) {
-    dnnl_graph_op_t op;
+    dnnl_graph_op_t op = NULL;
     bool adds = n->op == TR_OP_addmm;
     if (adds && (n->in[0].meta->ndim != 1 || n->in[0].meta->numel != n->out[0].meta->shape[1]))
         return TR_FAIL(TR_E_NOTIMPL, "a partition adds rows only");
@@ -165,7 +165,7 @@ static tr_status add_product(tr_dnn_partition *p, const tr_dnn_node *n) {
 }
 
 static tr_status add_simple(tr_dnn_partition *p, const tr_dnn_node *n, dnnl_graph_op_kind_t kind, int operands) {
-    dnnl_graph_op_t op;
+    dnnl_graph_op_t op = NULL;
     TR_TRY(add_op(p, kind, tr_op_info_of(n->op)->name, &op));
     for (int i = 0; i < operands; i++)
         TR_TRY(connect_in(p, op, &n->in[i]));
@@ -181,15 +181,15 @@ static double number_of(const tr_dnn_operand *o) {
 }
 
 static tr_status add_batch_norm(tr_dnn_partition *p, const tr_dnn_node *n) {
-    dnnl_graph_op_t op;
+    dnnl_graph_op_t op = NULL;
     const tr_meta *x = n->in[0].meta;
     int64_t c = x->shape[1];
     int spare[4];
     if (!n->attrs[0] || p->n_norms == MAX_NORMS || !n->in[1].meta || !n->in[2].meta)
         return TR_FAIL(TR_E_NOTIMPL, "a partition's batch norm trains and has weight and bias");
     norm *r = &p->norms[p->n_norms++];
-    *r = (norm) {c, x->numel / c, number_of(&n->in[6]), number_of(&n->in[5]), 0, 0, n->out[1].value, n->out[2].value,
-                 value_of(&n->in[3]), value_of(&n->in[4])};
+    *r = (norm){c, x->numel / c,    number_of(&n->in[6]), number_of(&n->in[5]), 0,
+                0, n->out[1].value, n->out[2].value,      value_of(&n->in[3]),  value_of(&n->in[4])};
     float eps = (float) r->eps, momentum = 0;
     TR_TRY(add_op(p, dnnl_graph_op_batch_norm_forward_training, "batch_norm", &op));
     TR__DNN("batch_norm", dnnl_graph_op_set_attr_f32(op, dnnl_graph_op_attr_epsilon, &eps, 1));
@@ -217,11 +217,15 @@ static tr_status add_batch_norm(tr_dnn_partition *p, const tr_dnn_node *n) {
 
 static tr_status add_node(tr_dnn_partition *p, const tr_dnn_node *n) {
     switch (n->op) {
-        case TR_OP_conv2d: return add_conv(p, n);
+        case TR_OP_conv2d:
+            return add_conv(p, n);
         case TR_OP_mm:
-        case TR_OP_addmm: return add_product(p, n);
-        case TR_OP_batch_norm: return add_batch_norm(p, n);
-        case TR_OP_relu: return add_simple(p, n, dnnl_graph_op_relu, 1);
+        case TR_OP_addmm:
+            return add_product(p, n);
+        case TR_OP_batch_norm:
+            return add_batch_norm(p, n);
+        case TR_OP_relu:
+            return add_simple(p, n, dnnl_graph_op_relu, 1);
         case TR_OP_gelu:
             if (n->attrs[0] == 0)
                 return add_simple(p, n, dnnl_graph_op_gelu, 1);
@@ -230,7 +234,8 @@ static tr_status add_node(tr_dnn_partition *p, const tr_dnn_node *n) {
             if (n->in[0].value >= 0 && n->in[1].value >= 0 && tr_meta_same_shape(n->in[0].meta, n->in[1].meta))
                 return add_simple(p, n, dnnl_graph_op_add, 2);
             break;
-        default: break;
+        default:
+            break;
     }
     return TR_FAIL(TR_E_NOTIMPL, "%s can't be in a partition", tr_op_info_of(n->op)->name);
 }
@@ -390,8 +395,9 @@ tr_status tr_dnn_partition_run(tr_dnn_partition *p, void *const *data) {
     tr__dnn_set_threads(p->threads);
     TR_TRY(set_data(p, &p->in, data));
     TR_TRY(set_data(p, &p->out, data));
-    TR__DNN("partition", dnnl_graph_compiled_partition_execute(p->compiled, stream, p->in.n, (const_dnnl_graph_tensor_t *) p->in.at,
-                                                               p->out.n, (const_dnnl_graph_tensor_t *) p->out.at));
+    TR__DNN("partition",
+            dnnl_graph_compiled_partition_execute(p->compiled, stream, p->in.n, (const_dnnl_graph_tensor_t *) p->in.at,
+                                                  p->out.n, (const_dnnl_graph_tensor_t *) p->out.at));
     for (int i = 0; i < p->n_norms; i++)
         finish_norm(p, &p->norms[i], data);
     return TR_OK;

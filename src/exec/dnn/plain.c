@@ -13,8 +13,7 @@
                     for (int64_t k = k0; k < k1; k++) {                                          \
                         T a = ((const T *) p->a)[i * p->a_row + k * p->a_col];                   \
                         const T *b = (const T *) p->b + k * p->n;                                \
-                        _Pragma("GCC ivdep") for (int64_t j = j0; j < j1; j++)                   \
-                            y[j] += a * b[j];                                                    \
+                        _Pragma("GCC ivdep") for (int64_t j = j0; j < j1; j++) y[j] += a * b[j]; \
                     }                                                                            \
                 }                                                                                \
     }
@@ -52,18 +51,18 @@ static tr_status add_input(const tr_kernel_call *c, void *y, tr_dtype wide) {
     tr_ew_program p = {.n_steps = 1, .n_args = 4};
     tr_ew_step mul = {.op = TR_OP_mul, .cdtype = (uint8_t) wide, .dtype = (uint8_t) wide, .store = -1};
     p.steps[0] = mul;
-    memcpy(p.steps[0].in, (int16_t[]) {3, 2, TR_EW_ABSENT, TR_EW_ABSENT, TR_EW_ABSENT}, sizeof mul.in);
+    memcpy(p.steps[0].in, (int16_t[]){3, 2, TR_EW_ABSENT, TR_EW_ABSENT, TR_EW_ABSENT}, sizeof mul.in);
     if (is_number_zero(beta)) {
         p.steps[0].store = 3;
         args[0] = args[3];
     } else {
         p.n_steps = 3;
         p.steps[1] = mul;
-        memcpy(p.steps[1].in, (int16_t[]) {0, 1, TR_EW_ABSENT, TR_EW_ABSENT, TR_EW_ABSENT}, sizeof mul.in);
+        memcpy(p.steps[1].in, (int16_t[]){0, 1, TR_EW_ABSENT, TR_EW_ABSENT, TR_EW_ABSENT}, sizeof mul.in);
         p.steps[2] = mul;
         p.steps[2].op = TR_OP_add;
         p.steps[2].store = 3;
-        memcpy(p.steps[2].in, (int16_t[]) {~0, ~1, TR_EW_ABSENT, TR_EW_ABSENT, TR_EW_ABSENT}, sizeof mul.in);
+        memcpy(p.steps[2].in, (int16_t[]){~0, ~1, TR_EW_ABSENT, TR_EW_ABSENT, TR_EW_ABSENT}, sizeof mul.in);
     }
     return tr_ew_run(&p, &m, args, c->ctx);
 }
@@ -103,22 +102,22 @@ typedef struct unfold {
     int64_t c, h, w, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw;
 } unfold;
 
-#define UNFOLD(T)                                                                                \
-    static void unfold_##T(const unfold *u, T *x, T *columns, bool back) {                       \
-        for (int64_t r = 0; r < u->c * u->kh * u->kw; r++) {                                     \
-            int64_t kx = r % u->kw, ky = r / u->kw % u->kh, c = r / u->kw / u->kh;               \
-            for (int64_t oy = 0; oy < u->oh; oy++)                                               \
-                for (int64_t ox = 0; ox < u->ow; ox++) {                                         \
+#define UNFOLD(T)                                                                                     \
+    static void unfold_##T(const unfold *u, T *x, T *columns, bool back) {                            \
+        for (int64_t r = 0; r < u->c * u->kh * u->kw; r++) {                                          \
+            int64_t kx = r % u->kw, ky = r / u->kw % u->kh, c = r / u->kw / u->kh;                    \
+            for (int64_t oy = 0; oy < u->oh; oy++)                                                    \
+                for (int64_t ox = 0; ox < u->ow; ox++) {                                              \
                     int64_t y = oy * u->sh - u->ph + ky * u->dh, z = ox * u->sw - u->pw + kx * u->dw; \
-                    bool in = y >= 0 && y < u->h && z >= 0 && z < u->w;                          \
-                    T *column = columns + (r * u->oh + oy) * u->ow + ox;                         \
-                    T *place = x + (c * u->h + y) * u->w + z;                                    \
-                    if (!back)                                                                   \
-                        *column = in ? *place : 0;                                               \
-                    else if (in)                                                                 \
-                        *place += *column;                                                       \
-                }                                                                                \
-        }                                                                                        \
+                    bool in = y >= 0 && y < u->h && z >= 0 && z < u->w;                               \
+                    T *column = columns + (r * u->oh + oy) * u->ow + ox;                              \
+                    T *place = x + (c * u->h + y) * u->w + z;                                         \
+                    if (!back)                                                                        \
+                        *column = in ? *place : 0;                                                    \
+                    else if (in)                                                                      \
+                        *place += *column;                                                            \
+                }                                                                                     \
+        }                                                                                             \
     }
 UNFOLD(float)
 UNFOLD(double)
@@ -135,7 +134,7 @@ typedef struct conv {
     int64_t n, groups, co; /* co: output channels of one group */
     tr_dtype wide;
     size_t size;
-    int64_t rows, places;  /* of columns */
+    int64_t rows, places; /* of columns */
     void *columns;
 } conv;
 
@@ -144,8 +143,19 @@ static tr_status open_conv(const tr_kernel_call *c, conv *v, const tr_meta *x, c
     v->groups = a[6];
     v->n = x->shape[0];
     v->co = y->shape[1] / v->groups;
-    v->u = (unfold) {x->shape[1] / v->groups, x->shape[2], x->shape[3], w->shape[2], w->shape[3], y->shape[2], y->shape[3],
-                     a[0], a[1], a[2], a[3], a[4], a[5]};
+    v->u = (unfold){x->shape[1] / v->groups,
+                    x->shape[2],
+                    x->shape[3],
+                    w->shape[2],
+                    w->shape[3],
+                    y->shape[2],
+                    y->shape[3],
+                    a[0],
+                    a[1],
+                    a[2],
+                    a[3],
+                    a[4],
+                    a[5]};
     v->rows = v->u.c * v->u.kh * v->u.kw;
     v->places = v->u.oh * v->u.ow;
     v->wide = tr__wide(x->dtype);
@@ -184,8 +194,15 @@ tr_status tr__plain_conv(const tr_kernel_call *c) {
     }
     for (int64_t k = 0; k < v.n * v.groups; k++) {
         run_unfold(&v.u, at(&v, x, k * v.u.c * v.u.h * v.u.w), v.columns, false, v.wide);
-        tr__product p = {.m = v.co, .n = v.places, .k = v.rows, .a_row = v.rows, .a_col = 1, .dtype = v.wide,
-                         .a = at(&v, w, k % v.groups * v.co * v.rows), .b = v.columns, .y = at(&v, y, k * v.co * v.places)};
+        tr__product p = {.m = v.co,
+                         .n = v.places,
+                         .k = v.rows,
+                         .a_row = v.rows,
+                         .a_col = 1,
+                         .dtype = v.wide,
+                         .a = at(&v, w, k % v.groups * v.co * v.rows),
+                         .b = v.columns,
+                         .y = at(&v, y, k * v.co * v.places)};
         tr__product_add(c->ctx, &p);
     }
     return tr__dense_out_end(c, out, v.wide, y);
@@ -203,8 +220,15 @@ tr_status tr__plain_conv_data(const tr_kernel_call *c) {
     memset(x, 0, (size_t) out->meta->numel * v.size);
     for (int64_t k = 0; k < v.n * v.groups; k++) {
         memset(v.columns, 0, (size_t) (v.rows * v.places) * v.size);
-        tr__product p = {.m = v.rows, .n = v.places, .k = v.co, .a_row = 1, .a_col = v.rows, .dtype = v.wide,
-                         .a = at(&v, w, k % v.groups * v.co * v.rows), .b = at(&v, g, k * v.co * v.places), .y = v.columns};
+        tr__product p = {.m = v.rows,
+                         .n = v.places,
+                         .k = v.co,
+                         .a_row = 1,
+                         .a_col = v.rows,
+                         .dtype = v.wide,
+                         .a = at(&v, w, k % v.groups * v.co * v.rows),
+                         .b = at(&v, g, k * v.co * v.places),
+                         .y = v.columns};
         tr__product_add(c->ctx, &p);
         run_unfold(&v.u, at(&v, x, k * v.u.c * v.u.h * v.u.w), v.columns, true, v.wide);
     }
@@ -215,8 +239,8 @@ tr_status tr__plain_conv_data(const tr_kernel_call *c) {
 static void transpose(const conv *v, const void *from, void *to) {
     for (int64_t r = 0; r < v->rows; r++)
         for (int64_t i = 0; i < v->places; i++)
-            memcpy((char *) to + (size_t) (i * v->rows + r) * v->size, (const char *) from + (size_t) (r * v->places + i) * v->size,
-                   v->size);
+            memcpy((char *) to + (size_t) (i * v->rows + r) * v->size,
+                   (const char *) from + (size_t) (r * v->places + i) * v->size, v->size);
 }
 
 tr_status tr__plain_conv_weights(const tr_kernel_call *c) {
@@ -235,8 +259,15 @@ tr_status tr__plain_conv_weights(const tr_kernel_call *c) {
     for (int64_t k = 0; k < v.n * v.groups; k++) {
         run_unfold(&v.u, at(&v, x, k * v.u.c * v.u.h * v.u.w), v.columns, false, v.wide);
         transpose(&v, v.columns, turned);
-        tr__product p = {.m = v.co, .n = v.rows, .k = v.places, .a_row = v.places, .a_col = 1, .dtype = v.wide,
-                         .a = at(&v, g, k * v.co * v.places), .b = turned, .y = at(&v, w, k % v.groups * v.co * v.rows)};
+        tr__product p = {.m = v.co,
+                         .n = v.rows,
+                         .k = v.places,
+                         .a_row = v.places,
+                         .a_col = 1,
+                         .dtype = v.wide,
+                         .a = at(&v, g, k * v.co * v.places),
+                         .b = turned,
+                         .y = at(&v, w, k % v.groups * v.co * v.rows)};
         tr__product_add(c->ctx, &p);
     }
     return tr__dense_out_end(c, out, v.wide, w);

@@ -7,18 +7,18 @@
 #include <stdint.h>
 
 #if TR_ISA_LEVEL >= 4
-#define ISA_NAME "v4"
-#define VW       64
+#define ISA_NAME       "v4"
+#define VW             64
 #define SLEEF_F(fn, x) Sleef_##fn##f16_##x##avx512f
 #define SLEEF_D(fn, x) Sleef_##fn##d8_##x##avx512f
 #elif TR_ISA_LEVEL == 3
-#define ISA_NAME "v3"
-#define VW       32
+#define ISA_NAME       "v3"
+#define VW             32
 #define SLEEF_F(fn, x) Sleef_##fn##f8_##x##avx2
 #define SLEEF_D(fn, x) Sleef_##fn##d4_##x##avx2
 #elif TR_ISA_LEVEL == 2
-#define ISA_NAME "v2"
-#define VW       16
+#define ISA_NAME       "v2"
+#define VW             16
 #define SLEEF_F(fn, x) Sleef_##fn##f4_##x##sse4
 #define SLEEF_D(fn, x) Sleef_##fn##d2_##x##sse4
 #else
@@ -35,31 +35,31 @@ typedef int64_t vDi __attribute__((vector_size(VW)));
 #if TR_ISA_LEVEL >= 2
 #include <immintrin.h>
 #include <sleef.h>
-#define VFN1(id, x)                    \
-    static inline vF vF_##id(vF a) {   \
-        return SLEEF_F(id, x)(a);      \
-    }                                  \
-    static inline vD vD_##id(vD a) {   \
-        return SLEEF_D(id, x)(a);      \
+#define VFN1(id, x)                  \
+    static inline vF vF_##id(vF a) { \
+        return SLEEF_F(id, x)(a);    \
+    }                                \
+    static inline vD vD_##id(vD a) { \
+        return SLEEF_D(id, x)(a);    \
     }
-#define VFN2(id, x)                          \
-    static inline vF vF_##id(vF a, vF b) {   \
-        return SLEEF_F(id, x)(a, b);         \
-    }                                        \
-    static inline vD vD_##id(vD a, vD b) {   \
-        return SLEEF_D(id, x)(a, b);         \
+#define VFN2(id, x)                        \
+    static inline vF vF_##id(vF a, vF b) { \
+        return SLEEF_F(id, x)(a, b);       \
+    }                                      \
+    static inline vD vD_##id(vD a, vD b) { \
+        return SLEEF_D(id, x)(a, b);       \
     }
 #else
-#define VFN1(id, x)                        \
-    static inline vF vF_##id(vF a) {       \
-        for (int i = 0; i < VN_F; i++)     \
-            a[i] = id##f(a[i]);            \
-        return a;                          \
-    }                                      \
-    static inline vD vD_##id(vD a) {       \
-        for (int i = 0; i < VN_D; i++)     \
-            a[i] = id(a[i]);               \
-        return a;                          \
+#define VFN1(id, x)                    \
+    static inline vF vF_##id(vF a) {   \
+        for (int i = 0; i < VN_F; i++) \
+            a[i] = id##f(a[i]);        \
+        return a;                      \
+    }                                  \
+    static inline vD vD_##id(vD a) {   \
+        for (int i = 0; i < VN_D; i++) \
+            a[i] = id(a[i]);           \
+        return a;                      \
     }
 #define VFN2(id, x)                        \
     static inline vF vF_##id(vF a, vF b) { \
@@ -107,10 +107,10 @@ static inline vD vD_abs(vD x) {
     return (vD) ((vDi) x & INT64_MAX);
 }
 static inline vF vF_min0(vF x) {
-    return vF_select(x > 0, (vF) {0}, x);
+    return vF_select(x > 0, (vF){0}, x);
 }
 static inline vD vD_min0(vD x) {
-    return vD_select(x > 0, (vD) {0}, x);
+    return vD_select(x > 0, (vD){0}, x);
 }
 
 /* SLEEF's log1p, sinh and cosh give infinity somewhat before the result overflows. */
@@ -156,7 +156,7 @@ static inline vF vF_sqrt(vF a) {
 }
 #endif
 
-#define VF_CONST(x) ((vF) {0} + (x))
+#define VF_CONST(x) ((vF){0} + (x))
 
 /* erf: an odd polynomial up to 1; beyond, 1 - exp of a polynomial that fits log(erfc). Both fitted for float, errors below
  * 1.2e-9 and 2.1e-11, several times faster than SLEEF's. */

@@ -1,11 +1,9 @@
-/* isa_index.c - indexing and data movement.
+/* isa_index.c - indexing: rows, gather and scatter, advanced indexing.
  *
  * Indices are checked before anything is written, so that a failure leaves written operands as they were. Where several
  * elements may land on one place, each place belongs to one thread, which takes them in order: results don't depend on
  * the number of threads. */
-#include "exec/kernels/kernels.h"
-
-#include <stdlib.h>
+#include "exec/kernels/isa_index.h"
 
 /* ------------------------------------------------------------------------------------------ common parts */
 
@@ -16,47 +14,22 @@ static tr_status read_indices(const tr_kernel_call *c, const tr_arg *a, const in
     return TR_OK;
 }
 
-/* The result of an op that changes a copy of its first operand, or the operand itself in place, as row-major `dtype`. */
-static tr_status open_changed(const tr_kernel_call *c, tr_dtype dtype, void **y) {
-    const tr_arg *in = &c->in[0], *out = &c->out[0];
-    TR_TRY(tr__dense_out(c, out, dtype, y));
-    if (*y == in->data && in->meta->contiguous)
-        return TR_OK;
-    tr_meta m;
-    tr__meta_make(&m, dtype, out->meta->ndim, out->meta->shape, NULL);
-    tr_arg dst = {*y, &m, {0}};
-    return tr__copy(c->ctx, &dst, in);
-}
-
 static inline void move(void *dst, const void *src, size_t size) {
     switch (size) {
-        case 4: memcpy(dst, src, 4); break;
-        case 8: memcpy(dst, src, 8); break;
-        case 2: memcpy(dst, src, 2); break;
-        case 1: memcpy(dst, src, 1); break;
-        default: memcpy(dst, src, size);
-    }
-}
-
-/* y[i] += x[i] * s in a wide type. */
-static void add_row(tr_dtype wide, void *y, const void *x, int64_t n, double s, int64_t whole) {
-    if (wide == TR_F32) {
-        float *a = y, k = (float) s;
-        const float *b = x;
-        if (s == 1)
-            _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++) a[i] += b[i];
-        else
-            _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++) a[i] += b[i] * k;
-    } else if (wide == TR_F64) {
-        double *a = y;
-        const double *b = x;
-        for (int64_t i = 0; i < n; i++)
-            a[i] += b[i] * s;
-    } else {
-        uint64_t *a = y;
-        const uint64_t *b = x;
-        for (int64_t i = 0; i < n; i++)
-            a[i] += b[i] * (uint64_t) whole;
+        case 4:
+            memcpy(dst, src, 4);
+            break;
+        case 8:
+            memcpy(dst, src, 8);
+            break;
+        case 2:
+            memcpy(dst, src, 2);
+            break;
+        case 1:
+            memcpy(dst, src, 1);
+            break;
+        default:
+            memcpy(dst, src, size);
     }
 }
 
@@ -78,7 +51,7 @@ typedef struct rows_job {
     const char *x;
     char *y;
     const int64_t *index;
-    int64_t n, size;      /* indices, rows of x per outer step */
+    int64_t n, size; /* indices, rows of x per outer step */
     size_t bytes;
 } rows_job;
 
@@ -129,7 +102,7 @@ typedef struct add_job {
     const char *x;
     char *y;
     const int64_t *index;
-    int64_t n, skip;     /* skip: an index to leave out; -1 none */
+    int64_t n, skip; /* skip: an index to leave out; -1 none */
     double s;
     int64_t whole;
     tr_dtype wide;
@@ -151,14 +124,20 @@ static void add_rows(void *env, int64_t begin, int64_t end, int thread) {
 
 static void run_add(const tr_kernel_call *c, add_job *j) {
     int64_t rows = j->a.outer * j->a.size, work = j->a.outer * j->n * j->a.inner + (j->clear ? rows * j->a.inner : 0);
-    tr__parallel(c->ctx, rows, tr__max(1, (int64_t) ((double) TR__GRAIN * (double) rows / (double) tr__max(1, work))), add_rows, j);
+    tr__parallel(c->ctx, rows, tr__max(1, (int64_t) ((double) TR__GRAIN * (double) rows / (double) tr__max(1, work))), add_rows,
+                 j);
 }
 
 TR__ISA_KERNEL(embedding_backward) {
     const tr_arg *grad = &c->in[0], *out = &c->out[0];
     int64_t weights = c->attrs[0], columns = out->meta->shape[1];
-    add_job j = {.a = {1, weights, columns}, .n = c->in[1].meta->numel, .skip = c->attrs[1], .s = 1, .whole = 1,
-                 .wide = tr__wide(out->meta->dtype), .clear = true};
+    add_job j = {.a = {1, weights, columns},
+                 .n = c->in[1].meta->numel,
+                 .skip = c->attrs[1],
+                 .s = 1,
+                 .whole = 1,
+                 .wide = tr__wide(out->meta->dtype),
+                 .clear = true};
     const void *x;
     void *y;
     if (out->meta->numel == 0)
@@ -175,8 +154,12 @@ TR__ISA_KERNEL(embedding_backward) {
 
 TR__ISA_KERNEL(index_add) {
     const tr_arg *out = &c->out[0];
-    add_job j = {.a = tr__axis_of(out->meta, c->attrs[0]), .n = c->in[1].meta->numel, .skip = -1,
-                 .s = tr_arg_double(&c->in[3]), .whole = tr_arg_int(&c->in[3]), .wide = tr__wide(out->meta->dtype)};
+    add_job j = {.a = tr__axis_of(out->meta, c->attrs[0]),
+                 .n = c->in[1].meta->numel,
+                 .skip = -1,
+                 .s = tr_arg_double(&c->in[3]),
+                 .whole = tr_arg_int(&c->in[3]),
+                 .wide = tr__wide(out->meta->dtype)};
     const void *x;
     void *y;
     TR_TRY(read_indices(c, &c->in[1], &j.index));
@@ -195,9 +178,9 @@ TR__ISA_KERNEL(index_add) {
 /* Lines along a dimension of `index`; line k lies at `at` in a row-major tensor of shape `shape`. */
 typedef struct lines {
     const tr_meta *index;
-    int64_t dim, n, step;      /* length of a line, its step in the index */
-    int64_t other_step;        /* step along dim in the other tensor */
-    int64_t other[TR_MAX_DIMS];/* its strides */
+    int64_t dim, n, step;       /* length of a line, its step in the index */
+    int64_t other_step;         /* step along dim in the other tensor */
+    int64_t other[TR_MAX_DIMS]; /* its strides */
 } lines;
 
 static lines lines_of(const tr_meta *index, const tr_meta *other, int64_t dim) {
@@ -231,40 +214,40 @@ static void line_at(const lines *l, int64_t k, int64_t *in_index, int64_t *in_ot
 }
 
 typedef struct line_job {
-    lines index, src;       /* src: where the values of a scatter lie */
+    lines index, src; /* src: where the values of a scatter lie */
     const int64_t *i;
     const char *x;
     char *y;
     size_t size;
     tr_dtype wide;
-    bool one;               /* scatter one value, at x */
+    bool one; /* scatter one value, at x */
 } line_job;
 
 /* One line of each, by the size of an element: T is an integer of that size. */
-#define LINES(T)                                                                                 \
-    static void gather_line_##T(const line_job *j, int64_t at, int64_t other) {                  \
+#define LINES(T)                                                                                       \
+    static void gather_line_##T(const line_job *j, int64_t at, int64_t other) {                        \
         const int64_t *i = j->i + at, n = j->index.n, step = j->index.step, far = j->index.other_step; \
-        const T *x = (const T *) j->x + other;                                                   \
-        T *y = (T *) j->y + at;                                                                  \
-        for (int64_t k = 0; k < n; k++)                                                          \
-            y[k * step] = x[i[k * step] * far];                                                  \
-    }                                                                                            \
-    static void scatter_line_##T(const line_job *j, int64_t at, int64_t other, int64_t from) {   \
+        const T *x = (const T *) j->x + other;                                                         \
+        T *y = (T *) j->y + at;                                                                        \
+        for (int64_t k = 0; k < n; k++)                                                                \
+            y[k * step] = x[i[k * step] * far];                                                        \
+    }                                                                                                  \
+    static void scatter_line_##T(const line_job *j, int64_t at, int64_t other, int64_t from) {         \
         const int64_t *i = j->i + at, n = j->index.n, step = j->index.step, far = j->index.other_step; \
-        const T *x = (const T *) j->x + (j->one ? 0 : from);                                     \
-        const int64_t near = j->one ? 0 : j->src.other_step;                                     \
-        T *y = (T *) j->y + other;                                                               \
-        for (int64_t k = 0; k < n; k++)                                                          \
-            y[i[k * step] * far] = x[k * near];                                                  \
+        const T *x = (const T *) j->x + (j->one ? 0 : from);                                           \
+        const int64_t near = j->one ? 0 : j->src.other_step;                                           \
+        T *y = (T *) j->y + other;                                                                     \
+        for (int64_t k = 0; k < n; k++)                                                                \
+            y[i[k * step] * far] = x[k * near];                                                        \
     }
-#define ADD_LINE(T)                                                                              \
-    static void add_line_##T(const line_job *j, int64_t at, int64_t other, int64_t from) {       \
+#define ADD_LINE(T)                                                                                    \
+    static void add_line_##T(const line_job *j, int64_t at, int64_t other, int64_t from) {             \
         const int64_t *i = j->i + at, n = j->index.n, step = j->index.step, far = j->index.other_step; \
-        const int64_t near = j->src.other_step;                                                  \
-        const T *x = (const T *) j->x + from;                                                    \
-        T *y = (T *) j->y + other;                                                               \
-        for (int64_t k = 0; k < n; k++)                                                          \
-            y[i[k * step] * far] += x[k * near];                                                 \
+        const int64_t near = j->src.other_step;                                                        \
+        const T *x = (const T *) j->x + from;                                                          \
+        T *y = (T *) j->y + other;                                                                     \
+        for (int64_t k = 0; k < n; k++)                                                                \
+            y[i[k * step] * far] += x[k * near];                                                       \
     }
 LINES(uint8_t)
 LINES(uint16_t)
@@ -280,10 +263,17 @@ static void gather_lines(void *env, int64_t begin, int64_t end, int thread) {
         int64_t at, other;
         line_at(&j->index, k, &at, &other);
         switch (j->size) {
-            case 1: gather_line_uint8_t(j, at, other); break;
-            case 2: gather_line_uint16_t(j, at, other); break;
-            case 4: gather_line_uint32_t(j, at, other); break;
-            default: gather_line_uint64_t(j, at, other);
+            case 1:
+                gather_line_uint8_t(j, at, other);
+                break;
+            case 2:
+                gather_line_uint16_t(j, at, other);
+                break;
+            case 4:
+                gather_line_uint32_t(j, at, other);
+                break;
+            default:
+                gather_line_uint64_t(j, at, other);
         }
     }
 }
@@ -295,10 +285,17 @@ static void scatter_lines(void *env, int64_t begin, int64_t end, int thread) {
         line_at(&j->index, k, &at, &other);
         line_at(&j->src, k, &again, &from);
         switch (j->size) {
-            case 1: scatter_line_uint8_t(j, at, other, from); break;
-            case 2: scatter_line_uint16_t(j, at, other, from); break;
-            case 4: scatter_line_uint32_t(j, at, other, from); break;
-            default: scatter_line_uint64_t(j, at, other, from);
+            case 1:
+                scatter_line_uint8_t(j, at, other, from);
+                break;
+            case 2:
+                scatter_line_uint16_t(j, at, other, from);
+                break;
+            case 4:
+                scatter_line_uint32_t(j, at, other, from);
+                break;
+            default:
+                scatter_line_uint64_t(j, at, other, from);
         }
     }
 }
@@ -350,7 +347,9 @@ static tr_status run_scatter(const tr_kernel_call *c, tr_dtype dtype, tr__range_
     const void *x;
     void *y;
     uint64_t value = 0;
-    line_job j = {.index = lines_of(index->meta, out->meta, c->attrs[0]), .size = tr_dtype_size(dtype), .wide = dtype,
+    line_job j = {.index = lines_of(index->meta, out->meta, c->attrs[0]),
+                  .size = tr_dtype_size(dtype),
+                  .wide = dtype,
                   .one = !src->data && src->meta->ndim == 0};
     j.src = j.one ? j.index : lines_of(index->meta, src->meta, c->attrs[0]);
     TR_TRY(read_indices(c, index, &j.i));
@@ -386,9 +385,9 @@ typedef struct places {
     int n_before, n_after;
     int64_t before[TR_MAX_DIMS], before_strides[TR_MAX_DIMS];
     int64_t after[TR_MAX_DIMS], after_strides[TR_MAX_DIMS];
-    int64_t n_b, n_a, n;        /* products; places */
-    int64_t *at;                /* offset of each place, in elements */
-    int64_t run;                /* elements of `after` that lie side by side */
+    int64_t n_b, n_a, n; /* products; places */
+    int64_t *at;         /* offset of each place, in elements */
+    int64_t run;         /* elements of `after` that lie side by side */
 } places;
 
 static bool is_adjacent(int64_t mask) {
@@ -413,7 +412,7 @@ static tr_status add_places(const tr_kernel_call *c, places *p, const tr_arg *in
 static tr_status open_places(const tr_kernel_call *c, places *p, const tr_meta *x, int64_t mask, const tr_arg *indices) {
     bool first = !is_adjacent(mask);
     bool seen = false;
-    *p = (places) {.n_b = 1, .n_a = 1, .n = indices[0].meta->numel};
+    *p = (places){.n_b = 1, .n_a = 1, .n = indices[0].meta->numel};
     p->at = tr__scratch(c, (size_t) p->n * sizeof *p->at);
     if (!p->at)
         return TR_E_NOMEM;
@@ -438,19 +437,10 @@ static tr_status open_places(const tr_kernel_call *c, places *p, const tr_meta *
     return TR_OK;
 }
 
-static int64_t offset_of(int n, const int64_t *shape, const int64_t *strides, int64_t index) {
-    int64_t at = 0;
-    for (int d = n - 1; d >= 0; d--) {
-        at += index % shape[d] * strides[d];
-        index /= shape[d];
-    }
-    return at;
-}
-
 typedef struct place_job {
     places p;
-    char *x;             /* the indexed tensor */
-    char *y;             /* [before, places, after], row-major */
+    char *x; /* the indexed tensor */
+    char *y; /* [before, places, after], row-major */
     size_t size;
     tr_dtype dtype;
 } place_job;
@@ -501,7 +491,8 @@ static void add_elements(tr_dtype dtype, char *x, const char *y, int64_t n) {
             for (int64_t i = 0; i < n; i++)
                 ((uint8_t *) x)[i] |= ((const uint8_t *) y)[i];
             break;
-        default: add_row(dtype, x, y, n, 1, 1);
+        default:
+            add_row(dtype, x, y, n, 1, 1);
     }
 }
 
@@ -585,347 +576,4 @@ TR__ISA_KERNEL(index_put_) {
     else
         tr__parallel(c->ctx, runs, tr__max(1, TR__GRAIN / tr__max(1, j.p.n * j.p.run * j.p.n_b)), add_over_after, &j);
     return TR_OK;
-}
-
-/* ------------------------------------------------------------------------------------------ whole tensors moved */
-
-/* A piece of `a`: from `start`, of `shape`, as a tensor of its own. */
-static tr_arg piece_of(const tr_arg *a, tr_meta *m, const int64_t *start, const int64_t *shape) {
-    int64_t at = 0;
-    for (int d = 0; d < a->meta->ndim; d++)
-        at += start[d] * a->meta->strides[d];
-    tr__meta_make(m, (tr_dtype) a->meta->dtype, a->meta->ndim, shape, a->meta->strides);
-    return (tr_arg) {(char *) a->data + at * (int64_t) tr_dtype_size((tr_dtype) a->meta->dtype), m, {0}};
-}
-
-TR__ISA_KERNEL(cat) {
-    const tr_arg *out = &c->out[0];
-    int64_t dim = c->attrs[0], start[TR_MAX_DIMS] = {0};
-    for (int k = 0; k < c->n_in; k++) {
-        const tr_meta *x = c->in[k].meta;
-        if (x->numel == 0)
-            continue; // also PyTorch's old-style empty tensors, of any shape
-        tr_meta m;
-        tr_arg dst = piece_of(out, &m, start, x->shape);
-        TR_TRY(tr__copy(c->ctx, &dst, &c->in[k]));
-        start[dim] += x->shape[dim];
-    }
-    return TR_OK;
-}
-
-TR__ISA_KERNEL(constant_pad_nd) {
-    const tr_arg *in = &c->in[0], *out = &c->out[0];
-    int n = in->meta->ndim, count = (int) c->attrs[0];
-    int64_t from[TR_MAX_DIMS] = {0}, to[TR_MAX_DIMS] = {0}, shape[TR_MAX_DIMS];
-    const int64_t *before = c->attrs + 1, *after = c->attrs + 2 + TR_MAX_DIMS;
-    bool empty = false;
-    for (int d = 0; d < n; d++) {
-        int k = d - (n - count); // sizes belong to the last dimensions
-        int64_t b = k >= 0 ? before[k] : 0, e = k >= 0 ? after[k] : 0;
-        from[d] = tr__max(0, -b);
-        to[d] = tr__max(0, b);
-        shape[d] = in->meta->shape[d] + tr__min(0, b) + tr__min(0, e);
-        empty |= shape[d] <= 0;
-    }
-    const tr_arg *value = &c->in[1];
-    TR_TRY(tr__fill(c->ctx, out, value->meta->dtype == TR_F64 ? TR_F64 : TR_I64, value->at));
-    if (empty)
-        return TR_OK;
-    tr_meta m, k;
-    tr_arg src = piece_of(in, &m, from, shape), dst = piece_of(out, &k, to, shape);
-    return tr__copy(c->ctx, &dst, &src);
-}
-
-TR__ISA_KERNEL(flip) {
-    const tr_arg *in = &c->in[0];
-    tr_meta m = *in->meta;
-    int64_t at = 0;
-    if (m.numel == 0)
-        return TR_OK;
-    for (int d = 0; d < m.ndim; d++)
-        if (c->attrs[0] >> d & 1) {
-            at += (m.shape[d] - 1) * m.strides[d];
-            m.strides[d] = -m.strides[d];
-        }
-    m.contiguous = m.dense = false;
-    tr_arg src = {(char *) in->data + at * (int64_t) tr_dtype_size((tr_dtype) m.dtype), &m, {0}};
-    return tr__copy(c->ctx, &c->out[0], &src);
-}
-
-TR__ISA_KERNEL(roll) {
-    const tr_arg *in = &c->in[0], *out = &c->out[0];
-    int64_t dim = c->attrs[1], shape[TR_MAX_DIMS], zero[TR_MAX_DIMS] = {0}, at[TR_MAX_DIMS] = {0};
-    if (in->meta->numel == 0)
-        return TR_OK;
-    if (in->meta->ndim == 0)
-        return tr__copy(c->ctx, out, in);
-    int64_t n = in->meta->shape[dim], shift = (c->attrs[0] % n + n) % n;
-    tr_meta m, k;
-    memcpy(shape, in->meta->shape, sizeof shape);
-    shape[dim] = n - shift;
-    at[dim] = shift;
-    tr_arg src = piece_of(in, &m, zero, shape), dst = piece_of(out, &k, at, shape);
-    TR_TRY(tr__copy(c->ctx, &dst, &src));
-    shape[dim] = shift;
-    at[dim] = n - shift;
-    src = piece_of(in, &m, at, shape);
-    dst = piece_of(out, &k, zero, shape);
-    return shift ? tr__copy(c->ctx, &dst, &src) : TR_OK;
-}
-
-/* Keeps columns [lo(row), hi(row)) of each row and clears the rest. */
-typedef struct band_job {
-    char *y;
-    int64_t rows, columns, diagonal;
-    size_t size;
-    bool upper;
-} band_job;
-
-static void clear_band(void *env, int64_t begin, int64_t end, int thread) {
-    const band_job *j = env;
-    for (int64_t k = begin; k < end; k++) {
-        int64_t edge = k % j->rows + j->diagonal + (j->upper ? 0 : 1);
-        edge = tr__max(0, tr__min(j->columns, edge));
-        char *row = j->y + (size_t) (k * j->columns) * j->size;
-        if (j->upper)
-            memset(row, 0, (size_t) edge * j->size);
-        else
-            memset(row + (size_t) edge * j->size, 0, (size_t) (j->columns - edge) * j->size);
-    }
-}
-
-static tr_status keep_band(const tr_kernel_call *c, bool upper) {
-    const tr_arg *out = &c->out[0];
-    tr_dtype dtype = (tr_dtype) out->meta->dtype;
-    void *y;
-    if (out->meta->numel == 0)
-        return TR_OK;
-    TR_TRY(open_changed(c, dtype, &y));
-    int n = out->meta->ndim;
-    band_job j = {y, out->meta->shape[n - 2], out->meta->shape[n - 1], c->attrs[0], tr_dtype_size(dtype), upper};
-    tr__parallel(c->ctx, out->meta->numel / j.columns, tr__max(1, TR__GRAIN / j.columns), clear_band, &j);
-    return tr__dense_out_end(c, out, dtype, y);
-}
-
-TR__ISA_KERNEL(tril) {
-    return keep_band(c, false);
-}
-TR__ISA_KERNEL(triu) {
-    return keep_band(c, true);
-}
-
-/* ------------------------------------------------------------------------------------------ sort, topk */
-
-/* Lines of [outer, size, inner], ordered stably; NaN is greater than all else. */
-typedef struct sort_job {
-    tr__axis a;
-    const char *x;
-    char *y;
-    int64_t *at;
-    int64_t k;           /* elements of each line that are wanted */
-    bool descending;
-    tr_dtype wide;
-    char *lines;         /* per thread: 2 * size items */
-} sort_job;
-
-#define SORT(T)                                                                                  \
-    typedef struct item_##T {                                                                    \
-        T key;                                                                                   \
-        int64_t at;                                                                              \
-    } item_##T;                                                                                  \
-    static inline bool before_##T(T a, T b, bool descending) {                                   \
-        if (descending) {                                                                        \
-            T t = a;                                                                             \
-            a = b;                                                                               \
-            b = t;                                                                               \
-            return a < b || (b != b && a == a);                                                  \
-        }                                                                                        \
-        return a < b || (b != b && a == a);                                                      \
-    }                                                                                            \
-    /* bottom-up merge sort; returns which of the two arrays holds the result */                 \
-    static item_##T *merge_sort_##T(item_##T *x, item_##T *t, int64_t n, bool down) {            \
-        for (int64_t b = 0; b < n; b += 8)                                                       \
-            for (int64_t i = b + 1; i < n && i < b + 8; i++) {                                   \
-                item_##T v = x[i];                                                               \
-                int64_t k = i;                                                                   \
-                for (; k > b && before_##T(v.key, x[k - 1].key, down); k--)                      \
-                    x[k] = x[k - 1];                                                             \
-                x[k] = v;                                                                        \
-            }                                                                                    \
-        for (int64_t w = 8; w < n; w *= 2) {                                                     \
-            for (int64_t b = 0; b < n; b += 2 * w) {                                             \
-                int64_t i = b, m = tr__min(b + w, n), k = m, e = tr__min(b + 2 * w, n), o = b;   \
-                while (i < m && k < e)                                                           \
-                    t[o++] = before_##T(x[k].key, x[i].key, down) ? x[k++] : x[i++];             \
-                while (i < m)                                                                    \
-                    t[o++] = x[i++];                                                             \
-                while (k < e)                                                                    \
-                    t[o++] = x[k++];                                                             \
-            }                                                                                    \
-            item_##T *s = x;                                                                     \
-            x = t;                                                                               \
-            t = s;                                                                               \
-        }                                                                                        \
-        return x;                                                                                \
-    }                                                                                            \
-    /* is a behind b in the order wanted? ties by place */                                       \
-    static inline bool behind_##T(item_##T a, item_##T b, bool down) {                           \
-        if (before_##T(b.key, a.key, down))                                                      \
-            return true;                                                                         \
-        return !before_##T(a.key, b.key, down) && a.at > b.at;                                   \
-    }                                                                                            \
-    /* a heap of k with the last in order on top */                                              \
-    static void sink_##T(item_##T *h, int64_t i, int64_t k, bool down) {                         \
-        item_##T v = h[i];                                                                       \
-        for (int64_t child; (child = 2 * i + 1) < k; i = child) {                                \
-            if (child + 1 < k && behind_##T(h[child + 1], h[child], down))                       \
-                child++;                                                                         \
-            if (!behind_##T(h[child], v, down))                                                  \
-                break;                                                                           \
-            h[i] = h[child];                                                                     \
-        }                                                                                        \
-        h[i] = v;                                                                                \
-    }                                                                                            \
-    static void select_##T(item_##T *h, const T *x, int64_t step, int64_t n, int64_t k, bool down) { \
-        for (int64_t i = 0; i < k; i++)                                                          \
-            h[i] = (item_##T) {x[i * step], i};                                                  \
-        for (int64_t i = k / 2 - 1; i >= 0; i--)                                                 \
-            sink_##T(h, i, k, down);                                                             \
-        for (int64_t i = k; i < n; i++)                                                          \
-            if (before_##T(x[i * step], h[0].key, down)) {                                       \
-                h[0] = (item_##T) {x[i * step], i};                                              \
-                sink_##T(h, 0, k, down);                                                         \
-            }                                                                                    \
-        for (int64_t last = k - 1; last > 0; last--) {                                           \
-            item_##T top = h[0];                                                                 \
-            h[0] = h[last];                                                                      \
-            h[last] = top;                                                                       \
-            sink_##T(h, 0, last, down);                                                          \
-        }                                                                                        \
-    }                                                                                            \
-    static void topk_##T(void *env, int64_t begin, int64_t end, int thread) {                    \
-        const sort_job *j = env;                                                                 \
-        int64_t n = j->a.size, inner = j->a.inner;                                               \
-        item_##T *h = (item_##T *) j->lines + (size_t) thread * 2 * (size_t) n;                  \
-        for (int64_t l = begin; l < end; l++) {                                                  \
-            const T *x = (const T *) j->x + l / inner * n * inner + l % inner;                   \
-            int64_t to = l / inner * j->k * inner + l % inner;                                   \
-            select_##T(h, x, inner, n, j->k, j->descending);                                     \
-            for (int64_t i = 0; i < j->k; i++) {                                                 \
-                ((T *) j->y)[to + i * inner] = h[i].key;                                         \
-                j->at[to + i * inner] = h[i].at;                                                 \
-            }                                                                                    \
-        }                                                                                        \
-    }                                                                                            \
-    static void sort_##T(void *env, int64_t begin, int64_t end, int thread) {                    \
-        const sort_job *j = env;                                                                 \
-        int64_t n = j->a.size, inner = j->a.inner;                                               \
-        item_##T *line = (item_##T *) j->lines + (size_t) thread * 2 * (size_t) n;               \
-        for (int64_t l = begin; l < end; l++) {                                                  \
-            const T *x = (const T *) j->x + l / inner * n * inner + l % inner;                   \
-            int64_t to = l / inner * j->k * inner + l % inner;                                   \
-            for (int64_t i = 0; i < n; i++)                                                      \
-                line[i] = (item_##T) {x[i * inner], i};                                          \
-            item_##T *sorted = merge_sort_##T(line, line + n, n, j->descending);                 \
-            for (int64_t i = 0; i < j->k; i++) {                                                 \
-                ((T *) j->y)[to + i * inner] = sorted[i].key;                                    \
-                j->at[to + i * inner] = sorted[i].at;                                            \
-            }                                                                                    \
-        }                                                                                        \
-    }
-SORT(float)
-SORT(double)
-SORT(int64_t)
-
-static tr_status sort_lines(const tr_kernel_call *c, int64_t dim, int64_t k, bool descending) {
-    const tr_arg *in = &c->in[0];
-    sort_job j = {.a = tr__axis_of(in->meta, dim), .k = k, .descending = descending, .wide = tr__wide(in->meta->dtype)};
-    const void *x;
-    void *y, *at;
-    if (c->out[0].meta->numel == 0)
-        return TR_OK;
-    TR_TRY(tr__dense_in(c, in, j.wide, &x));
-    TR_TRY(tr__dense_out(c, &c->out[0], j.wide, &y));
-    TR_TRY(tr__dense_out(c, &c->out[1], TR_I64, &at));
-    j.lines = tr__scratch(c, (size_t) c->ctx->threads * 2 * (size_t) j.a.size * 16);
-    if (!j.lines)
-        return TR_E_NOMEM;
-    j.x = x;
-    j.y = y;
-    j.at = at;
-    bool some = k < j.a.size / 4;
-    tr__range_fn fn = j.wide == TR_F32 ? (some ? topk_float : sort_float) : j.wide == TR_F64 ? (some ? topk_double : sort_double)
-                                                                                           : (some ? topk_int64_t : sort_int64_t);
-    tr__parallel(c->ctx, j.a.outer * j.a.inner, tr__max(1, TR__GRAIN / 16 / j.a.size), fn, &j);
-    TR_TRY(tr__dense_out_end(c, &c->out[0], j.wide, y));
-    return tr__dense_out_end(c, &c->out[1], TR_I64, at);
-}
-
-TR__ISA_KERNEL(sort) {
-    int64_t dim = c->attrs[0];
-    return sort_lines(c, dim, tr__axis_of(c->in[0].meta, dim).size, c->attrs[1]);
-}
-TR__ISA_KERNEL(topk) {
-    return sort_lines(c, c->attrs[1], c->attrs[0], c->attrs[2]);
-}
-
-/* ------------------------------------------------------------------------------------------ nonzero, scatter of views */
-
-TR__ISA_KERNEL(_count_nonzero) {
-    const void *p;
-    TR_TRY(tr__dense_in(c, &c->in[0], TR_BOOL, &p));
-    const uint8_t *x = p;
-    int64_t n = 0;
-    for (int64_t i = 0; i < c->in[0].meta->numel; i++)
-        n += x[i];
-    return tr__fill(c->ctx, &c->out[0], TR_I64, (tr_number) {.i = n});
-}
-
-TR__ISA_KERNEL(_nonzero) {
-    const tr_meta *m = c->in[0].meta;
-    const void *p;
-    void *y;
-    if (c->out[0].meta->numel == 0)
-        return TR_OK;
-    TR_TRY(tr__dense_in(c, &c->in[0], TR_BOOL, &p));
-    TR_TRY(tr__dense_out(c, &c->out[0], TR_I64, &y));
-    const uint8_t *x = p;
-    int64_t *out = y, at[TR_MAX_DIMS] = {0}, left = c->attrs[0];
-    for (int64_t i = 0; i < m->numel && left > 0; i++) {
-        if (x[i]) {
-            memcpy(out, at, (size_t) m->ndim * sizeof *out);
-            out += m->ndim;
-            left--;
-        }
-        for (int d = m->ndim - 1; d >= 0 && ++at[d] == m->shape[d]; d--)
-            at[d] = 0;
-    }
-    return tr__dense_out_end(c, &c->out[0], TR_I64, y);
-}
-
-TR__ISA_KERNEL(as_strided_scatter) {
-    const tr_arg *grad = &c->in[0], *out = &c->out[0];
-    tr_dtype dtype = (tr_dtype) out->meta->dtype, wide = tr__wide(dtype);
-    const int64_t *strides = c->attrs + 2 + TR_MAX_DIMS;
-    const tr_meta *g = grad->meta;
-    const void *x;
-    void *y;
-    TR_TRY(tr__dense_out(c, out, wide, &y));
-    memset(y, 0, (size_t) out->meta->numel * tr_dtype_size(wide));
-    if (g->numel == 0)
-        return tr__dense_out_end(c, out, wide, y);
-    TR_TRY(tr__dense_in(c, grad, wide, &x));
-    int64_t inner = g->ndim ? g->shape[g->ndim - 1] : 1, step = g->ndim ? strides[g->ndim - 1] : 1;
-    size_t size = tr_dtype_size(wide);
-    for (int64_t k = 0; k < g->numel; k += inner) {
-        int64_t at = tr_arg_int(&c->in[1]) + offset_of(g->ndim - 1, g->shape, strides, k / inner);
-        char *row = (char *) y + at * (int64_t) size;
-        const char *from = (const char *) x + (size_t) k * size;
-        if (step == 1)
-            add_row(wide, row, from, inner, 1, 1);
-        else
-            for (int64_t i = 0; i < inner; i++)
-                add_row(wide, row + i * step * (int64_t) size, from + (size_t) i * size, 1, 1, 1);
-    }
-    return tr__dense_out_end(c, out, wide, y);
 }

@@ -6,226 +6,221 @@
 #include "exec/kernels/ew_math.h"
 
 typedef struct job {
-    int64_t n, c, s;             /* [N, C, S]; layer norm: n rows of s */
+    int64_t n, c, s; /* [N, C, S]; layer norm: n rows of s */
     const void *x, *g;
     void *y;
-    const double *w, *b;         /* per channel or per column; NULL: 1, 0 */
-    double *mean, *inv;          /* per channel or row */
+    const double *w, *b; /* per channel or per column; NULL: 1, 0 */
+    double *mean, *inv;  /* per channel or row */
     double *var;
     double *dw, *db;
     double eps;
     bool training;
 } job;
 
-#define SUMS(T, V, VN)                                                                           \
-    static double lanes_##T(V s) {                                                               \
-        double t = 0;                                                                            \
-        for (int k = 0; k < VN; k++)                                                             \
-            t += s[k];                                                                           \
-        return t;                                                                                \
-    }                                                                                            \
-    /* sum of x, or of (x - m)^2 */                                                              \
-    static double sum_##T(const T *x, int64_t n, bool squares, T m) {                            \
-        double total = 0;                                                                        \
-        while (n > 0) {                                                                          \
-            int64_t b = n < 1024 ? n : 1024, i = 0;                                              \
-            V s0 = {0}, s1 = {0}, v0, v1;                                                        \
-            if (squares) {                                                                       \
-                for (; i + 2 * VN <= b; i += 2 * VN) {                                           \
-                    memcpy(&v0, x + i, sizeof v0);                                               \
-                    memcpy(&v1, x + i + VN, sizeof v1);                                          \
-                    s0 += (v0 - m) * (v0 - m);                                                   \
-                    s1 += (v1 - m) * (v1 - m);                                                   \
-                }                                                                                \
-                for (; i < b; i++)                                                               \
-                    total += (x[i] - m) * (x[i] - m);                                            \
-            } else {                                                                             \
-                for (; i + 2 * VN <= b; i += 2 * VN) {                                           \
-                    memcpy(&v0, x + i, sizeof v0);                                               \
-                    memcpy(&v1, x + i + VN, sizeof v1);                                          \
-                    s0 += v0;                                                                    \
-                    s1 += v1;                                                                    \
-                }                                                                                \
-                for (; i < b; i++)                                                               \
-                    total += x[i];                                                               \
-            }                                                                                    \
-            total += lanes_##T(s0 + s1);                                                         \
-            x += b;                                                                              \
-            n -= b;                                                                              \
-        }                                                                                        \
-        return total;                                                                            \
-    }                                                                                            \
-    /* sums of g * w and of g * w * (x - m); w NULL: 1 */                                        \
-    static void dot_##T(const T *g, const T *x, int64_t n, T m, double *sum, double *dot) {      \
-        while (n > 0) {                                                                          \
-            int64_t b = n < 1024 ? n : 1024, i = 0;                                              \
-            V s0 = {0}, d0 = {0}, vg, vx;                                                        \
-            for (; i + VN <= b; i += VN) {                                                       \
-                memcpy(&vg, g + i, sizeof vg);                                                   \
-                memcpy(&vx, x + i, sizeof vx);                                                   \
-                s0 += vg;                                                                        \
-                d0 += vg * (vx - m);                                                             \
-            }                                                                                    \
-            for (; i < b; i++) {                                                                 \
-                *sum += g[i];                                                                    \
-                *dot += g[i] * (x[i] - m);                                                       \
-            }                                                                                    \
-            *sum += lanes_##T(s0);                                                               \
-            *dot += lanes_##T(d0);                                                               \
-            x += b;                                                                              \
-            g += b;                                                                              \
-            n -= b;                                                                              \
-        }                                                                                        \
+#define SUMS(T, V, VN)                                                                      \
+    static double lanes_##T(V s) {                                                          \
+        double t = 0;                                                                       \
+        for (int k = 0; k < VN; k++)                                                        \
+            t += s[k];                                                                      \
+        return t;                                                                           \
+    }                                                                                       \
+    /* sum of x, or of (x - m)^2 */                                                         \
+    static double sum_##T(const T *x, int64_t n, bool squares, T m) {                       \
+        double total = 0;                                                                   \
+        while (n > 0) {                                                                     \
+            int64_t b = n < 1024 ? n : 1024, i = 0;                                         \
+            V s0 = {0}, s1 = {0}, v0, v1;                                                   \
+            if (squares) {                                                                  \
+                for (; i + 2 * VN <= b; i += 2 * VN) {                                      \
+                    memcpy(&v0, x + i, sizeof v0);                                          \
+                    memcpy(&v1, x + i + VN, sizeof v1);                                     \
+                    s0 += (v0 - m) * (v0 - m);                                              \
+                    s1 += (v1 - m) * (v1 - m);                                              \
+                }                                                                           \
+                for (; i < b; i++)                                                          \
+                    total += (x[i] - m) * (x[i] - m);                                       \
+            } else {                                                                        \
+                for (; i + 2 * VN <= b; i += 2 * VN) {                                      \
+                    memcpy(&v0, x + i, sizeof v0);                                          \
+                    memcpy(&v1, x + i + VN, sizeof v1);                                     \
+                    s0 += v0;                                                               \
+                    s1 += v1;                                                               \
+                }                                                                           \
+                for (; i < b; i++)                                                          \
+                    total += x[i];                                                          \
+            }                                                                               \
+            total += lanes_##T(s0 + s1);                                                    \
+            x += b;                                                                         \
+            n -= b;                                                                         \
+        }                                                                                   \
+        return total;                                                                       \
+    }                                                                                       \
+    /* sums of g * w and of g * w * (x - m); w NULL: 1 */                                   \
+    static void dot_##T(const T *g, const T *x, int64_t n, T m, double *sum, double *dot) { \
+        while (n > 0) {                                                                     \
+            int64_t b = n < 1024 ? n : 1024, i = 0;                                         \
+            V s0 = {0}, d0 = {0}, vg, vx;                                                   \
+            for (; i + VN <= b; i += VN) {                                                  \
+                memcpy(&vg, g + i, sizeof vg);                                              \
+                memcpy(&vx, x + i, sizeof vx);                                              \
+                s0 += vg;                                                                   \
+                d0 += vg * (vx - m);                                                        \
+            }                                                                               \
+            for (; i < b; i++) {                                                            \
+                *sum += g[i];                                                               \
+                *dot += g[i] * (x[i] - m);                                                  \
+            }                                                                               \
+            *sum += lanes_##T(s0);                                                          \
+            *dot += lanes_##T(d0);                                                          \
+            x += b;                                                                         \
+            g += b;                                                                         \
+            n -= b;                                                                         \
+        }                                                                                   \
     }
 SUMS(float, vF, VN_F)
 SUMS(double, vD, VN_D)
 
 /* ------------------------------------------------------------------------------------------ batch norm */
 
-#define BATCH_NORM(T)                                                                            \
-    static void bn_stats_##T(const job *j, int64_t c) {                                          \
-        const T *x = (const T *) j->x + c * j->s;                                                \
-        double sum = 0, squares = 0, count = (double) (j->n * j->s);                             \
-        for (int64_t i = 0; i < j->n; i++)                                                       \
-            sum += sum_##T(x + i * j->c * j->s, j->s, false, 0);                                 \
-        double mean = sum / count;                                                               \
-        for (int64_t i = 0; i < j->n; i++)                                                       \
-            squares += sum_##T(x + i * j->c * j->s, j->s, true, (T) mean);                       \
-        /* the mean was rounded to T in the second pass; put the rest back */                    \
-        double rest = mean - (double) (T) mean;                                                  \
-        j->mean[c] = mean;                                                                       \
-        j->var[c] = squares / count - rest * rest;                                               \
-        j->inv[c] = 1 / sqrt(j->var[c] + j->eps);                                                \
-    }                                                                                            \
-    static void bn_forward_##T(void *env, int64_t begin, int64_t end, int thread) {              \
-        const job *j = env;                                                                      \
-        for (int64_t c = begin; c < end; c++) {                                                  \
-            if (j->training)                                                                     \
-                bn_stats_##T(j, c);                                                              \
-            double scale = j->inv[c] * (j->w ? j->w[c] : 1);                                     \
-            T a = (T) scale, b = (T) ((j->b ? j->b[c] : 0) - j->mean[c] * scale);                \
-            for (int64_t i = 0; i < j->n; i++) {                                                 \
-                const T *x = (const T *) j->x + (i * j->c + c) * j->s;                           \
-                T *y = (T *) j->y + (i * j->c + c) * j->s;                                       \
-                _Pragma("GCC ivdep") for (int64_t k = 0; k < j->s; k++)                          \
-                    y[k] = x[k] * a + b;                                                         \
-            }                                                                                    \
-        }                                                                                        \
-    }                                                                                            \
-    static void bn_backward_##T(void *env, int64_t begin, int64_t end, int thread) {             \
-        const job *j = env;                                                                      \
-        double count = (double) (j->n * j->s);                                                   \
-        for (int64_t c = begin; c < end; c++) {                                                  \
-            double sum = 0, dot = 0, inv = j->inv[c], w = j->w ? j->w[c] : 1;                    \
-            T m = (T) j->mean[c];                                                                \
-            for (int64_t i = 0; i < j->n; i++) {                                                 \
-                int64_t at = (i * j->c + c) * j->s;                                              \
-                dot_##T((const T *) j->g + at, (const T *) j->x + at, j->s, m, &sum, &dot);      \
-            }                                                                                    \
-            dot -= sum * (j->mean[c] - (double) m);                                              \
-            j->db[c] = sum;                                                                      \
-            j->dw[c] = dot * inv;                                                                \
-            T gm = (T) (sum / count), k2 = (T) (dot * inv * inv / count), scale = (T) (inv * w); \
-            for (int64_t i = 0; i < j->n; i++) {                                                 \
-                int64_t at = (i * j->c + c) * j->s;                                              \
-                const T *x = (const T *) j->x + at, *g = (const T *) j->g + at;                  \
-                T *y = (T *) j->y + at;                                                          \
-                if (j->training) {                                                               \
-                    _Pragma("GCC ivdep") for (int64_t k = 0; k < j->s; k++)                      \
-                        y[k] = (g[k] - gm - (x[k] - m) * k2) * scale;                            \
-                } else {                                                                         \
-                    _Pragma("GCC ivdep") for (int64_t k = 0; k < j->s; k++)                      \
-                        y[k] = g[k] * scale;                                                     \
-                }                                                                                \
-            }                                                                                    \
-        }                                                                                        \
+#define BATCH_NORM(T)                                                                                                     \
+    static void bn_stats_##T(const job *j, int64_t c) {                                                                   \
+        const T *x = (const T *) j->x + c * j->s;                                                                         \
+        double sum = 0, squares = 0, count = (double) (j->n * j->s);                                                      \
+        for (int64_t i = 0; i < j->n; i++)                                                                                \
+            sum += sum_##T(x + i * j->c * j->s, j->s, false, 0);                                                          \
+        double mean = sum / count;                                                                                        \
+        for (int64_t i = 0; i < j->n; i++)                                                                                \
+            squares += sum_##T(x + i * j->c * j->s, j->s, true, (T) mean);                                                \
+        /* the mean was rounded to T in the second pass; put the rest back */                                             \
+        double rest = mean - (double) (T) mean;                                                                           \
+        j->mean[c] = mean;                                                                                                \
+        j->var[c] = squares / count - rest * rest;                                                                        \
+        j->inv[c] = 1 / sqrt(j->var[c] + j->eps);                                                                         \
+    }                                                                                                                     \
+    static void bn_forward_##T(void *env, int64_t begin, int64_t end, int thread) {                                       \
+        const job *j = env;                                                                                               \
+        for (int64_t c = begin; c < end; c++) {                                                                           \
+            if (j->training)                                                                                              \
+                bn_stats_##T(j, c);                                                                                       \
+            double scale = j->inv[c] * (j->w ? j->w[c] : 1);                                                              \
+            T a = (T) scale, b = (T) ((j->b ? j->b[c] : 0) - j->mean[c] * scale);                                         \
+            for (int64_t i = 0; i < j->n; i++) {                                                                          \
+                const T *x = (const T *) j->x + (i * j->c + c) * j->s;                                                    \
+                T *y = (T *) j->y + (i * j->c + c) * j->s;                                                                \
+                _Pragma("GCC ivdep") for (int64_t k = 0; k < j->s; k++) y[k] = x[k] * a + b;                              \
+            }                                                                                                             \
+        }                                                                                                                 \
+    }                                                                                                                     \
+    static void bn_backward_##T(void *env, int64_t begin, int64_t end, int thread) {                                      \
+        const job *j = env;                                                                                               \
+        double count = (double) (j->n * j->s);                                                                            \
+        for (int64_t c = begin; c < end; c++) {                                                                           \
+            double sum = 0, dot = 0, inv = j->inv[c], w = j->w ? j->w[c] : 1;                                             \
+            T m = (T) j->mean[c];                                                                                         \
+            for (int64_t i = 0; i < j->n; i++) {                                                                          \
+                int64_t at = (i * j->c + c) * j->s;                                                                       \
+                dot_##T((const T *) j->g + at, (const T *) j->x + at, j->s, m, &sum, &dot);                               \
+            }                                                                                                             \
+            dot -= sum * (j->mean[c] - (double) m);                                                                       \
+            j->db[c] = sum;                                                                                               \
+            j->dw[c] = dot * inv;                                                                                         \
+            T gm = (T) (sum / count), k2 = (T) (dot * inv * inv / count), scale = (T) (inv * w);                          \
+            for (int64_t i = 0; i < j->n; i++) {                                                                          \
+                int64_t at = (i * j->c + c) * j->s;                                                                       \
+                const T *x = (const T *) j->x + at, *g = (const T *) j->g + at;                                           \
+                T *y = (T *) j->y + at;                                                                                   \
+                if (j->training) {                                                                                        \
+                    _Pragma("GCC ivdep") for (int64_t k = 0; k < j->s; k++) y[k] = (g[k] - gm - (x[k] - m) * k2) * scale; \
+                } else {                                                                                                  \
+                    _Pragma("GCC ivdep") for (int64_t k = 0; k < j->s; k++) y[k] = g[k] * scale;                          \
+                }                                                                                                         \
+            }                                                                                                             \
+        }                                                                                                                 \
     }
 BATCH_NORM(float)
 BATCH_NORM(double)
 
 /* [N, C]: channels are columns, taken in blocks so that rows are read along. */
 enum { LANES = 64 };
-#define BATCH_NORM_COLUMNS(T)                                                                    \
-    /* sums over all rows of a block: of x, or of (x - m)^2 */                                   \
-    static void column_sums_##T(const job *j, int64_t col, int64_t n, const T *m, double *out) { \
-        for (int64_t k = 0; k < n; k++)                                                          \
-            out[k] = 0;                                                                          \
-        for (int64_t r0 = 0; r0 < j->n; r0 += 64) {                                              \
-            T part[LANES] = {0};                                                                 \
-            for (int64_t r = r0; r < r0 + 64 && r < j->n; r++) {                                 \
-                const T *x = (const T *) j->x + r * j->c + col;                                  \
-                for (int64_t k = 0; k < n; k++)                                                  \
-                    part[k] += m ? (x[k] - m[k]) * (x[k] - m[k]) : x[k];                         \
-            }                                                                                    \
-            for (int64_t k = 0; k < n; k++)                                                      \
-                out[k] += part[k];                                                               \
-        }                                                                                        \
-    }                                                                                            \
-    static void bn_columns_##T(void *env, int64_t begin, int64_t end, int thread) {              \
-        const job *j = env;                                                                      \
-        for (int64_t block = begin; block < end; block++) {                                      \
-            int64_t col = block * LANES, n = tr__min(LANES, j->c - col);                         \
-            T m[LANES], a[LANES], b[LANES];                                                      \
-            if (j->training) {                                                                   \
-                column_sums_##T(j, col, n, NULL, j->mean + col);                                 \
-                for (int64_t k = 0; k < n; k++)                                                  \
-                    m[k] = (T) (j->mean[col + k] /= (double) j->n);                              \
-                column_sums_##T(j, col, n, m, j->var + col);                                     \
-                for (int64_t k = 0; k < n; k++) {                                                \
-                    double rest = j->mean[col + k] - (double) m[k];                              \
-                    j->var[col + k] = j->var[col + k] / (double) j->n - rest * rest;             \
-                    j->inv[col + k] = 1 / sqrt(j->var[col + k] + j->eps);                        \
-                }                                                                                \
-            }                                                                                    \
-            for (int64_t k = 0; k < n; k++) {                                                    \
-                double scale = j->inv[col + k] * (j->w ? j->w[col + k] : 1);                     \
-                a[k] = (T) scale;                                                                \
-                b[k] = (T) ((j->b ? j->b[col + k] : 0) - j->mean[col + k] * scale);              \
-            }                                                                                    \
-            for (int64_t r = 0; r < j->n; r++) {                                                 \
-                const T *x = (const T *) j->x + r * j->c + col;                                  \
-                T *y = (T *) j->y + r * j->c + col;                                              \
-                _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++)                             \
-                    y[k] = x[k] * a[k] + b[k];                                                   \
-            }                                                                                    \
-        }                                                                                        \
-    }                                                                                            \
-    static void bn_backward_columns_##T(void *env, int64_t begin, int64_t end, int thread) {     \
-        const job *j = env;                                                                      \
-        for (int64_t block = begin; block < end; block++) {                                      \
-            int64_t col = block * LANES, n = tr__min(LANES, j->c - col);                         \
-            T m[LANES], gm[LANES], k2[LANES], scale[LANES];                                      \
-            for (int64_t k = 0; k < n; k++)                                                      \
-                m[k] = (T) j->mean[col + k];                                                     \
-            for (int64_t r0 = 0; r0 < j->n; r0 += 64) {                                          \
-                T sum[LANES] = {0}, dot[LANES] = {0};                                            \
-                for (int64_t r = r0; r < r0 + 64 && r < j->n; r++) {                             \
-                    const T *x = (const T *) j->x + r * j->c + col, *g = (const T *) j->g + r * j->c + col; \
-                    for (int64_t k = 0; k < n; k++) {                                            \
-                        sum[k] += g[k];                                                          \
-                        dot[k] += g[k] * (x[k] - m[k]);                                          \
-                    }                                                                            \
-                }                                                                                \
-                for (int64_t k = 0; k < n; k++) {                                                \
-                    j->db[col + k] += sum[k];                                                    \
-                    j->dw[col + k] += dot[k];                                                    \
-                }                                                                                \
-            }                                                                                    \
-            for (int64_t k = 0; k < n; k++) {                                                    \
-                double inv = j->inv[col + k], sum = j->db[col + k];                              \
-                double dot = j->dw[col + k] - sum * (j->mean[col + k] - (double) m[k]);          \
-                j->dw[col + k] = dot * inv;                                                      \
-                gm[k] = j->training ? (T) (sum / (double) j->n) : 0;                             \
-                k2[k] = j->training ? (T) (dot * inv * inv / (double) j->n) : 0;                 \
-                scale[k] = (T) (inv * (j->w ? j->w[col + k] : 1));                               \
-            }                                                                                    \
-            for (int64_t r = 0; r < j->n; r++) {                                                 \
-                const T *x = (const T *) j->x + r * j->c + col, *g = (const T *) j->g + r * j->c + col; \
-                T *y = (T *) j->y + r * j->c + col;                                              \
-                _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++)                             \
-                    y[k] = (g[k] - gm[k] - (x[k] - m[k]) * k2[k]) * scale[k];                    \
-            }                                                                                    \
-        }                                                                                        \
+#define BATCH_NORM_COLUMNS(T)                                                                                                  \
+    /* sums over all rows of a block: of x, or of (x - m)^2 */                                                                 \
+    static void column_sums_##T(const job *j, int64_t col, int64_t n, const T *m, double *out) {                               \
+        for (int64_t k = 0; k < n; k++)                                                                                        \
+            out[k] = 0;                                                                                                        \
+        for (int64_t r0 = 0; r0 < j->n; r0 += 64) {                                                                            \
+            T part[LANES] = {0};                                                                                               \
+            for (int64_t r = r0; r < r0 + 64 && r < j->n; r++) {                                                               \
+                const T *x = (const T *) j->x + r * j->c + col;                                                                \
+                for (int64_t k = 0; k < n; k++)                                                                                \
+                    part[k] += m ? (x[k] - m[k]) * (x[k] - m[k]) : x[k];                                                       \
+            }                                                                                                                  \
+            for (int64_t k = 0; k < n; k++)                                                                                    \
+                out[k] += part[k];                                                                                             \
+        }                                                                                                                      \
+    }                                                                                                                          \
+    static void bn_columns_##T(void *env, int64_t begin, int64_t end, int thread) {                                            \
+        const job *j = env;                                                                                                    \
+        for (int64_t block = begin; block < end; block++) {                                                                    \
+            int64_t col = block * LANES, n = tr__min(LANES, j->c - col);                                                       \
+            T m[LANES], a[LANES], b[LANES];                                                                                    \
+            if (j->training) {                                                                                                 \
+                column_sums_##T(j, col, n, NULL, j->mean + col);                                                               \
+                for (int64_t k = 0; k < n; k++)                                                                                \
+                    m[k] = (T) (j->mean[col + k] /= (double) j->n);                                                            \
+                column_sums_##T(j, col, n, m, j->var + col);                                                                   \
+                for (int64_t k = 0; k < n; k++) {                                                                              \
+                    double rest = j->mean[col + k] - (double) m[k];                                                            \
+                    j->var[col + k] = j->var[col + k] / (double) j->n - rest * rest;                                           \
+                    j->inv[col + k] = 1 / sqrt(j->var[col + k] + j->eps);                                                      \
+                }                                                                                                              \
+            }                                                                                                                  \
+            for (int64_t k = 0; k < n; k++) {                                                                                  \
+                double scale = j->inv[col + k] * (j->w ? j->w[col + k] : 1);                                                   \
+                a[k] = (T) scale;                                                                                              \
+                b[k] = (T) ((j->b ? j->b[col + k] : 0) - j->mean[col + k] * scale);                                            \
+            }                                                                                                                  \
+            for (int64_t r = 0; r < j->n; r++) {                                                                               \
+                const T *x = (const T *) j->x + r * j->c + col;                                                                \
+                T *y = (T *) j->y + r * j->c + col;                                                                            \
+                _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) y[k] = x[k] * a[k] + b[k];                                \
+            }                                                                                                                  \
+        }                                                                                                                      \
+    }                                                                                                                          \
+    static void bn_backward_columns_##T(void *env, int64_t begin, int64_t end, int thread) {                                   \
+        const job *j = env;                                                                                                    \
+        for (int64_t block = begin; block < end; block++) {                                                                    \
+            int64_t col = block * LANES, n = tr__min(LANES, j->c - col);                                                       \
+            T m[LANES], gm[LANES], k2[LANES], scale[LANES];                                                                    \
+            for (int64_t k = 0; k < n; k++)                                                                                    \
+                m[k] = (T) j->mean[col + k];                                                                                   \
+            for (int64_t r0 = 0; r0 < j->n; r0 += 64) {                                                                        \
+                T sum[LANES] = {0}, dot[LANES] = {0};                                                                          \
+                for (int64_t r = r0; r < r0 + 64 && r < j->n; r++) {                                                           \
+                    const T *x = (const T *) j->x + r * j->c + col, *g = (const T *) j->g + r * j->c + col;                    \
+                    for (int64_t k = 0; k < n; k++) {                                                                          \
+                        sum[k] += g[k];                                                                                        \
+                        dot[k] += g[k] * (x[k] - m[k]);                                                                        \
+                    }                                                                                                          \
+                }                                                                                                              \
+                for (int64_t k = 0; k < n; k++) {                                                                              \
+                    j->db[col + k] += sum[k];                                                                                  \
+                    j->dw[col + k] += dot[k];                                                                                  \
+                }                                                                                                              \
+            }                                                                                                                  \
+            for (int64_t k = 0; k < n; k++) {                                                                                  \
+                double inv = j->inv[col + k], sum = j->db[col + k];                                                            \
+                double dot = j->dw[col + k] - sum * (j->mean[col + k] - (double) m[k]);                                        \
+                j->dw[col + k] = dot * inv;                                                                                    \
+                gm[k] = j->training ? (T) (sum / (double) j->n) : 0;                                                           \
+                k2[k] = j->training ? (T) (dot * inv * inv / (double) j->n) : 0;                                               \
+                scale[k] = (T) (inv * (j->w ? j->w[col + k] : 1));                                                             \
+            }                                                                                                                  \
+            for (int64_t r = 0; r < j->n; r++) {                                                                               \
+                const T *x = (const T *) j->x + r * j->c + col, *g = (const T *) j->g + r * j->c + col;                        \
+                T *y = (T *) j->y + r * j->c + col;                                                                            \
+                _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) y[k] = (g[k] - gm[k] - (x[k] - m[k]) * k2[k]) * scale[k]; \
+            }                                                                                                                  \
+        }                                                                                                                      \
     }
 BATCH_NORM_COLUMNS(float)
 BATCH_NORM_COLUMNS(double)
@@ -234,7 +229,8 @@ BATCH_NORM_COLUMNS(double)
 static void over_channels(const tr_kernel_call *c, job *j, tr_dtype wide, const tr__range_fn fns[4]) {
     bool columns = j->s == 1;
     int64_t work = tr__max(1, j->n * j->s * (columns ? LANES : 1));
-    tr__parallel(c->ctx, columns ? (j->c + LANES - 1) / LANES : j->c, tr__max(1, TR__GRAIN / work), fns[columns * 2 + (wide == TR_F64)], j);
+    tr__parallel(c->ctx, columns ? (j->c + LANES - 1) / LANES : j->c, tr__max(1, TR__GRAIN / work),
+                 fns[columns * 2 + (wide == TR_F64)], j);
 }
 
 static tr_dtype wide_float(tr_dtype d) {
@@ -446,7 +442,7 @@ static tr_status update_running(const tr_kernel_call *c, const job *j) {
         TR_TRY(read_doubles(c, &c->in[4], &old));
         TR_TRY(doubles(c, j->c, &new));
         for (int64_t k = 0; k < j->c; k++)
-            new[k] = momentum * (j->var[k] * count / (count - 1)) + (1 - momentum) * old[k];
+            new[k] = momentum *(j->var[k] * count / (count - 1)) + (1 - momentum) * old[k];
         TR_TRY(write_doubles(c, &c->in[4], new));
     }
     return TR_OK;
@@ -534,89 +530,86 @@ typedef struct ln_job {
     const void *w, *b;
 } ln_job;
 
-#define LAYER_NORM(T, V, VN)                                                                     \
-    static void ln_forward_##T(void *env, int64_t begin, int64_t end, int thread) {              \
-        const ln_job *l = env;                                                                   \
-        const job *j = &l->j;                                                                    \
-        const T *w = l->w, *b = l->b;                                                            \
-        for (int64_t r = begin; r < end; r++) {                                                  \
-            const T *x = (const T *) j->x + r * j->s;                                            \
-            T *y = (T *) j->y + r * j->s;                                                        \
-            double mean = sum_##T(x, j->s, false, 0) / (double) j->s;                            \
-            double rest = mean - (double) (T) mean;                                              \
-            double var = sum_##T(x, j->s, true, (T) mean) / (double) j->s - rest * rest;         \
-            double inv = 1 / sqrt(var + j->eps);                                                 \
-            j->mean[r] = mean;                                                                   \
-            j->inv[r] = inv;                                                                     \
-            T m = (T) mean, i = (T) inv;                                                         \
-            if (w && b) {                                                                        \
-                _Pragma("GCC ivdep") for (int64_t k = 0; k < j->s; k++)                          \
-                    y[k] = (x[k] - m) * i * w[k] + b[k];                                         \
-            } else {                                                                             \
-                for (int64_t k = 0; k < j->s; k++)                                               \
-                    y[k] = (x[k] - m) * i * (w ? w[k] : 1) + (b ? b[k] : 0);                     \
-            }                                                                                    \
-        }                                                                                        \
-    }                                                                                            \
-    static void ln_backward_##T(void *env, int64_t begin, int64_t end, int thread) {             \
-        const ln_job *l = env;                                                                   \
-        const job *j = &l->j;                                                                    \
-        const T *w = l->w;                                                                       \
-        for (int64_t r = begin; r < end; r++) {                                                  \
-            const T *x = (const T *) j->x + r * j->s, *g = (const T *) j->g + r * j->s;          \
-            T *y = (T *) j->y + r * j->s;                                                        \
-            T m = (T) j->mean[r], inv = (T) j->inv[r];                                           \
-            V s0 = {0}, d0 = {0}, vg, vx, vw;                                                    \
-            double sum = 0, dot = 0;                                                             \
-            int64_t k = 0;                                                                       \
-            for (; k + VN <= j->s; k += VN) {                                                    \
-                memcpy(&vg, g + k, sizeof vg);                                                   \
-                memcpy(&vx, x + k, sizeof vx);                                                   \
-                if (w) {                                                                         \
-                    memcpy(&vw, w + k, sizeof vw);                                               \
-                    vg *= vw;                                                                    \
-                }                                                                                \
-                s0 += vg;                                                                        \
-                d0 += vg * ((vx - m) * inv);                                                     \
-            }                                                                                    \
-            for (; k < j->s; k++) {                                                              \
-                T gw = g[k] * (w ? w[k] : 1);                                                    \
-                sum += gw;                                                                       \
-                dot += gw * ((x[k] - m) * inv);                                                  \
-            }                                                                                    \
-            sum += lanes_##T(s0);                                                                \
-            dot += lanes_##T(d0);                                                                \
-            T a = (T) (sum / (double) j->s), b = (T) (dot / (double) j->s);                      \
-            if (w) {                                                                             \
-                _Pragma("GCC ivdep") for (int64_t i = 0; i < j->s; i++)                          \
-                    y[i] = inv * (g[i] * w[i] - a - (x[i] - m) * inv * b);                       \
-            } else {                                                                             \
-                _Pragma("GCC ivdep") for (int64_t i = 0; i < j->s; i++)                          \
-                    y[i] = inv * (g[i] - a - (x[i] - m) * inv * b);                              \
-            }                                                                                    \
-        }                                                                                        \
-    }                                                                                            \
-    /* d weight and d bias: blocks of columns, all rows */                                       \
-    static void ln_weights_##T(void *env, int64_t begin, int64_t end, int thread) {              \
-        const job *j = &((const ln_job *) env)->j;                                               \
-        for (int64_t block = begin; block < end; block++) {                                      \
-            int64_t col = block * 64, n = tr__min(64, j->s - col);                               \
-            for (int64_t r0 = 0; r0 < j->n; r0 += 64) {                                          \
-                T dw[64] = {0}, db[64] = {0};                                                    \
-                for (int64_t r = r0; r < r0 + 64 && r < j->n; r++) {                             \
-                    const T *x = (const T *) j->x + r * j->s + col, *g = (const T *) j->g + r * j->s + col; \
-                    T m = (T) j->mean[r], inv = (T) j->inv[r];                                   \
-                    for (int64_t k = 0; k < n; k++) {                                            \
-                        dw[k] += g[k] * ((x[k] - m) * inv);                                      \
-                        db[k] += g[k];                                                           \
-                    }                                                                            \
-                }                                                                                \
-                for (int64_t k = 0; k < n; k++) {                                                \
-                    j->dw[col + k] += dw[k];                                                     \
-                    j->db[col + k] += db[k];                                                     \
-                }                                                                                \
-            }                                                                                    \
-        }                                                                                        \
+#define LAYER_NORM(T, V, VN)                                                                                                   \
+    static void ln_forward_##T(void *env, int64_t begin, int64_t end, int thread) {                                            \
+        const ln_job *l = env;                                                                                                 \
+        const job *j = &l->j;                                                                                                  \
+        const T *w = l->w, *b = l->b;                                                                                          \
+        for (int64_t r = begin; r < end; r++) {                                                                                \
+            const T *x = (const T *) j->x + r * j->s;                                                                          \
+            T *y = (T *) j->y + r * j->s;                                                                                      \
+            double mean = sum_##T(x, j->s, false, 0) / (double) j->s;                                                          \
+            double rest = mean - (double) (T) mean;                                                                            \
+            double var = sum_##T(x, j->s, true, (T) mean) / (double) j->s - rest * rest;                                       \
+            double inv = 1 / sqrt(var + j->eps);                                                                               \
+            j->mean[r] = mean;                                                                                                 \
+            j->inv[r] = inv;                                                                                                   \
+            T m = (T) mean, i = (T) inv;                                                                                       \
+            if (w && b) {                                                                                                      \
+                _Pragma("GCC ivdep") for (int64_t k = 0; k < j->s; k++) y[k] = (x[k] - m) * i * w[k] + b[k];                   \
+            } else {                                                                                                           \
+                for (int64_t k = 0; k < j->s; k++)                                                                             \
+                    y[k] = (x[k] - m) * i * (w ? w[k] : 1) + (b ? b[k] : 0);                                                   \
+            }                                                                                                                  \
+        }                                                                                                                      \
+    }                                                                                                                          \
+    static void ln_backward_##T(void *env, int64_t begin, int64_t end, int thread) {                                           \
+        const ln_job *l = env;                                                                                                 \
+        const job *j = &l->j;                                                                                                  \
+        const T *w = l->w;                                                                                                     \
+        for (int64_t r = begin; r < end; r++) {                                                                                \
+            const T *x = (const T *) j->x + r * j->s, *g = (const T *) j->g + r * j->s;                                        \
+            T *y = (T *) j->y + r * j->s;                                                                                      \
+            T m = (T) j->mean[r], inv = (T) j->inv[r];                                                                         \
+            V s0 = {0}, d0 = {0}, vg, vx, vw;                                                                                  \
+            double sum = 0, dot = 0;                                                                                           \
+            int64_t k = 0;                                                                                                     \
+            for (; k + VN <= j->s; k += VN) {                                                                                  \
+                memcpy(&vg, g + k, sizeof vg);                                                                                 \
+                memcpy(&vx, x + k, sizeof vx);                                                                                 \
+                if (w) {                                                                                                       \
+                    memcpy(&vw, w + k, sizeof vw);                                                                             \
+                    vg *= vw;                                                                                                  \
+                }                                                                                                              \
+                s0 += vg;                                                                                                      \
+                d0 += vg * ((vx - m) * inv);                                                                                   \
+            }                                                                                                                  \
+            for (; k < j->s; k++) {                                                                                            \
+                T gw = g[k] * (w ? w[k] : 1);                                                                                  \
+                sum += gw;                                                                                                     \
+                dot += gw * ((x[k] - m) * inv);                                                                                \
+            }                                                                                                                  \
+            sum += lanes_##T(s0);                                                                                              \
+            dot += lanes_##T(d0);                                                                                              \
+            T a = (T) (sum / (double) j->s), b = (T) (dot / (double) j->s);                                                    \
+            if (w) {                                                                                                           \
+                _Pragma("GCC ivdep") for (int64_t i = 0; i < j->s; i++) y[i] = inv * (g[i] * w[i] - a - (x[i] - m) * inv * b); \
+            } else {                                                                                                           \
+                _Pragma("GCC ivdep") for (int64_t i = 0; i < j->s; i++) y[i] = inv * (g[i] - a - (x[i] - m) * inv * b);        \
+            }                                                                                                                  \
+        }                                                                                                                      \
+    }                                                                                                                          \
+    /* d weight and d bias: blocks of columns, all rows */                                                                     \
+    static void ln_weights_##T(void *env, int64_t begin, int64_t end, int thread) {                                            \
+        const job *j = &((const ln_job *) env)->j;                                                                             \
+        for (int64_t block = begin; block < end; block++) {                                                                    \
+            int64_t col = block * 64, n = tr__min(64, j->s - col);                                                             \
+            for (int64_t r0 = 0; r0 < j->n; r0 += 64) {                                                                        \
+                T dw[64] = {0}, db[64] = {0};                                                                                  \
+                for (int64_t r = r0; r < r0 + 64 && r < j->n; r++) {                                                           \
+                    const T *x = (const T *) j->x + r * j->s + col, *g = (const T *) j->g + r * j->s + col;                    \
+                    T m = (T) j->mean[r], inv = (T) j->inv[r];                                                                 \
+                    for (int64_t k = 0; k < n; k++) {                                                                          \
+                        dw[k] += g[k] * ((x[k] - m) * inv);                                                                    \
+                        db[k] += g[k];                                                                                         \
+                    }                                                                                                          \
+                }                                                                                                              \
+                for (int64_t k = 0; k < n; k++) {                                                                              \
+                    j->dw[col + k] += dw[k];                                                                                   \
+                    j->db[col + k] += db[k];                                                                                   \
+                }                                                                                                              \
+            }                                                                                                                  \
+        }                                                                                                                      \
     }
 LAYER_NORM(float, vF, VN_F)
 LAYER_NORM(double, vD, VN_D)
@@ -641,7 +634,8 @@ TR__ISA_KERNEL(layer_norm) {
         TR_TRY(tr__dense_in(c, &c->in[2], wide, &l.b));
     TR_TRY(doubles(c, j->n, &j->mean));
     TR_TRY(doubles(c, j->n, &j->inv));
-    tr__parallel(c->ctx, j->n, tr__max(1, TR__GRAIN / tr__max(1, j->s)), wide == TR_F32 ? ln_forward_float : ln_forward_double, &l);
+    tr__parallel(c->ctx, j->n, tr__max(1, TR__GRAIN / tr__max(1, j->s)), wide == TR_F32 ? ln_forward_float : ln_forward_double,
+                 &l);
     TR_TRY(write_doubles(c, &c->out[1], j->mean));
     TR_TRY(write_doubles(c, &c->out[2], j->inv));
     return tr__dense_out_end(c, &c->out[0], wide, j->y);
@@ -665,7 +659,8 @@ TR__ISA_KERNEL(layer_norm_backward) {
     j->inv = (double *) inv;
     TR_TRY(doubles(c, j->s, &j->dw));
     TR_TRY(doubles(c, j->s, &j->db));
-    tr__parallel(c->ctx, j->n, tr__max(1, TR__GRAIN / tr__max(1, j->s)), wide == TR_F32 ? ln_backward_float : ln_backward_double, &l);
+    tr__parallel(c->ctx, j->n, tr__max(1, TR__GRAIN / tr__max(1, j->s)),
+                 wide == TR_F32 ? ln_backward_float : ln_backward_double, &l);
     tr__parallel(c->ctx, (j->s + 63) / 64, tr__max(1, TR__GRAIN / 64 / tr__max(1, j->n)),
                  wide == TR_F32 ? ln_weights_float : ln_weights_double, &l);
     TR_TRY(write_doubles(c, &c->out[1], j->dw));

@@ -5,9 +5,9 @@
 
 /* One parameter's update: flat arrays of float or double. State is written in place. */
 typedef struct update {
-    void *p, *g;          /* parameter; gradient (read) */
-    void *s[3];           /* state; NULL: absent */
-    double a[9];          /* numbers: of the op's formula, see each */
+    void *p, *g; /* parameter; gradient (read) */
+    void *s[3];  /* state; NULL: absent */
+    double a[9]; /* numbers: of the op's formula, see each */
     int64_t n;
     int flags;
     tr_dtype dtype;
@@ -23,7 +23,7 @@ typedef struct update {
 
 enum { MAXIMIZE = 1, NESTEROV = 2, FIRST = 4, DECOUPLED = 8 };
 
-#define LERP(T, a, b, w) ((w) < (T) 0.5 ? FMA_##T(w, (b) - (a), a) : FMA_##T((w) - 1, (b) - (a), b))
+#define LERP(T, a, b, w) ((w) < (T) 0.5 ? FMA_##T(w, (b) - (a), a) : FMA_##T((w) -1, (b) - (a), b))
 
 /* Each body is compiled for every combination of its constant flags, so that the loop has no branch left and vectorises. */
 #define INLINE static inline __attribute__((always_inline))
@@ -32,118 +32,145 @@ static double sqrt_double(double x) {
 }
 
 /* a: lr, momentum, dampening, weight_decay */
-#define SGD(T)                                                                                   \
-    INLINE void sgd_body_##T(const update *u, int64_t begin, int64_t end, bool buffer, bool first, bool nesterov, bool decays) { \
-        T *p = u->p, *m = u->s[0];                                                               \
-        const T *g = u->g, sign = u->flags & MAXIMIZE ? -1 : 1;                                  \
-        const T lr = (T) -u->a[0], momentum = (T) u->a[1], undamped = (T) (1 - u->a[2]), decay = (T) u->a[3]; \
-        _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                             \
-            T d = g[i] * sign;                                                                   \
-            if (decays)                                                                          \
-                d = FMA_##T(p[i], decay, d);                                                     \
-            if (buffer) {                                                                        \
-                T b = first ? d : FMA_##T(d, undamped, m[i] * momentum);                         \
-                m[i] = b;                                                                        \
-                d = nesterov ? FMA_##T(b, momentum, d) : b;                                      \
-            }                                                                                    \
-            p[i] = FMA_##T(d, lr, p[i]);                                                         \
-        }                                                                                        \
-    }                                                                                            \
-    INLINE void sgd_decay_##T(const update *u, int64_t begin, int64_t end, bool decays) {        \
-        const bool nesterov = u->flags & NESTEROV, first = u->flags & FIRST;                     \
-        if (!u->s[0])                                                                            \
-            sgd_body_##T(u, begin, end, false, false, false, decays);                            \
-        else if (nesterov)                                                                       \
-            first ? sgd_body_##T(u, begin, end, true, true, true, decays)                        \
-                  : sgd_body_##T(u, begin, end, true, false, true, decays);                      \
-        else                                                                                     \
-            first ? sgd_body_##T(u, begin, end, true, true, false, decays)                       \
-                  : sgd_body_##T(u, begin, end, true, false, false, decays);                     \
-    }                                                                                            \
-    static void sgd_##T(const update *u, int64_t begin, int64_t end) {                           \
-        if (u->a[3] != 0)                                                                        \
-            sgd_decay_##T(u, begin, end, true);                                                  \
-        else                                                                                     \
-            sgd_decay_##T(u, begin, end, false);                                                 \
+#define SGD(T)                                                                                                    \
+    INLINE void sgd_body_##T(const update *u, int64_t begin, int64_t end, bool buffer, bool first, bool nesterov, \
+                             bool decays) {                                                                       \
+        T *p = u->p, *m = u->s[0];                                                                                \
+        const T *g = u->g, sign = u->flags & MAXIMIZE ? -1 : 1;                                                   \
+        const T lr = (T) -u->a[0], momentum = (T) u->a[1], undamped = (T) (1 - u->a[2]), decay = (T) u->a[3];     \
+        _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                                              \
+            T d = g[i] * sign;                                                                                    \
+            if (decays)                                                                                           \
+                d = FMA_##T(p[i], decay, d);                                                                      \
+            if (buffer) {                                                                                         \
+                T b = first ? d : FMA_##T(d, undamped, m[i] * momentum);                                          \
+                m[i] = b;                                                                                         \
+                d = nesterov ? FMA_##T(b, momentum, d) : b;                                                       \
+            }                                                                                                     \
+            p[i] = FMA_##T(d, lr, p[i]);                                                                          \
+        }                                                                                                         \
+    }                                                                                                             \
+    INLINE void sgd_decay_##T(const update *u, int64_t begin, int64_t end, bool decays) {                         \
+        const bool nesterov = u->flags & NESTEROV, first = u->flags & FIRST;                                      \
+        if (!u->s[0])                                                                                             \
+            sgd_body_##T(u, begin, end, false, false, false, decays);                                             \
+        else if (nesterov)                                                                                        \
+            first ? sgd_body_##T(u, begin, end, true, true, true, decays)                                         \
+                  : sgd_body_##T(u, begin, end, true, false, true, decays);                                       \
+        else                                                                                                      \
+            first ? sgd_body_##T(u, begin, end, true, true, false, decays)                                        \
+                  : sgd_body_##T(u, begin, end, true, false, false, decays);                                      \
+    }                                                                                                             \
+    static void sgd_##T(const update *u, int64_t begin, int64_t end) {                                            \
+        if (u->a[3] != 0)                                                                                         \
+            sgd_decay_##T(u, begin, end, true);                                                                   \
+        else                                                                                                      \
+            sgd_decay_##T(u, begin, end, false);                                                                  \
     }
 
 /* a: lr, beta1, beta2, eps, weight_decay, step */
 enum { NO_DECAY, COUPLED_DECAY, DECOUPLED_DECAY };
-#define ADAM(T, sqrt)                                                                            \
+#define ADAM(T, sqrt)                                                                                  \
     INLINE void adam_body_##T(const update *u, int64_t begin, int64_t end, bool amsgrad, int decays) { \
-        T *p = u->p, *m = u->s[0], *v = u->s[1], *vm = u->s[2];                                  \
-        const T *g = u->g, sign = u->flags & MAXIMIZE ? -1 : 1;                                  \
-        const double bias1 = 1 - pow(u->a[1], u->a[5]), bias2 = 1 - pow(u->a[2], u->a[5]);       \
-        const T w1 = (T) (1 - u->a[1]), b2 = (T) u->a[2], w2 = (T) (1 - u->a[2]), eps = (T) u->a[3]; \
-        const T decay = (T) u->a[4], keep = (T) (1 - u->a[0] * u->a[4]);                         \
-        const T root = (T) sqrt_double(bias2), size = (T) (-u->a[0] / bias1);                    \
-        _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                             \
-            T d = g[i] * sign, x = p[i], mi = m[i];                                              \
-            if (decays == DECOUPLED_DECAY)                                                       \
-                x *= keep;                                                                       \
-            else if (decays == COUPLED_DECAY)                                                    \
-                d = FMA_##T(x, decay, d);                                                        \
-            mi = LERP(T, mi, d, w1);                                                             \
-            T vi = FMA_##T(w2 * d, d, v[i] * b2);                                                \
-            m[i] = mi;                                                                           \
-            v[i] = vi;                                                                           \
-            if (amsgrad)                                                                         \
-                vi = vm[i] = vm[i] > vi ? vm[i] : vi;                                            \
-            p[i] = x + size * mi / (sqrt(vi) / root + eps);                                      \
-        }                                                                                        \
-    }                                                                                            \
-    static void adam_##T(const update *u, int64_t begin, int64_t end) {                          \
+        T *p = u->p, *m = u->s[0], *v = u->s[1], *vm = u->s[2];                                        \
+        const T *g = u->g, sign = u->flags & MAXIMIZE ? -1 : 1;                                        \
+        const double bias1 = 1 - pow(u->a[1], u->a[5]), bias2 = 1 - pow(u->a[2], u->a[5]);             \
+        const T w1 = (T) (1 - u->a[1]), b2 = (T) u->a[2], w2 = (T) (1 - u->a[2]), eps = (T) u->a[3];   \
+        const T decay = (T) u->a[4], keep = (T) (1 - u->a[0] * u->a[4]);                               \
+        const T root = (T) sqrt_double(bias2), size = (T) (-u->a[0] / bias1);                          \
+        _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                                   \
+            T d = g[i] * sign, x = p[i], mi = m[i];                                                    \
+            if (decays == DECOUPLED_DECAY)                                                             \
+                x *= keep;                                                                             \
+            else if (decays == COUPLED_DECAY)                                                          \
+                d = FMA_##T(x, decay, d);                                                              \
+            mi = LERP(T, mi, d, w1);                                                                   \
+            T vi = FMA_##T(w2 * d, d, v[i] * b2);                                                      \
+            m[i] = mi;                                                                                 \
+            v[i] = vi;                                                                                 \
+            if (amsgrad)                                                                               \
+                vi = vm[i] = vm[i] > vi ? vm[i] : vi;                                                  \
+            p[i] = x + size * mi / (sqrt(vi) / root + eps);                                            \
+        }                                                                                              \
+    }                                                                                                  \
+    static void adam_##T(const update *u, int64_t begin, int64_t end) {                                \
         int decays = u->a[4] == 0 ? NO_DECAY : u->flags & DECOUPLED ? DECOUPLED_DECAY : COUPLED_DECAY; \
-        switch (decays * 2 + (u->s[2] != NULL)) {                                                \
-            case 0: adam_body_##T(u, begin, end, false, NO_DECAY); break;                        \
-            case 1: adam_body_##T(u, begin, end, true, NO_DECAY); break;                         \
-            case 2: adam_body_##T(u, begin, end, false, COUPLED_DECAY); break;                   \
-            case 3: adam_body_##T(u, begin, end, true, COUPLED_DECAY); break;                    \
-            case 4: adam_body_##T(u, begin, end, false, DECOUPLED_DECAY); break;                 \
-            default: adam_body_##T(u, begin, end, true, DECOUPLED_DECAY);                        \
-        }                                                                                        \
+        switch (decays * 2 + (u->s[2] != NULL)) {                                                      \
+            case 0:                                                                                    \
+                adam_body_##T(u, begin, end, false, NO_DECAY);                                         \
+                break;                                                                                 \
+            case 1:                                                                                    \
+                adam_body_##T(u, begin, end, true, NO_DECAY);                                          \
+                break;                                                                                 \
+            case 2:                                                                                    \
+                adam_body_##T(u, begin, end, false, COUPLED_DECAY);                                    \
+                break;                                                                                 \
+            case 3:                                                                                    \
+                adam_body_##T(u, begin, end, true, COUPLED_DECAY);                                     \
+                break;                                                                                 \
+            case 4:                                                                                    \
+                adam_body_##T(u, begin, end, false, DECOUPLED_DECAY);                                  \
+                break;                                                                                 \
+            default:                                                                                   \
+                adam_body_##T(u, begin, end, true, DECOUPLED_DECAY);                                   \
+        }                                                                                              \
     }
 
 /* a: lr, alpha, eps, weight_decay, momentum. s: square_avg, momentum_buffer, grad_avg */
-#define RMSPROP(T, sqrt)                                                                         \
+#define RMSPROP(T, sqrt)                                                                                                 \
     INLINE void rmsprop_body_##T(const update *u, int64_t begin, int64_t end, bool buffer, bool centered, bool decays) { \
-        T *p = u->p, *v = u->s[0], *b = u->s[1], *a = u->s[2];                                   \
-        const T *g = u->g, sign = u->flags & MAXIMIZE ? -1 : 1;                                  \
-        const T lr = (T) u->a[0], alpha = (T) u->a[1], rest = (T) (1 - u->a[1]), eps = (T) u->a[2]; \
-        const T decay = (T) u->a[3], momentum = (T) u->a[4];                                     \
-        _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                             \
-            T d = g[i] * sign;                                                                   \
-            if (decays)                                                                          \
-                d = FMA_##T(p[i], decay, d);                                                     \
-            T vi = FMA_##T(rest * d, d, v[i] * alpha), mean = vi;                                \
-            v[i] = vi;                                                                           \
-            if (centered) {                                                                      \
-                T ai = a[i];                                                                     \
-                ai = LERP(T, ai, d, rest);                                                       \
-                a[i] = ai;                                                                       \
-                mean = FMA_##T(-ai, ai, vi);                                                     \
-            }                                                                                    \
-            T average = sqrt(mean) + eps;                                                        \
-            if (buffer) {                                                                        \
-                T bi = b[i] * momentum + d / average;                                            \
-                b[i] = bi;                                                                       \
-                p[i] = FMA_##T(bi, -lr, p[i]);                                                   \
-            } else {                                                                             \
-                p[i] = p[i] + -lr * d / average;                                                 \
-            }                                                                                    \
-        }                                                                                        \
-    }                                                                                            \
-    static void rmsprop_##T(const update *u, int64_t begin, int64_t end) {                       \
-        switch ((u->a[4] > 0) * 4 + (u->s[2] != NULL) * 2 + (u->a[3] != 0)) {                    \
-            case 0: rmsprop_body_##T(u, begin, end, false, false, false); break;                 \
-            case 1: rmsprop_body_##T(u, begin, end, false, false, true); break;                  \
-            case 2: rmsprop_body_##T(u, begin, end, false, true, false); break;                  \
-            case 3: rmsprop_body_##T(u, begin, end, false, true, true); break;                   \
-            case 4: rmsprop_body_##T(u, begin, end, true, false, false); break;                  \
-            case 5: rmsprop_body_##T(u, begin, end, true, false, true); break;                   \
-            case 6: rmsprop_body_##T(u, begin, end, true, true, false); break;                   \
-            default: rmsprop_body_##T(u, begin, end, true, true, true);                          \
-        }                                                                                        \
+        T *p = u->p, *v = u->s[0], *b = u->s[1], *a = u->s[2];                                                           \
+        const T *g = u->g, sign = u->flags & MAXIMIZE ? -1 : 1;                                                          \
+        const T lr = (T) u->a[0], alpha = (T) u->a[1], rest = (T) (1 - u->a[1]), eps = (T) u->a[2];                      \
+        const T decay = (T) u->a[3], momentum = (T) u->a[4];                                                             \
+        _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                                                     \
+            T d = g[i] * sign;                                                                                           \
+            if (decays)                                                                                                  \
+                d = FMA_##T(p[i], decay, d);                                                                             \
+            T vi = FMA_##T(rest * d, d, v[i] * alpha), mean = vi;                                                        \
+            v[i] = vi;                                                                                                   \
+            if (centered) {                                                                                              \
+                T ai = a[i];                                                                                             \
+                ai = LERP(T, ai, d, rest);                                                                               \
+                a[i] = ai;                                                                                               \
+                mean = FMA_##T(-ai, ai, vi);                                                                             \
+            }                                                                                                            \
+            T average = sqrt(mean) + eps;                                                                                \
+            if (buffer) {                                                                                                \
+                T bi = b[i] * momentum + d / average;                                                                    \
+                b[i] = bi;                                                                                               \
+                p[i] = FMA_##T(bi, -lr, p[i]);                                                                           \
+            } else {                                                                                                     \
+                p[i] = p[i] + -lr * d / average;                                                                         \
+            }                                                                                                            \
+        }                                                                                                                \
+    }                                                                                                                    \
+    static void rmsprop_##T(const update *u, int64_t begin, int64_t end) {                                               \
+        switch ((u->a[4] > 0) * 4 + (u->s[2] != NULL) * 2 + (u->a[3] != 0)) {                                            \
+            case 0:                                                                                                      \
+                rmsprop_body_##T(u, begin, end, false, false, false);                                                    \
+                break;                                                                                                   \
+            case 1:                                                                                                      \
+                rmsprop_body_##T(u, begin, end, false, false, true);                                                     \
+                break;                                                                                                   \
+            case 2:                                                                                                      \
+                rmsprop_body_##T(u, begin, end, false, true, false);                                                     \
+                break;                                                                                                   \
+            case 3:                                                                                                      \
+                rmsprop_body_##T(u, begin, end, false, true, true);                                                      \
+                break;                                                                                                   \
+            case 4:                                                                                                      \
+                rmsprop_body_##T(u, begin, end, true, false, false);                                                     \
+                break;                                                                                                   \
+            case 5:                                                                                                      \
+                rmsprop_body_##T(u, begin, end, true, false, true);                                                      \
+                break;                                                                                                   \
+            case 6:                                                                                                      \
+                rmsprop_body_##T(u, begin, end, true, true, false);                                                      \
+                break;                                                                                                   \
+            default:                                                                                                     \
+                rmsprop_body_##T(u, begin, end, true, true, true);                                                       \
+        }                                                                                                                \
     }
 SGD(float)
 SGD(double)
@@ -155,9 +182,14 @@ RMSPROP(double, __builtin_sqrt)
 static void run(tr_op op, const update *u, int64_t begin, int64_t end) {
     bool f32 = u->dtype == TR_F32;
     switch (op) {
-        case TR_OP__sgd_: (f32 ? sgd_float : sgd_double)(u, begin, end); break;
-        case TR_OP__adam_: (f32 ? adam_float : adam_double)(u, begin, end); break;
-        default: (f32 ? rmsprop_float : rmsprop_double)(u, begin, end);
+        case TR_OP__sgd_:
+            (f32 ? sgd_float : sgd_double)(u, begin, end);
+            break;
+        case TR_OP__adam_:
+            (f32 ? adam_float : adam_double)(u, begin, end);
+            break;
+        default:
+            (f32 ? rmsprop_float : rmsprop_double)(u, begin, end);
     }
 }
 
@@ -211,8 +243,11 @@ static void read_numbers(const tr_kernel_call *c, update *u) {
         case TR_OP__sgd_:
             u->flags = (c->attrs[0] ? NESTEROV : 0) | (c->attrs[1] ? MAXIMIZE : 0) | (c->attrs[2] ? FIRST : 0);
             break;
-        case TR_OP__adam_: u->flags = (c->attrs[0] ? DECOUPLED : 0) | (c->attrs[1] ? MAXIMIZE : 0); break;
-        default: u->flags = c->attrs[0] ? MAXIMIZE : 0;
+        case TR_OP__adam_:
+            u->flags = (c->attrs[0] ? DECOUPLED : 0) | (c->attrs[1] ? MAXIMIZE : 0);
+            break;
+        default:
+            u->flags = c->attrs[0] ? MAXIMIZE : 0;
     }
 }
 

@@ -18,12 +18,10 @@ static inline uint32_t mt_mix(uint32_t upper, uint32_t lower, uint32_t far) {
 
 /* The next block of state. Each piece reads only words that are not written within a vector of it. */
 static void mt_twist(uint32_t *s) {
-    _Pragma("GCC ivdep") for (int i = 0; i < MT_N - MT_M; i++)
-        s[i] = mt_mix(s[i], s[i + 1], s[i + MT_M]);
-    _Pragma("GCC ivdep") for (int i = MT_N - MT_M; i < 2 * (MT_N - MT_M); i++)
-        s[i] = mt_mix(s[i], s[i + 1], s[i + MT_M - MT_N]);
-    _Pragma("GCC ivdep") for (int i = 2 * (MT_N - MT_M); i < MT_N - 1; i++)
-        s[i] = mt_mix(s[i], s[i + 1], s[i + MT_M - MT_N]);
+    _Pragma("GCC ivdep") for (int i = 0; i < MT_N - MT_M; i++) s[i] = mt_mix(s[i], s[i + 1], s[i + MT_M]);
+    _Pragma("GCC ivdep") for (int i = MT_N - MT_M; i < 2 * (MT_N - MT_M); i++) s[i] =
+        mt_mix(s[i], s[i + 1], s[i + MT_M - MT_N]);
+    _Pragma("GCC ivdep") for (int i = 2 * (MT_N - MT_M); i < MT_N - 1; i++) s[i] = mt_mix(s[i], s[i + 1], s[i + MT_M - MT_N]);
     s[MT_N - 1] = mt_mix(s[MT_N - 1], s[0], s[MT_M - 1]);
 }
 
@@ -42,8 +40,7 @@ static void draw_words(tr_generator *g, uint32_t *out, int64_t n) {
         }
         int64_t k = tr__min(n, MT_N - g->at);
         const uint32_t *s = g->mt + g->at;
-        _Pragma("GCC ivdep") for (int64_t i = 0; i < k; i++)
-            out[i] = mt_temper(s[i]);
+        _Pragma("GCC ivdep") for (int64_t i = 0; i < k; i++) out[i] = mt_temper(s[i]);
         g->at += (uint32_t) k;
         out += k;
         n -= k;
@@ -99,7 +96,7 @@ static tr_arg in_stride_order(const tr_arg *a, tr_meta *m) {
     tr_meta sorted;
     tr__meta_make(&sorted, (tr_dtype) m->dtype, m->ndim, m->shape, m->strides);
     *m = sorted;
-    return (tr_arg) {a->data, m, {0}};
+    return (tr_arg){a->data, m, {0}};
 }
 
 /* Words for n elements, `per` each, in pieces: fn(env, first element, elements, words). */
@@ -181,8 +178,12 @@ static void uniform_bf16(void *env, int64_t begin, int64_t end, int thread) {
 
 TR__ISA_KERNEL(uniform_) {
     tr_dtype t = (tr_dtype) c->in[0].meta->dtype;
-    draw d = {.a = tr_arg_double(&c->in[1]), .b = tr_arg_double(&c->in[2]), .per = t == TR_F64 ? 2 : 1,
-              .fn = t == TR_F64 ? uniform_double : t == TR_BF16 ? uniform_bf16 : uniform_float};
+    draw d = {.a = tr_arg_double(&c->in[1]),
+              .b = tr_arg_double(&c->in[2]),
+              .per = t == TR_F64 ? 2 : 1,
+              .fn = t == TR_F64    ? uniform_double
+                    : t == TR_BF16 ? uniform_bf16
+                                   : uniform_float};
     return fill_in_order(c, generator_of(c, 3), &d, t == TR_F64 ? TR_F64 : TR_F32);
 }
 
@@ -204,36 +205,36 @@ static double draw_normal(tr_generator *g) {
 /* Blocks of 16 uniforms in y, 8 radii and 8 angles each, become normal in place. Up to TURN blocks at a time are sorted into
  * vectors. */
 enum { TURN = 16 };
-#define NORMAL(T, V, VN, PI, sqrt_)                                                              \
-    static void normal_turn_##T(T *y, int64_t n, T mean, T std) {                                \
+#define NORMAL(T, V, VN, PI, sqrt_)                                                                       \
+    static void normal_turn_##T(T *y, int64_t n, T mean, T std) {                                         \
         T u[TURN * 8] __attribute__((aligned(64))) = {0}, t[TURN * 8] __attribute__((aligned(64))) = {0}; \
-        for (int64_t k = 0; k < n; k++) {                                                        \
-            memcpy(u + 8 * k, y + 16 * k, 8 * sizeof *y);                                        \
-            memcpy(t + 8 * k, y + 16 * k + 8, 8 * sizeof *y);                                    \
-        }                                                                                        \
-        for (int64_t i = 0; i < 8 * n; i += VN) {                                                \
-            V a, b;                                                                              \
-            memcpy(&a, u + i, sizeof a);                                                         \
-            memcpy(&b, t + i, sizeof b);                                                         \
-            a = -2 * V##_log(1 - a);                                                             \
-            b = 2 * (T) PI * b;                                                                  \
-            for (int k = 0; k < VN; k++)                                                         \
-                a[k] = sqrt_(a[k]);                                                              \
-            V c = V##_cos(b), s = V##_sin(b);                                                    \
-            c = a * c * std + mean;                                                              \
-            s = a * s * std + mean;                                                              \
-            memcpy(u + i, &c, sizeof c);                                                         \
-            memcpy(t + i, &s, sizeof s);                                                         \
-        }                                                                                        \
-        for (int64_t k = 0; k < n; k++) {                                                        \
-            memcpy(y + 16 * k, u + 8 * k, 8 * sizeof *y);                                        \
-            memcpy(y + 16 * k + 8, t + 8 * k, 8 * sizeof *y);                                    \
-        }                                                                                        \
-    }                                                                                            \
-    static void normal_blocks_##T(void *env, int64_t begin, int64_t end, int thread) {           \
-        const draw *d = env;                                                                     \
-        for (int64_t i = begin; i < end; i += TURN)                                              \
-            normal_turn_##T((T *) d->y + 16 * i, tr__min(TURN, end - i), (T) d->a, (T) d->b);    \
+        for (int64_t k = 0; k < n; k++) {                                                                 \
+            memcpy(u + 8 * k, y + 16 * k, 8 * sizeof *y);                                                 \
+            memcpy(t + 8 * k, y + 16 * k + 8, 8 * sizeof *y);                                             \
+        }                                                                                                 \
+        for (int64_t i = 0; i < 8 * n; i += VN) {                                                         \
+            V a, b;                                                                                       \
+            memcpy(&a, u + i, sizeof a);                                                                  \
+            memcpy(&b, t + i, sizeof b);                                                                  \
+            a = -2 * V##_log(1 - a);                                                                      \
+            b = 2 * (T) PI * b;                                                                           \
+            for (int k = 0; k < VN; k++)                                                                  \
+                a[k] = sqrt_(a[k]);                                                                       \
+            V c = V##_cos(b), s = V##_sin(b);                                                             \
+            c = a * c * std + mean;                                                                       \
+            s = a * s * std + mean;                                                                       \
+            memcpy(u + i, &c, sizeof c);                                                                  \
+            memcpy(t + i, &s, sizeof s);                                                                  \
+        }                                                                                                 \
+        for (int64_t k = 0; k < n; k++) {                                                                 \
+            memcpy(y + 16 * k, u + 8 * k, 8 * sizeof *y);                                                 \
+            memcpy(y + 16 * k + 8, t + 8 * k, 8 * sizeof *y);                                             \
+        }                                                                                                 \
+    }                                                                                                     \
+    static void normal_blocks_##T(void *env, int64_t begin, int64_t end, int thread) {                    \
+        const draw *d = env;                                                                              \
+        for (int64_t i = begin; i < end; i += TURN)                                                       \
+            normal_turn_##T((T *) d->y + 16 * i, tr__min(TURN, end - i), (T) d->a, (T) d->b);             \
     }
 NORMAL(float, vF, VN_F, 3.14159265358979323846, __builtin_sqrtf)
 NORMAL(double, vD, VN_D, 3.14159265358979323846, __builtin_sqrt)
@@ -463,7 +464,7 @@ TR__ISA_KERNEL(_dropout) {
     if (m.numel == 0)
         return TR_OK;
     if (keep >= 1 || keep <= 0) { // PyTorch draws nothing then
-        TR_TRY(tr__fill(c->ctx, mask, TR_I64, (tr_number) {.i = keep > 0}));
+        TR_TRY(tr__fill(c->ctx, mask, TR_I64, (tr_number){.i = keep > 0}));
     } else {
         TR_TRY(tr__dense_out(c, &view, TR_BOOL, &d.y));
         TR_TRY(draw_each(c, g, &d, m.numel));
@@ -472,11 +473,11 @@ TR__ISA_KERNEL(_dropout) {
     tr__meta_make(&k, TR_F64, 0, NULL, NULL);
     double scale = keep <= 0 ? 0 : in->meta->dtype == TR_F64 ? 1 / keep : 1.0f / (float) keep;
     tr_ew_program p = {.n_steps = 1, .n_args = 4};
-    p.steps[0] = (tr_ew_step) {.op = TR_OP_masked_scale,
-                               .cdtype = in->meta->dtype,
-                               .dtype = c->out[0].meta->dtype,
-                               .in = {0, 1, 2, TR_EW_ABSENT, TR_EW_ABSENT},
-                               .store = 3};
+    p.steps[0] = (tr_ew_step){.op = TR_OP_masked_scale,
+                              .cdtype = in->meta->dtype,
+                              .dtype = c->out[0].meta->dtype,
+                              .in = {0, 1, 2, TR_EW_ABSENT, TR_EW_ABSENT},
+                              .store = 3};
     tr_arg args[4] = {*in, *mask, {NULL, &k, {.d = scale}}, c->out[0]};
     return tr_ew_run(&p, c->out[0].meta, args, c->ctx);
 }

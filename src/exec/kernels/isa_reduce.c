@@ -6,17 +6,18 @@
  * PyTorch's cascade, and independent of the number of threads, because work is cut by size only. */
 #include "exec/kernels/kernels.h"
 #include "exec/kernels/ew_math.h"
+#include "exec/kernels/isa_extreme.h"
 
 #include <float.h>
 
 typedef struct plan {
-    int n_kept, n_reduced;               /* outer dimensions of each kind; the innermost is apart */
+    int n_kept, n_reduced; /* outer dimensions of each kind; the innermost is apart */
     int64_t kept_shape[TR_MAX_DIMS], kept_strides[TR_MAX_DIMS];
     int64_t reduced_shape[TR_MAX_DIMS], reduced_strides[TR_MAX_DIMS];
-    int64_t kept, reduced;               /* their products */
-    int64_t inner;                       /* size of the innermost dimension */
+    int64_t kept, reduced; /* their products */
+    int64_t inner;         /* size of the innermost dimension */
     bool inner_reduced;
-    int64_t count;                       /* elements per result */
+    int64_t count; /* elements per result */
     int64_t results;
 } plan;
 
@@ -85,13 +86,13 @@ typedef enum fold {
     FOLD_ABS,
     FOLD_SQUARE,
     FOLD_NONZERO,
-    FOLD_POWER,     /* |x|^p */
+    FOLD_POWER, /* |x|^p */
     FOLD_PROD,
     FOLD_MAX,
     FOLD_MIN,
     FOLD_MAX_ABS,
     FOLD_MIN_ABS,
-    FOLD_EXP,       /* exp(x - centre) */
+    FOLD_EXP, /* exp(x - centre) */
 } fold;
 
 enum { BLOCK = 2048, COLUMNS = 1024, ROWS = 32, CHUNK = 64 * 1024 };
@@ -105,178 +106,152 @@ enum { BLOCK = 2048, COLUMNS = 1024, ROWS = 32, CHUNK = 64 * 1024 };
 #define LESS(a, v)    ((v) < (a) || (v) != (v) ? (v) : (a))
 
 /* A row of sums, in vectors. `w` is a vector of x. */
-#define ROW_SUM(id, T, V, VN, expr)                                                              \
-    static double row_##id##_##T(const T *x, int64_t n, double centre, double power) {           \
-        const T m = (T) centre;                                                                  \
-        double total = 0;                                                                        \
-        (void) m;                                                                                \
-        while (n > 0) {                                                                          \
-            int64_t b = n < BLOCK ? n : BLOCK, i = 0;                                            \
-            V s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, w;                                         \
-            for (; i + 4 * VN <= b; i += 4 * VN) {                                               \
-                memcpy(&w, x + i, sizeof w), s0 += (expr);                                       \
-                memcpy(&w, x + i + VN, sizeof w), s1 += (expr);                                  \
-                memcpy(&w, x + i + 2 * VN, sizeof w), s2 += (expr);                              \
-                memcpy(&w, x + i + 3 * VN, sizeof w), s3 += (expr);                              \
-            }                                                                                    \
-            for (; i + VN <= b; i += VN)                                                         \
-                memcpy(&w, x + i, sizeof w), s0 += (expr);                                       \
-            s0 = (s0 + s1) + (s2 + s3);                                                          \
-            if (i < b) {                                                                         \
-                V y;                                                                             \
-                memset(&w, 0, sizeof w);                                                         \
-                memcpy(&w, x + i, (size_t) (b - i) * sizeof *x);                                 \
-                y = (expr);                                                                      \
-                for (int64_t k = 0; k < b - i; k++)                                              \
-                    total += y[k];                                                               \
-            }                                                                                    \
-            for (int half = VN / 2; half > 0; half /= 2)                                         \
-                for (int k = 0; k < half; k++)                                                   \
-                    s0[k] += s0[k + half];                                                       \
-            total += s0[0];                                                                      \
-            x += b;                                                                              \
-            n -= b;                                                                              \
-        }                                                                                        \
-        return total;                                                                            \
+#define ROW_SUM(id, T, V, VN, expr)                                                    \
+    static double row_##id##_##T(const T *x, int64_t n, double centre, double power) { \
+        const T m = (T) centre;                                                        \
+        double total = 0;                                                              \
+        (void) m;                                                                      \
+        while (n > 0) {                                                                \
+            int64_t b = n < BLOCK ? n : BLOCK, i = 0;                                  \
+            V s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, w;                               \
+            for (; i + 4 * VN <= b; i += 4 * VN) {                                     \
+                memcpy(&w, x + i, sizeof w), s0 += (expr);                             \
+                memcpy(&w, x + i + VN, sizeof w), s1 += (expr);                        \
+                memcpy(&w, x + i + 2 * VN, sizeof w), s2 += (expr);                    \
+                memcpy(&w, x + i + 3 * VN, sizeof w), s3 += (expr);                    \
+            }                                                                          \
+            for (; i + VN <= b; i += VN)                                               \
+                memcpy(&w, x + i, sizeof w), s0 += (expr);                             \
+            s0 = (s0 + s1) + (s2 + s3);                                                \
+            if (i < b) {                                                               \
+                V y;                                                                   \
+                memset(&w, 0, sizeof w);                                               \
+                memcpy(&w, x + i, (size_t) (b - i) * sizeof *x);                       \
+                y = (expr);                                                            \
+                for (int64_t k = 0; k < b - i; k++)                                    \
+                    total += y[k];                                                     \
+            }                                                                          \
+            for (int half = VN / 2; half > 0; half /= 2)                               \
+                for (int k = 0; k < half; k++)                                         \
+                    s0[k] += s0[k + half];                                             \
+            total += s0[0];                                                            \
+            x += b;                                                                    \
+            n -= b;                                                                    \
+        }                                                                              \
+        return total;                                                                  \
     }
 /* Rows of n columns, `stride` apart, summed into acc. */
-#define COLUMN_SUM(id, T, expr)                                                                  \
-    static void column_##id##_##T(double *acc, const plan *p, const T *x, int64_t at, int64_t n, \
-                                  const double *centre, double power) {                          \
-        T part[COLUMNS], m[COLUMNS];                                                             \
-        for (int64_t j = 0; j < n; j++) {                                                        \
-            acc[j] = 0;                                                                          \
-            m[j] = centre ? (T) centre[j] : 0;                                                   \
-        }                                                                                        \
-        (void) m[0];                                                                                        \
-        for (int64_t r = 0; r < p->reduced; r += ROWS) {                                         \
-            memset(part, 0, sizeof part);                                                        \
-            for (int64_t k = r; k < r + ROWS && k < p->reduced; k++) {                           \
-                const T *y = x + at + reduced_offset(p, k);                                      \
-                for (int64_t j = 0; j < n; j++) {                                                \
-                    T w = y[j];                                                                  \
-                    part[j] += (expr);                                                           \
-                }                                                                                \
-            }                                                                                    \
-            for (int64_t j = 0; j < n; j++)                                                      \
-                acc[j] += part[j];                                                               \
-        }                                                                                        \
+#define COLUMN_SUM(id, T, expr)                                                                                        \
+    static void column_##id##_##T(double *acc, const plan *p, const T *x, int64_t at, int64_t n, const double *centre, \
+                                  double power) {                                                                      \
+        T part[COLUMNS], m[COLUMNS];                                                                                   \
+        for (int64_t j = 0; j < n; j++) {                                                                              \
+            acc[j] = 0;                                                                                                \
+            m[j] = centre ? (T) centre[j] : 0;                                                                         \
+        }                                                                                                              \
+        (void) m[0];                                                                                                   \
+        for (int64_t r = 0; r < p->reduced; r += ROWS) {                                                               \
+            memset(part, 0, sizeof part);                                                                              \
+            for (int64_t k = r; k < r + ROWS && k < p->reduced; k++) {                                                 \
+                const T *y = x + at + reduced_offset(p, k);                                                            \
+                for (int64_t j = 0; j < n; j++) {                                                                      \
+                    T w = y[j];                                                                                        \
+                    part[j] += (expr);                                                                                 \
+                }                                                                                                      \
+            }                                                                                                          \
+            for (int64_t j = 0; j < n; j++)                                                                            \
+                acc[j] += part[j];                                                                                     \
+        }                                                                                                              \
     }
 /* Folds whose order is free: in 16 lanes. */
-#define ROW_FOLD(id, T, A, start, COMBINE, value)                                                \
-    static A row_##id##_##T(const T *x, int64_t n, double centre, double power) {                \
-        A lane[16];                                                                              \
-        int64_t i = 0;                                                                           \
-        for (int k = 0; k < 16; k++)                                                             \
-            lane[k] = (start);                                                                   \
-        for (; i + 16 <= n; i += 16)                                                             \
-            for (int k = 0; k < 16; k++) {                                                       \
-                T w = x[i + k];                                                                  \
-                A v = (A) (value);                                                               \
-                lane[k] = COMBINE(lane[k], v);                                                   \
-            }                                                                                    \
-        for (; i < n; i++) {                                                                     \
-            T w = x[i];                                                                          \
-            A v = (A) (value);                                                                   \
-            lane[0] = COMBINE(lane[0], v);                                                       \
-        }                                                                                        \
-        for (int k = 1; k < 16; k++) {                                                           \
-            A v = lane[k];                                                                       \
-            lane[0] = COMBINE(lane[0], v);                                                       \
-        }                                                                                        \
-        return lane[0];                                                                          \
+#define ROW_FOLD(id, T, A, start, COMBINE, value)                                 \
+    static A row_##id##_##T(const T *x, int64_t n, double centre, double power) { \
+        A lane[16];                                                               \
+        int64_t i = 0;                                                            \
+        for (int k = 0; k < 16; k++)                                              \
+            lane[k] = (start);                                                    \
+        for (; i + 16 <= n; i += 16)                                              \
+            for (int k = 0; k < 16; k++) {                                        \
+                T w = x[i + k];                                                   \
+                A v = (A) (value);                                                \
+                lane[k] = COMBINE(lane[k], v);                                    \
+            }                                                                     \
+        for (; i < n; i++) {                                                      \
+            T w = x[i];                                                           \
+            A v = (A) (value);                                                    \
+            lane[0] = COMBINE(lane[0], v);                                        \
+        }                                                                         \
+        for (int k = 1; k < 16; k++) {                                            \
+            A v = lane[k];                                                        \
+            lane[0] = COMBINE(lane[0], v);                                        \
+        }                                                                         \
+        return lane[0];                                                           \
     }
-#define COLUMN_FOLD(id, T, A, start, COMBINE, value)                                             \
-    static void column_##id##_##T(A *acc, const plan *p, const T *x, int64_t at, int64_t n,      \
-                                  const double *centre, double power) {                          \
-        T part[COLUMNS];                                                                         \
-        for (int64_t j = 0; j < n; j++)                                                          \
-            part[j] = (T) (start);                                                               \
-        for (int64_t k = 0; k < p->reduced; k++) {                                               \
-            const T *y = x + at + reduced_offset(p, k);                                          \
-            for (int64_t j = 0; j < n; j++) {                                                    \
-                T w = y[j], v = (T) (value), a = part[j];                                        \
-                part[j] = (T) COMBINE(a, v);                                                     \
-            }                                                                                    \
-        }                                                                                        \
-        for (int64_t j = 0; j < n; j++)                                                          \
-            acc[j] = (A) part[j];                                                                \
+#define COLUMN_FOLD(id, T, A, start, COMBINE, value)                                                              \
+    static void column_##id##_##T(A *acc, const plan *p, const T *x, int64_t at, int64_t n, const double *centre, \
+                                  double power) {                                                                 \
+        T part[COLUMNS];                                                                                          \
+        for (int64_t j = 0; j < n; j++)                                                                           \
+            part[j] = (T) (start);                                                                                \
+        for (int64_t k = 0; k < p->reduced; k++) {                                                                \
+            const T *y = x + at + reduced_offset(p, k);                                                           \
+            for (int64_t j = 0; j < n; j++) {                                                                     \
+                T w = y[j], v = (T) (value), a = part[j];                                                         \
+                part[j] = (T) COMBINE(a, v);                                                                      \
+            }                                                                                                     \
+        }                                                                                                         \
+        for (int64_t j = 0; j < n; j++)                                                                           \
+            acc[j] = (A) part[j];                                                                                 \
     }
-/* The extreme of a row, in vectors: for floats. */
-#define ROW_EXTREME(id, T, V, VN, start, BETTER, value)                                          \
-    static double row_##id##_##T(const T *x, int64_t n, double centre, double power) {           \
-        V a = (V) {0} + (T) (start), b = a, w;                                                   \
-        int64_t i = 0;                                                                           \
-        for (; i + 2 * VN <= n; i += 2 * VN) {                                                   \
-            memcpy(&w, x + i, sizeof w);                                                         \
-            w = value(w);                                                                        \
-            a = V##_select(BETTER(a, w), w, a);                                                  \
-            memcpy(&w, x + i + VN, sizeof w);                                                    \
-            w = value(w);                                                                        \
-            b = V##_select(BETTER(b, w), w, b);                                                  \
-        }                                                                                        \
-        a = V##_select(BETTER(a, b), b, a);                                                      \
-        for (; i < n; i++) {                                                                     \
-            w = value((V) {0} + x[i]);                                                           \
-            a = V##_select(BETTER(a, w), w, a);                                                  \
-        }                                                                                        \
-        T m = a[0];                                                                              \
-        for (int k = 1; k < VN; k++)                                                             \
-            m = BETTER(m, a[k]) ? a[k] : m;                                                      \
-        return m;                                                                                \
-    }
-#define ABOVE(a, v) (((v) > (a)) | ((v) != (v)))
-#define BELOW(a, v) (((v) < (a)) | ((v) != (v)))
-#define ITSELF(v)   (v)
 
 static inline vF abs_power_vF(vF x, double p) {
-    return vF_pow(vF_abs(x), (vF) {0} + (float) p);
+    return vF_pow(vF_abs(x), (vF){0} + (float) p);
 }
 static inline vD abs_power_vD(vD x, double p) {
-    return vD_pow(vD_abs(x), (vD) {0} + p);
+    return vD_pow(vD_abs(x), (vD){0} + p);
 }
 static inline vF ones_vF(vFi m) {
-    return (vF) (m & (vFi) ((vF) {0} + 1.0f));
+    return (vF) (m & (vFi) ((vF){0} + 1.0f));
 }
 static inline vD ones_vD(vDi m) {
-    return (vD) (m & (vDi) ((vD) {0} + 1.0));
+    return (vD) (m & (vDi) ((vD){0} + 1.0));
 }
 
-#define SUMS(T, V, VN, fabs_, pow_, exp_)                                                           \
-    ROW_SUM(sum, T, V, VN, w)                                                                    \
-    ROW_SUM(deviation, T, V, VN, (w - m) * (w - m))                                              \
-    ROW_SUM(abs, T, V, VN, V##_abs(w))                                                           \
-    ROW_SUM(square, T, V, VN, w *w)                                                              \
-    ROW_SUM(nonzero, T, V, VN, ones_##V(w != 0))                                                 \
-    ROW_SUM(power, T, V, VN, abs_power_##V(w, power))                                            \
-    ROW_SUM(exp, T, V, VN, V##_exp(w - m))                                                       \
-    COLUMN_SUM(sum, T, w)                                                                        \
-    COLUMN_SUM(deviation, T, (w - m[j]) * (w - m[j]))                                            \
-    COLUMN_SUM(abs, T, fabs_(w))                                                                  \
-    COLUMN_SUM(square, T, w *w)                                                                  \
-    COLUMN_SUM(nonzero, T, w != 0)                                                               \
-    COLUMN_SUM(power, T, pow_(fabs_(w), (T) power))                                                \
+#define SUMS(T, V, VN, fabs_, pow_, exp_)             \
+    ROW_SUM(sum, T, V, VN, w)                         \
+    ROW_SUM(deviation, T, V, VN, (w - m) * (w - m))   \
+    ROW_SUM(abs, T, V, VN, V##_abs(w))                \
+    ROW_SUM(square, T, V, VN, w *w)                   \
+    ROW_SUM(nonzero, T, V, VN, ones_##V(w != 0))      \
+    ROW_SUM(power, T, V, VN, abs_power_##V(w, power)) \
+    ROW_SUM(exp, T, V, VN, V##_exp(w - m))            \
+    COLUMN_SUM(sum, T, w)                             \
+    COLUMN_SUM(deviation, T, (w - m[j]) * (w - m[j])) \
+    COLUMN_SUM(abs, T, fabs_(w))                      \
+    COLUMN_SUM(square, T, w *w)                       \
+    COLUMN_SUM(nonzero, T, w != 0)                    \
+    COLUMN_SUM(power, T, pow_(fabs_(w), (T) power))   \
     COLUMN_SUM(exp, T, exp_(w - m[j]))
 SUMS(float, vF, VN_F, __builtin_fabsf, powf, expf)
 SUMS(double, vD, VN_D, __builtin_fabs, pow, exp)
 
-#define FLOAT_FOLDS(T, V, VN, fabs_)                                                             \
-    ROW_FOLD(prod, T, double, 1, MUL, w)                                                         \
-    ROW_EXTREME(max, T, V, VN, -__builtin_inf(), ABOVE, ITSELF)                                  \
-    ROW_EXTREME(min, T, V, VN, __builtin_inf(), BELOW, ITSELF)                                   \
-    ROW_EXTREME(max_abs, T, V, VN, 0, ABOVE, V##_abs)                                            \
-    ROW_EXTREME(min_abs, T, V, VN, __builtin_inf(), BELOW, V##_abs)                              \
-    COLUMN_FOLD(prod, T, double, 1, MUL, w)                                                      \
-    COLUMN_FOLD(max, T, double, -__builtin_inf(), GREATER, w)                                    \
-    COLUMN_FOLD(min, T, double, __builtin_inf(), LESS, w)                                        \
-    COLUMN_FOLD(max_abs, T, double, 0, GREATER, fabs_(w))                                        \
+#define FLOAT_FOLDS(T, V, VN, fabs_)                                \
+    ROW_FOLD(prod, T, double, 1, MUL, w)                            \
+    ROW_EXTREME(max, T, V, VN, -__builtin_inf(), ABOVE, ITSELF)     \
+    ROW_EXTREME(min, T, V, VN, __builtin_inf(), BELOW, ITSELF)      \
+    ROW_EXTREME(max_abs, T, V, VN, 0, ABOVE, V##_abs)               \
+    ROW_EXTREME(min_abs, T, V, VN, __builtin_inf(), BELOW, V##_abs) \
+    COLUMN_FOLD(prod, T, double, 1, MUL, w)                         \
+    COLUMN_FOLD(max, T, double, -__builtin_inf(), GREATER, w)       \
+    COLUMN_FOLD(min, T, double, __builtin_inf(), LESS, w)           \
+    COLUMN_FOLD(max_abs, T, double, 0, GREATER, fabs_(w))           \
     COLUMN_FOLD(min_abs, T, double, __builtin_inf(), LESS, fabs_(w))
-#define WHOLE(T, lowest, highest)                                                                \
-    ROW_FOLD(prod, T, int64_t, 1, MUL_WRAP, w)                                                     \
-    ROW_FOLD(max, T, int64_t, lowest, GREATER, w)                                                \
-    ROW_FOLD(min, T, int64_t, highest, LESS, w)                                                  \
-    COLUMN_FOLD(prod, T, int64_t, 1, MUL_WRAP, w)                                                  \
-    COLUMN_FOLD(max, T, int64_t, lowest, GREATER, w)                                             \
+#define WHOLE(T, lowest, highest)                    \
+    ROW_FOLD(prod, T, int64_t, 1, MUL_WRAP, w)       \
+    ROW_FOLD(max, T, int64_t, lowest, GREATER, w)    \
+    ROW_FOLD(min, T, int64_t, highest, LESS, w)      \
+    COLUMN_FOLD(prod, T, int64_t, 1, MUL_WRAP, w)    \
+    COLUMN_FOLD(max, T, int64_t, lowest, GREATER, w) \
     COLUMN_FOLD(min, T, int64_t, highest, LESS, w)
 FLOAT_FOLDS(float, vF, VN_F, __builtin_fabsf)
 FLOAT_FOLDS(double, vD, VN_D, __builtin_fabs)
@@ -286,26 +261,24 @@ ROW_FOLD(sum, int64_t, int64_t, 0, ADD_WRAP, w)
 COLUMN_FOLD(sum, int64_t, int64_t, 0, ADD_WRAP, w)
 
 /* Rows and columns of each element type; accumulators are double for floats, int64 for the rest. */
-#define REAL_FOLDS(T)                                                                            \
-    typedef double (*row_fn_##T)(const T *, int64_t, double, double);                            \
-    typedef void (*column_fn_##T)(double *, const plan *, const T *, int64_t, int64_t, const double *, double); \
-    static const row_fn_##T rows_##T[] = {row_sum_##T, row_deviation_##T, row_abs_##T, row_square_##T, row_nonzero_##T, \
-                                          row_power_##T, row_prod_##T, row_max_##T, row_min_##T, row_max_abs_##T, \
-                                          row_min_abs_##T, row_exp_##T};                         \
-    static const column_fn_##T columns_##T[] = {                                                 \
-        column_sum_##T, column_deviation_##T, column_abs_##T, column_square_##T, column_nonzero_##T, column_power_##T, \
-        column_prod_##T, column_max_##T, column_min_##T, column_max_abs_##T, column_min_abs_##T, column_exp_##T};
+#define REAL_FOLDS(T)                                                                                                    \
+    typedef double (*row_fn_##T)(const T *, int64_t, double, double);                                                    \
+    typedef void (*column_fn_##T)(double *, const plan *, const T *, int64_t, int64_t, const double *, double);          \
+    static const row_fn_##T rows_##T[] = {row_sum_##T,     row_deviation_##T, row_abs_##T,     row_square_##T,           \
+                                          row_nonzero_##T, row_power_##T,     row_prod_##T,    row_max_##T,              \
+                                          row_min_##T,     row_max_abs_##T,   row_min_abs_##T, row_exp_##T};             \
+    static const column_fn_##T columns_##T[] = {                                                                         \
+        column_sum_##T,  column_deviation_##T, column_abs_##T, column_square_##T,  column_nonzero_##T, column_power_##T, \
+        column_prod_##T, column_max_##T,       column_min_##T, column_max_abs_##T, column_min_abs_##T, column_exp_##T};
 REAL_FOLDS(float)
 REAL_FOLDS(double)
-#define WHOLE_FOLDS(T, sum_row, sum_column)                                                      \
-    typedef int64_t (*row_fn_##T)(const T *, int64_t, double, double);                           \
+#define WHOLE_FOLDS(T, sum_row, sum_column)                                                                      \
+    typedef int64_t (*row_fn_##T)(const T *, int64_t, double, double);                                           \
     typedef void (*column_fn_##T)(int64_t *, const plan *, const T *, int64_t, int64_t, const double *, double); \
-    static const row_fn_##T rows_##T[] = {                                                       \
-        [FOLD_SUM] = sum_row, [FOLD_PROD] = row_prod_##T, [FOLD_MAX] = row_max_##T, [FOLD_MIN] = row_min_##T}; \
-    static const column_fn_##T columns_##T[] = {[FOLD_SUM] = sum_column,                         \
-                                                [FOLD_PROD] = column_prod_##T,                   \
-                                                [FOLD_MAX] = column_max_##T,                     \
-                                                [FOLD_MIN] = column_min_##T};
+    static const row_fn_##T rows_##T[] = {                                                                       \
+        [FOLD_SUM] = sum_row, [FOLD_PROD] = row_prod_##T, [FOLD_MAX] = row_max_##T, [FOLD_MIN] = row_min_##T};   \
+    static const column_fn_##T columns_##T[] = {                                                                 \
+        [FOLD_SUM] = sum_column, [FOLD_PROD] = column_prod_##T, [FOLD_MAX] = column_max_##T, [FOLD_MIN] = column_min_##T};
 WHOLE_FOLDS(int64_t, row_sum_int64_t, column_sum_int64_t)
 WHOLE_FOLDS(uint8_t, NULL, NULL)
 
@@ -319,25 +292,29 @@ typedef union number {
 typedef struct job {
     plan p;
     fold f;
-    tr_dtype dtype;         /* F32, F64, I64 or BOOL */
+    tr_dtype dtype; /* F32, F64, I64 or BOOL */
     const void *x;
-    const double *centre;   /* per result, or NULL */
+    const double *centre; /* per result, or NULL */
     double power;
-    number *out;            /* [results] */
-    int64_t chunks, chunk;  /* a row that is cut: pieces and their size */
-    int64_t columns;        /* of a block */
+    number *out;           /* [results] */
+    int64_t chunks, chunk; /* a row that is cut: pieces and their size */
+    int64_t columns;       /* of a block */
     number *partial;
 } job;
 
 static number combine(const job *j, number a, number b) {
     bool real = j->dtype >= TR_BF16;
     switch (j->f) {
-        case FOLD_PROD: return real ? (number) {.d = a.d * b.d} : (number) {.l = (int64_t) ((uint64_t) a.l * (uint64_t) b.l)};
+        case FOLD_PROD:
+            return real ? (number){.d = a.d * b.d} : (number){.l = (int64_t) ((uint64_t) a.l * (uint64_t) b.l)};
         case FOLD_MAX:
-        case FOLD_MAX_ABS: return real ? (number) {.d = GREATER(a.d, b.d)} : (number) {.l = GREATER(a.l, b.l)};
+        case FOLD_MAX_ABS:
+            return real ? (number){.d = GREATER(a.d, b.d)} : (number){.l = GREATER(a.l, b.l)};
         case FOLD_MIN:
-        case FOLD_MIN_ABS: return real ? (number) {.d = LESS(a.d, b.d)} : (number) {.l = LESS(a.l, b.l)};
-        default: return real ? (number) {.d = a.d + b.d} : (number) {.l = (int64_t) ((uint64_t) a.l + (uint64_t) b.l)};
+        case FOLD_MIN_ABS:
+            return real ? (number){.d = LESS(a.d, b.d)} : (number){.l = LESS(a.l, b.l)};
+        default:
+            return real ? (number){.d = a.d + b.d} : (number){.l = (int64_t) ((uint64_t) a.l + (uint64_t) b.l)};
     }
 }
 
@@ -379,11 +356,16 @@ static void fold_columns_bf16(const job *j, number *out, int64_t at, int64_t n, 
 
 static number fold_row(const job *j, int64_t at, int64_t n, double centre) {
     switch (j->dtype) {
-        case TR_BF16: return fold_row_bf16(j, at, n, centre);
-        case TR_F32: return (number) {.d = rows_float[j->f]((const float *) j->x + at, n, centre, j->power)};
-        case TR_F64: return (number) {.d = rows_double[j->f]((const double *) j->x + at, n, centre, j->power)};
-        case TR_BOOL: return (number) {.l = rows_uint8_t[j->f]((const uint8_t *) j->x + at, n, centre, j->power)};
-        default: return (number) {.l = rows_int64_t[j->f]((const int64_t *) j->x + at, n, centre, j->power)};
+        case TR_BF16:
+            return fold_row_bf16(j, at, n, centre);
+        case TR_F32:
+            return (number){.d = rows_float[j->f]((const float *) j->x + at, n, centre, j->power)};
+        case TR_F64:
+            return (number){.d = rows_double[j->f]((const double *) j->x + at, n, centre, j->power)};
+        case TR_BOOL:
+            return (number){.l = rows_uint8_t[j->f]((const uint8_t *) j->x + at, n, centre, j->power)};
+        default:
+            return (number){.l = rows_int64_t[j->f]((const int64_t *) j->x + at, n, centre, j->power)};
     }
 }
 
@@ -391,11 +373,20 @@ static void fold_columns(const job *j, int64_t result, int64_t at, int64_t n) {
     number *out = j->out + result;
     const double *centre = j->centre ? j->centre + result : NULL;
     switch (j->dtype) {
-        case TR_BF16: fold_columns_bf16(j, out, at, n, centre); break;
-        case TR_F32: columns_float[j->f](&out->d, &j->p, j->x, at, n, centre, j->power); break;
-        case TR_F64: columns_double[j->f](&out->d, &j->p, j->x, at, n, centre, j->power); break;
-        case TR_BOOL: columns_uint8_t[j->f](&out->l, &j->p, j->x, at, n, centre, j->power); break;
-        default: columns_int64_t[j->f](&out->l, &j->p, j->x, at, n, centre, j->power);
+        case TR_BF16:
+            fold_columns_bf16(j, out, at, n, centre);
+            break;
+        case TR_F32:
+            columns_float[j->f](&out->d, &j->p, j->x, at, n, centre, j->power);
+            break;
+        case TR_F64:
+            columns_double[j->f](&out->d, &j->p, j->x, at, n, centre, j->power);
+            break;
+        case TR_BOOL:
+            columns_uint8_t[j->f](&out->l, &j->p, j->x, at, n, centre, j->power);
+            break;
+        default:
+            columns_int64_t[j->f](&out->l, &j->p, j->x, at, n, centre, j->power);
     }
 }
 
@@ -493,7 +484,8 @@ static tr_status reduce_columns(const tr_kernel_call *c, job *j) {
     int64_t work = j->p.reduced * j->p.inner;
     bool one_dim = j->p.kept == 1 && j->p.n_reduced == 1;
     if (!one_dim || j->p.inner >= 1024 || work < 2 * CHUNK) {
-        tr__parallel(c->ctx, blocks, tr__max(1, TR__GRAIN / tr__max(1, j->p.reduced * tr__min(j->columns, j->p.inner))), run_columns, j);
+        tr__parallel(c->ctx, blocks, tr__max(1, TR__GRAIN / tr__max(1, j->p.reduced * tr__min(j->columns, j->p.inner))),
+                     run_columns, j);
         return TR_OK;
     }
     j->chunk = tr__max(ROWS, CHUNK / j->p.inner / ROWS * ROWS);
@@ -531,7 +523,7 @@ static tr_status reduce(const tr_kernel_call *c, job *j) {
 static tr_status start(const tr_kernel_call *c, job *j, int64_t mask, tr_dtype dtype) {
     if (dtype == TR_F32 && c->in[0].meta->dtype == TR_BF16)
         dtype = TR_BF16;
-    *j = (job) {.p = make_plan(c->in[0].meta, mask), .dtype = dtype};
+    *j = (job){.p = make_plan(c->in[0].meta, mask), .dtype = dtype};
     TR_TRY(tr__dense_in(c, &c->in[0], dtype, &j->x));
     j->out = tr__scratch(c, (size_t) j->p.results * sizeof(number));
     return j->out ? TR_OK : TR_E_NOMEM;
@@ -613,8 +605,12 @@ TR__ISA_KERNEL(vector_norm) {
     double p = tr_arg_double(&c->in[1]);
     job j;
     TR_TRY(start(c, &j, c->attrs[0], tr__wide(c->in[0].meta->dtype)));
-    j.f = p == 2 ? FOLD_SQUARE : p == 1 ? FOLD_ABS : p == 0 ? FOLD_NONZERO : p == INFINITY ? FOLD_MAX_ABS
-                                                             : p == -INFINITY ? FOLD_MIN_ABS : FOLD_POWER;
+    j.f = p == 2           ? FOLD_SQUARE
+          : p == 1         ? FOLD_ABS
+          : p == 0         ? FOLD_NONZERO
+          : p == INFINITY  ? FOLD_MAX_ABS
+          : p == -INFINITY ? FOLD_MIN_ABS
+                           : FOLD_POWER;
     j.power = p;
     // Squares of float overflow where their root would not: as in PyTorch, they are summed as float anyway.
     TR_TRY(reduce(c, &j));
@@ -643,192 +639,4 @@ TR__ISA_KERNEL(logsumexp) {
     for (int64_t k = 0; k < j.p.results; k++)
         j.out[k].d = log(j.out[k].d) + centre[k];
     return finish(c, &j, &c->out[0]);
-}
-
-/* ------------------------------------------------------------------------------------------ along one dimension */
-
-/* [outer, size, inner] read as one of the wide types. */
-typedef struct line_job {
-    tr__axis a;
-    const void *x;
-    void *value;
-    int64_t *index;
-    tr_dtype dtype;
-    bool less;
-} line_job;
-
-#define EXTREME(T)                                                                               \
-    static void extreme_##T(const line_job *j, int64_t o, int64_t i) {                           \
-        const T *x = (const T *) j->x + o * j->a.size * j->a.inner + i;                          \
-        T best = x[0];                                                                           \
-        int64_t at = 0;                                                                          \
-        for (int64_t k = 1; k < j->a.size && best == best; k++) {                                \
-            T v = x[k * j->a.inner];                                                             \
-            if (v != v || (j->less ? v < best : v > best)) {                                     \
-                best = v;                                                                        \
-                at = k;                                                                          \
-            }                                                                                    \
-        }                                                                                        \
-        if (j->value)                                                                            \
-            ((T *) j->value)[o * j->a.inner + i] = best;                                         \
-        j->index[o * j->a.inner + i] = at;                                                       \
-    }
-EXTREME(float)
-EXTREME(double)
-EXTREME(int64_t)
-
-/* A contiguous line: its extreme in vectors, then the first place that holds it, or a NaN. */
-#define EXTREME_ROW(T)                                                                           \
-    static void extreme_row_##T(const line_job *j, int64_t o) {                                  \
-        const T *x = (const T *) j->x + o * j->a.size;                                           \
-        T best = (T) (j->less ? row_min_##T : row_max_##T)(x, j->a.size, 0, 0);                  \
-        int64_t at = 0;                                                                          \
-        while (at < j->a.size - 1 && x[at] != best && x[at] == x[at])                            \
-            at++;                                                                                \
-        if (j->value)                                                                            \
-            ((T *) j->value)[o] = best;                                                          \
-        j->index[o] = at;                                                                        \
-    }
-EXTREME_ROW(float)
-EXTREME_ROW(double)
-
-/* Columns, a block at a time, so that rows are read along. */
-enum { LINES = 64 };
-#define EXTREME_COLUMNS(T)                                                                       \
-    static void extreme_columns_##T(const line_job *j, int64_t o, int64_t i, int64_t n) {        \
-        const T *x = (const T *) j->x + o * j->a.size * j->a.inner + i;                          \
-        T best[LINES];                                                                           \
-        int32_t at[LINES] = {0};                                                                 \
-        for (int64_t c = 0; c < n; c++)                                                          \
-            best[c] = x[c];                                                                      \
-        for (int64_t k = 1; k < j->a.size; k++)                                                  \
-            for (int64_t c = 0; c < n; c++) {                                                    \
-                T v = x[k * j->a.inner + c], b = best[c];                                        \
-                bool take = ((j->less ? v < b : v > b) | (v != v)) & (b == b);                   \
-                best[c] = take ? v : b;                                                          \
-                at[c] = take ? (int32_t) k : at[c];                                              \
-            }                                                                                    \
-        for (int64_t c = 0; c < n; c++) {                                                        \
-            if (j->value)                                                                        \
-                ((T *) j->value)[o * j->a.inner + i + c] = best[c];                              \
-            j->index[o * j->a.inner + i + c] = at[c];                                            \
-        }                                                                                        \
-    }
-EXTREME_COLUMNS(float)
-EXTREME_COLUMNS(double)
-EXTREME_COLUMNS(int64_t)
-
-static void run_extreme_rows(void *env, int64_t begin, int64_t end, int thread) {
-    const line_job *j = env;
-    for (int64_t o = begin; o < end; o++) {
-        if (j->dtype == TR_F32)
-            extreme_row_float(j, o);
-        else
-            extreme_row_double(j, o);
-    }
-}
-
-static void run_extreme_columns(void *env, int64_t begin, int64_t end, int thread) {
-    const line_job *j = env;
-    int64_t blocks = (j->a.inner + LINES - 1) / LINES;
-    for (int64_t k = begin; k < end; k++) {
-        int64_t o = k / blocks, i = k % blocks * LINES, n = tr__min(LINES, j->a.inner - i);
-        if (j->dtype == TR_F32)
-            extreme_columns_float(j, o, i, n);
-        else if (j->dtype == TR_F64)
-            extreme_columns_double(j, o, i, n);
-        else
-            extreme_columns_int64_t(j, o, i, n);
-    }
-}
-
-static void run_extremes(void *env, int64_t begin, int64_t end, int thread) {
-    const line_job *j = env;
-    for (int64_t k = begin; k < end; k++) {
-        int64_t o = k / j->a.inner, i = k % j->a.inner;
-        if (j->dtype == TR_F32)
-            extreme_float(j, o, i);
-        else if (j->dtype == TR_F64)
-            extreme_double(j, o, i);
-        else
-            extreme_int64_t(j, o, i);
-    }
-}
-
-static tr_status find_extremes(const tr_kernel_call *c, const tr_arg *value, const tr_arg *index, int64_t dim, bool less) {
-    const tr_meta *m = c->in[0].meta;
-    line_job j = {.dtype = tr__wide(m->dtype), .less = less};
-    j.a = dim == TR_NONE ? (tr__axis) {1, m->numel, 1} : tr__axis_of(m, dim);
-    if (index->meta->numel == 0)
-        return TR_OK;
-    if (j.a.size == 0)
-        return TR_FAIL(TR_E_INDEX, "%s: Expected reduction dim to have non-zero size.", tr_op_info_of(c->op)->name);
-    void *out;
-    TR_TRY(tr__dense_in(c, &c->in[0], j.dtype, &j.x));
-    if (value)
-        TR_TRY(tr__dense_out(c, value, j.dtype, &j.value));
-    TR_TRY(tr__dense_out(c, index, TR_I64, &out));
-    j.index = out;
-    if (j.a.inner == 1 && j.dtype != TR_I64)
-        tr__parallel(c->ctx, j.a.outer, tr__max(1, TR__GRAIN / j.a.size), run_extreme_rows, &j);
-    else if (j.a.inner >= 8 && j.a.size < INT32_MAX)
-        tr__parallel(c->ctx, j.a.outer * ((j.a.inner + LINES - 1) / LINES), tr__max(1, TR__GRAIN / LINES / j.a.size), run_extreme_columns, &j);
-    else
-        tr__parallel(c->ctx, j.a.outer * j.a.inner, tr__max(1, TR__GRAIN / j.a.size), run_extremes, &j);
-    if (value)
-        TR_TRY(tr__dense_out_end(c, value, j.dtype, j.value));
-    return tr__dense_out_end(c, index, TR_I64, out);
-}
-
-TR__ISA_KERNEL(argmax) {
-    return find_extremes(c, NULL, &c->out[0], c->attrs[0], false);
-}
-TR__ISA_KERNEL(argmin) {
-    return find_extremes(c, NULL, &c->out[0], c->attrs[0], true);
-}
-TR__ISA_KERNEL(max_dim) {
-    return find_extremes(c, &c->out[0], &c->out[1], c->attrs[0], false);
-}
-TR__ISA_KERNEL(min_dim) {
-    return find_extremes(c, &c->out[0], &c->out[1], c->attrs[0], true);
-}
-
-/* Running sums and products: in double for float, as PyTorch does. */
-#define CUMULATE(T, A, op, start, id)                                                            \
-    static void id##_##T(void *env, int64_t begin, int64_t end, int thread) {                    \
-        const line_job *j = env;                                                                 \
-        for (int64_t k = begin; k < end; k++) {                                                  \
-            int64_t at = k / j->a.inner * j->a.size * j->a.inner + k % j->a.inner;               \
-            const T *x = (const T *) j->x + at;                                                  \
-            T *y = (T *) j->value + at;                                                          \
-            A acc = start;                                                                       \
-            for (int64_t i = 0; i < j->a.size; i++) {                                            \
-                acc = acc op (A) x[i * j->a.inner];                                              \
-                y[i * j->a.inner] = (T) acc;                                                     \
-            }                                                                                    \
-        }                                                                                        \
-    }
-CUMULATE(float, double, +, 0, cumsum)
-CUMULATE(double, double, +, 0, cumsum)
-CUMULATE(int64_t, uint64_t, +, 0, cumsum)
-CUMULATE(float, double, *, 1, cumprod)
-CUMULATE(double, double, *, 1, cumprod)
-CUMULATE(int64_t, uint64_t, *, 1, cumprod)
-
-static tr_status cumulate(const tr_kernel_call *c, tr__range_fn f, tr__range_fn d, tr__range_fn l) {
-    const tr_arg *in = &c->in[0], *out = &c->out[0];
-    line_job j = {.a = tr__axis_of(in->meta, c->attrs[0]), .dtype = tr__wide(out->meta->dtype)};
-    if (in->meta->numel == 0)
-        return TR_OK;
-    TR_TRY(tr__dense_in(c, in, j.dtype, &j.x));
-    TR_TRY(tr__dense_out(c, out, j.dtype, &j.value));
-    tr__range_fn fn = j.dtype == TR_F32 ? f : j.dtype == TR_F64 ? d : l;
-    tr__parallel(c->ctx, j.a.outer * j.a.inner, tr__max(1, TR__GRAIN / j.a.size), fn, &j);
-    return tr__dense_out_end(c, out, j.dtype, j.value);
-}
-TR__ISA_KERNEL(cumsum) {
-    return cumulate(c, cumsum_float, cumsum_double, cumsum_int64_t);
-}
-TR__ISA_KERNEL(cumprod) {
-    return cumulate(c, cumprod_float, cumprod_double, cumprod_int64_t);
 }

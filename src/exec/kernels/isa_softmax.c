@@ -9,128 +9,128 @@ typedef struct job {
     tr__axis a;
     const void *x, *g; /* input or output; gradient */
     void *y;
-    char *lines;       /* 3 rows per thread, where lines are gathered */
+    char *lines; /* 3 rows per thread, where lines are gathered */
 } job;
 
 /* max, sum of f(x) in vectors over a row. `V` is the vector of T. */
-#define ROWS(T, V, VN, exp_, log_, INF)                                                          \
-    static T max_##T(const T *x, int64_t n) {                                                    \
-        V a = (V) {0} - INF, b = a, w, u;                                                        \
-        T m = -INF;                                                                              \
-        int64_t i = 0;                                                                           \
-        for (; i + 2 * VN <= n; i += 2 * VN) {                                                   \
-            memcpy(&w, x + i, sizeof w);                                                         \
-            memcpy(&u, x + i + VN, sizeof u);                                                    \
-            a = V##_select((w > a) | (w != w), w, a);                                            \
-            b = V##_select((u > b) | (u != u), u, b);                                            \
-        }                                                                                        \
-        a = V##_select((b > a) | (b != b), b, a);                                                \
-        for (int k = 0; k < VN; k++)                                                             \
-            m = a[k] > m || a[k] != a[k] ? a[k] : m;                                             \
-        for (; i < n; i++)                                                                       \
-            m = x[i] > m || x[i] != x[i] ? x[i] : m;                                             \
-        return m;                                                                                \
-    }                                                                                            \
-    static T vector_sum_##T(V s) {                                                               \
-        for (int half = VN / 2; half > 0; half /= 2)                                             \
-            for (int k = 0; k < half; k++)                                                       \
-                s[k] += s[k + half];                                                             \
-        return s[0];                                                                             \
-    }                                                                                            \
-    /* y = exp(x - m), if y is wanted; returns the sum */                                        \
-    static T exp_sum_##T(T *y, const T *x, T m, int64_t n) {                                     \
-        V s = {0}, w;                                                                            \
-        int64_t i = 0;                                                                           \
-        for (; i + VN <= n; i += VN) {                                                           \
-            memcpy(&w, x + i, sizeof w);                                                         \
-            w = V##_exp(w - m);                                                                  \
-            s += w;                                                                              \
-            if (y)                                                                               \
-                memcpy(y + i, &w, sizeof w);                                                     \
-        }                                                                                        \
-        T total = vector_sum_##T(s);                                                             \
-        if (i < n) {                                                                             \
-            w = (V) {0};                                                                         \
-            memcpy(&w, x + i, (size_t) (n - i) * sizeof *x);                                     \
-            w = V##_exp(w - m);                                                                  \
-            for (int64_t k = 0; k < n - i; k++)                                                  \
-                total += w[k];                                                                   \
-            if (y)                                                                               \
-                memcpy(y + i, &w, (size_t) (n - i) * sizeof *x);                                 \
-        }                                                                                        \
-        return total;                                                                            \
-    }                                                                                            \
-    static T sum_##T(const T *x, const T *z, int64_t n) {                                        \
-        V s = {0}, w, u;                                                                         \
-        int64_t i = 0;                                                                           \
-        for (; i + VN <= n; i += VN) {                                                           \
-            memcpy(&w, x + i, sizeof w);                                                         \
-            if (z) {                                                                             \
-                memcpy(&u, z + i, sizeof u);                                                     \
-                w *= u;                                                                          \
-            }                                                                                    \
-            s += w;                                                                              \
-        }                                                                                        \
-        T total = vector_sum_##T(s);                                                             \
-        for (; i < n; i++)                                                                       \
-            total += z ? x[i] * z[i] : x[i];                                                     \
-        return total;                                                                            \
-    }                                                                                            \
-    static void softmax_row_##T(T *y, const T *x, const T *g, int64_t n) {                       \
-        T total = exp_sum_##T(y, x, max_##T(x, n), n);                                           \
-        T scale = 1 / total;                                                                     \
-        for (int64_t i = 0; i < n; i++)                                                          \
-            y[i] *= scale;                                                                       \
-    }                                                                                            \
-    static void log_softmax_row_##T(T *y, const T *x, const T *g, int64_t n) {                   \
-        T m = max_##T(x, n), l = log_(exp_sum_##T(NULL, x, m, n));                               \
-        for (int64_t i = 0; i < n; i++)                                                          \
-            y[i] = x[i] - m - l;                                                                 \
-    }                                                                                            \
-    /* x is the forward result */                                                                \
-    static void softmax_backward_row_##T(T *y, const T *x, const T *g, int64_t n) {              \
-        T dot = sum_##T(g, x, n);                                                                \
-        for (int64_t i = 0; i < n; i++)                                                          \
-            y[i] = (g[i] - dot) * x[i];                                                          \
-    }                                                                                            \
-    static void log_softmax_backward_row_##T(T *y, const T *x, const T *g, int64_t n) {          \
-        T total = sum_##T(g, NULL, n);                                                           \
-        V w, u;                                                                                  \
-        int64_t i = 0;                                                                           \
-        for (; i + VN <= n; i += VN) {                                                           \
-            memcpy(&w, x + i, sizeof w);                                                         \
-            memcpy(&u, g + i, sizeof u);                                                         \
-            u -= V##_exp(w) * total;                                                             \
-            memcpy(y + i, &u, sizeof u);                                                         \
-        }                                                                                        \
-        for (; i < n; i++)                                                                       \
-            y[i] = g[i] - exp_(x[i]) * total;                                                    \
+#define ROWS(T, V, VN, exp_, log_, INF)                                                 \
+    static T max_##T(const T *x, int64_t n) {                                           \
+        V a = (V){0} - INF, b = a, w, u;                                                \
+        T m = -INF;                                                                     \
+        int64_t i = 0;                                                                  \
+        for (; i + 2 * VN <= n; i += 2 * VN) {                                          \
+            memcpy(&w, x + i, sizeof w);                                                \
+            memcpy(&u, x + i + VN, sizeof u);                                           \
+            a = V##_select((w > a) | (w != w), w, a);                                   \
+            b = V##_select((u > b) | (u != u), u, b);                                   \
+        }                                                                               \
+        a = V##_select((b > a) | (b != b), b, a);                                       \
+        for (int k = 0; k < VN; k++)                                                    \
+            m = a[k] > m || a[k] != a[k] ? a[k] : m;                                    \
+        for (; i < n; i++)                                                              \
+            m = x[i] > m || x[i] != x[i] ? x[i] : m;                                    \
+        return m;                                                                       \
+    }                                                                                   \
+    static T vector_sum_##T(V s) {                                                      \
+        for (int half = VN / 2; half > 0; half /= 2)                                    \
+            for (int k = 0; k < half; k++)                                              \
+                s[k] += s[k + half];                                                    \
+        return s[0];                                                                    \
+    }                                                                                   \
+    /* y = exp(x - m), if y is wanted; returns the sum */                               \
+    static T exp_sum_##T(T *y, const T *x, T m, int64_t n) {                            \
+        V s = {0}, w;                                                                   \
+        int64_t i = 0;                                                                  \
+        for (; i + VN <= n; i += VN) {                                                  \
+            memcpy(&w, x + i, sizeof w);                                                \
+            w = V##_exp(w - m);                                                         \
+            s += w;                                                                     \
+            if (y)                                                                      \
+                memcpy(y + i, &w, sizeof w);                                            \
+        }                                                                               \
+        T total = vector_sum_##T(s);                                                    \
+        if (i < n) {                                                                    \
+            w = (V){0};                                                                 \
+            memcpy(&w, x + i, (size_t) (n - i) * sizeof *x);                            \
+            w = V##_exp(w - m);                                                         \
+            for (int64_t k = 0; k < n - i; k++)                                         \
+                total += w[k];                                                          \
+            if (y)                                                                      \
+                memcpy(y + i, &w, (size_t) (n - i) * sizeof *x);                        \
+        }                                                                               \
+        return total;                                                                   \
+    }                                                                                   \
+    static T sum_##T(const T *x, const T *z, int64_t n) {                               \
+        V s = {0}, w, u;                                                                \
+        int64_t i = 0;                                                                  \
+        for (; i + VN <= n; i += VN) {                                                  \
+            memcpy(&w, x + i, sizeof w);                                                \
+            if (z) {                                                                    \
+                memcpy(&u, z + i, sizeof u);                                            \
+                w *= u;                                                                 \
+            }                                                                           \
+            s += w;                                                                     \
+        }                                                                               \
+        T total = vector_sum_##T(s);                                                    \
+        for (; i < n; i++)                                                              \
+            total += z ? x[i] * z[i] : x[i];                                            \
+        return total;                                                                   \
+    }                                                                                   \
+    static void softmax_row_##T(T *y, const T *x, const T *g, int64_t n) {              \
+        T total = exp_sum_##T(y, x, max_##T(x, n), n);                                  \
+        T scale = 1 / total;                                                            \
+        for (int64_t i = 0; i < n; i++)                                                 \
+            y[i] *= scale;                                                              \
+    }                                                                                   \
+    static void log_softmax_row_##T(T *y, const T *x, const T *g, int64_t n) {          \
+        T m = max_##T(x, n), l = log_(exp_sum_##T(NULL, x, m, n));                      \
+        for (int64_t i = 0; i < n; i++)                                                 \
+            y[i] = x[i] - m - l;                                                        \
+    }                                                                                   \
+    /* x is the forward result */                                                       \
+    static void softmax_backward_row_##T(T *y, const T *x, const T *g, int64_t n) {     \
+        T dot = sum_##T(g, x, n);                                                       \
+        for (int64_t i = 0; i < n; i++)                                                 \
+            y[i] = (g[i] - dot) * x[i];                                                 \
+    }                                                                                   \
+    static void log_softmax_backward_row_##T(T *y, const T *x, const T *g, int64_t n) { \
+        T total = sum_##T(g, NULL, n);                                                  \
+        V w, u;                                                                         \
+        int64_t i = 0;                                                                  \
+        for (; i + VN <= n; i += VN) {                                                  \
+            memcpy(&w, x + i, sizeof w);                                                \
+            memcpy(&u, g + i, sizeof u);                                                \
+            u -= V##_exp(w) * total;                                                    \
+            memcpy(y + i, &u, sizeof u);                                                \
+        }                                                                               \
+        for (; i < n; i++)                                                              \
+            y[i] = g[i] - exp_(x[i]) * total;                                           \
     }
 ROWS(float, vF, VN_F, expf, logf, __builtin_inff())
 ROWS(double, vD, VN_D, exp, log, __builtin_inf())
 
-#define RUN(id, T)                                                                               \
-    static void id##_run_##T(void *env, int64_t begin, int64_t end, int thread) {                \
-        const job *j = env;                                                                      \
-        int64_t n = j->a.size, inner = j->a.inner;                                               \
-        const T *x = j->x, *g = j->g;                                                            \
-        T *y = j->y;                                                                             \
-        if (inner == 1) {                                                                        \
-            for (int64_t k = begin; k < end; k++)                                                \
-                id##_row_##T(y + k * n, x + k * n, g ? g + k * n : NULL, n);                     \
-            return;                                                                              \
-        }                                                                                        \
+#define RUN(id, T)                                                                                           \
+    static void id##_run_##T(void *env, int64_t begin, int64_t end, int thread) {                            \
+        const job *j = env;                                                                                  \
+        int64_t n = j->a.size, inner = j->a.inner;                                                           \
+        const T *x = j->x, *g = j->g;                                                                        \
+        T *y = j->y;                                                                                         \
+        if (inner == 1) {                                                                                    \
+            for (int64_t k = begin; k < end; k++)                                                            \
+                id##_row_##T(y + k * n, x + k * n, g ? g + k * n : NULL, n);                                 \
+            return;                                                                                          \
+        }                                                                                                    \
         T *lx = (T *) (j->lines + (size_t) thread * 3 * (size_t) n * sizeof(T)), *lg = lx + n, *ly = lg + n; \
-        for (int64_t k = begin; k < end; k++) {                                                  \
-            int64_t at = k / inner * n * inner + k % inner;                                      \
-            for (int64_t i = 0; i < n; i++) {                                                    \
-                lx[i] = x[at + i * inner];                                                       \
-                lg[i] = g ? g[at + i * inner] : 0;                                               \
-            }                                                                                    \
-            id##_row_##T(ly, lx, lg, n);                                                         \
-            for (int64_t i = 0; i < n; i++)                                                      \
-                y[at + i * inner] = ly[i];                                                       \
-        }                                                                                        \
+        for (int64_t k = begin; k < end; k++) {                                                              \
+            int64_t at = k / inner * n * inner + k % inner;                                                  \
+            for (int64_t i = 0; i < n; i++) {                                                                \
+                lx[i] = x[at + i * inner];                                                                   \
+                lg[i] = g ? g[at + i * inner] : 0;                                                           \
+            }                                                                                                \
+            id##_row_##T(ly, lx, lg, n);                                                                     \
+            for (int64_t i = 0; i < n; i++)                                                                  \
+                y[at + i * inner] = ly[i];                                                                   \
+        }                                                                                                    \
     }
 #define RUNS(id) RUN(id, float) RUN(id, double)
 RUNS(softmax)
@@ -183,7 +183,7 @@ static tr_status check_targets(const int64_t *target, int64_t n, int64_t classes
 
 typedef struct nll {
     int64_t n, classes, ignore, reduction;
-    const double *weight;   /* [classes] or NULL */
+    const double *weight; /* [classes] or NULL */
     const int64_t *target;
 } nll;
 
@@ -210,10 +210,14 @@ static double nll_weight(const nll *j, int64_t i) {
 
 static double element(const tr_arg *a, int64_t at) {
     switch (a->meta->dtype) {
-        case TR_F32: return ((const float *) a->data)[at];
-        case TR_F64: return ((const double *) a->data)[at];
-        case TR_BF16: return tr__bf16_to_f32(((const uint16_t *) a->data)[at]);
-        default: return 0;
+        case TR_F32:
+            return ((const float *) a->data)[at];
+        case TR_F64:
+            return ((const double *) a->data)[at];
+        case TR_BF16:
+            return tr__bf16_to_f32(((const uint16_t *) a->data)[at]);
+        default:
+            return 0;
     }
 }
 
@@ -246,7 +250,7 @@ TR__ISA_KERNEL(nll_loss) {
         tr_number v = {.d = j.reduction == REDUCE_MEAN ? total / weights : total};
         TR_TRY(tr__fill(c->ctx, &c->out[0], TR_F64, v));
     }
-    return tr__fill(c->ctx, &c->out[1], TR_F64, (tr_number) {.d = weights});
+    return tr__fill(c->ctx, &c->out[1], TR_F64, (tr_number){.d = weights});
 }
 
 TR__ISA_KERNEL(nll_loss_backward) {

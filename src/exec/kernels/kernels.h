@@ -13,29 +13,29 @@
 /* ---- the kernels, by name: a row of the op table without one is a link error ----
  * Kernels of most classes lie in isa_*.c, compiled once per instruction set: tr__kernel_sum_v4. Matrix products,
  * convolutions and new tensors have one form. */
-#define TR__CAT_(a, b)      a##_##b
-#define TR__CAT(a, b)       TR__CAT_(a, b)
-#define TR__SUFFIXED(name)  TR__CAT(name, TR_ISA)
-#define TR__KERNEL(id)      tr_status tr__kernel_##id(const tr_kernel_call *c)
+#define TR__CAT_(a, b)     a##_##b
+#define TR__CAT(a, b)      TR__CAT_(a, b)
+#define TR__SUFFIXED(name) TR__CAT(name, TR_ISA)
+#define TR__KERNEL(id)     tr_status tr__kernel_##id(const tr_kernel_call *c)
 #ifdef TR_ISA
-#define TR__ISA_KERNEL(id) tr_status TR__SUFFIXED(tr__kernel_##id)(const tr_kernel_call *c)
+#define TR__ISA_KERNEL(id)  tr_status TR__SUFFIXED(tr__kernel_##id)(const tr_kernel_call *c)
 #define TR__DECLARE_ISA(id) TR__ISA_KERNEL(id);
 #else
 #define TR__DECLARE_ISA(id)
 #endif
 #define TR__DECLARE_EW(id)
 #define TR__DECLARE_VIEW(id)
-#define TR__DECLARE_MM(id)    TR__KERNEL(id);
-#define TR__DECLARE_CONV(id)  TR__KERNEL(id);
-#define TR__DECLARE_NEW(id)   TR__KERNEL(id);
-#define TR__DECLARE_RED(id)   TR__DECLARE_ISA(id)
-#define TR__DECLARE_POOL(id)  TR__DECLARE_ISA(id)
-#define TR__DECLARE_NORM(id)  TR__DECLARE_ISA(id)
-#define TR__DECLARE_SOFT(id)  TR__DECLARE_ISA(id)
-#define TR__DECLARE_IDX(id)   TR__DECLARE_ISA(id)
-#define TR__DECLARE_RAND(id)  TR__DECLARE_ISA(id)
-#define TR__DECLARE_OPTIM(id) TR__DECLARE_ISA(id)
-#define TR__DECLARE_LOSS(id)  TR__DECLARE_ISA(id)
+#define TR__DECLARE_MM(id)                          TR__KERNEL(id);
+#define TR__DECLARE_CONV(id)                        TR__KERNEL(id);
+#define TR__DECLARE_NEW(id)                         TR__KERNEL(id);
+#define TR__DECLARE_RED(id)                         TR__DECLARE_ISA(id)
+#define TR__DECLARE_POOL(id)                        TR__DECLARE_ISA(id)
+#define TR__DECLARE_NORM(id)                        TR__DECLARE_ISA(id)
+#define TR__DECLARE_SOFT(id)                        TR__DECLARE_ISA(id)
+#define TR__DECLARE_IDX(id)                         TR__DECLARE_ISA(id)
+#define TR__DECLARE_RAND(id)                        TR__DECLARE_ISA(id)
+#define TR__DECLARE_OPTIM(id)                       TR__DECLARE_ISA(id)
+#define TR__DECLARE_LOSS(id)                        TR__DECLARE_ISA(id)
 #define TR_OP(id, expose, class, rule, vjp, schema) TR__DECLARE_##class(id)
 #include "terra/ops.def"
 #undef TR_OP

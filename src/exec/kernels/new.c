@@ -58,12 +58,12 @@ TR__KERNEL(_linspace) {
 
 TR__KERNEL(_eye) {
     const tr_arg *out = &c->out[0];
-    TR_TRY(tr__fill(c->ctx, out, TR_I64, (tr_number) {.i = 0}));
+    TR_TRY(tr__fill(c->ctx, out, TR_I64, (tr_number){.i = 0}));
     int64_t n = tr__min(out->meta->shape[0], out->meta->shape[1]), step = out->meta->strides[0] + out->meta->strides[1];
     tr_meta m;
     tr__meta_make(&m, (tr_dtype) out->meta->dtype, 1, &n, &step);
     tr_arg diagonal = {out->data, &m, {0}};
-    return tr__fill(c->ctx, &diagonal, TR_I64, (tr_number) {.i = 1});
+    return tr__fill(c->ctx, &diagonal, TR_I64, (tr_number){.i = 1});
 }
 
 /* What it holds is nobody's business. */

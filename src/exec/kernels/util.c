@@ -33,7 +33,7 @@ void *tr__scratch(const tr_kernel_call *c, size_t bytes) {
 }
 
 void tr__meta_make(tr_meta *m, tr_dtype dtype, int ndim, const int64_t *shape, const int64_t *strides) {
-    *m = (tr_meta) {.dtype = (uint8_t) dtype, .ndim = (uint8_t) ndim, .numel = 1, .extent = 1};
+    *m = (tr_meta){.dtype = (uint8_t) dtype, .ndim = (uint8_t) ndim, .numel = 1, .extent = 1};
     int64_t step = 1;
     bool contiguous = true;
     for (int d = ndim - 1; d >= 0; d--) {
@@ -53,11 +53,11 @@ tr_status tr__copy(tr_kernel_ctx *ctx, const tr_arg *dst, const tr_arg *src) {
     tr_ew_program p;
     p.n_steps = 1;
     p.n_args = 2;
-    p.steps[0] = (tr_ew_step) {.op = TR_OP__cast,
-                               .cdtype = dst->meta->dtype,
-                               .dtype = dst->meta->dtype,
-                               .in = {0, TR_EW_ABSENT, TR_EW_ABSENT, TR_EW_ABSENT, TR_EW_ABSENT},
-                               .store = 1};
+    p.steps[0] = (tr_ew_step){.op = TR_OP__cast,
+                              .cdtype = dst->meta->dtype,
+                              .dtype = dst->meta->dtype,
+                              .in = {0, TR_EW_ABSENT, TR_EW_ABSENT, TR_EW_ABSENT, TR_EW_ABSENT},
+                              .store = 1};
     tr_arg args[2] = {*src, *dst};
     return tr_ew_run(&p, dst->meta, args, ctx);
 }
