@@ -83,6 +83,10 @@ void tr__recorder_hash(tr_recorder *r, const tr_path_op *op) {
     r->hash = hash_op(r->hash, &r->path, op);
 }
 
+uint64_t tr__path_hash(uint64_t prefix, const tr_path *path, uint32_t op) {
+    return hash_op(prefix, path, &path->ops[op]);
+}
+
 uint64_t tr__path_prefix(const tr_path *path, uint32_t n) {
     uint64_t h = 0x243f6a8885a308d3u;
     for (uint32_t i = 0; i < n; i++)
@@ -282,14 +286,18 @@ void tr__graph_taken(tr_graph *g, tr_known *k) {
 
 /* ------------------------------------------------------------------------------------------------ cuts */
 
-static uint32_t cuts[TR_MAX_CUTS];
+static uint32_t cuts[2 * TR_MAX_CUTS]; /* open addressing; 0: free */
 static uint32_t n_cuts;
 
+static uint32_t *cut_slot(uint32_t location) {
+    uint32_t at = location * 0x9e3779b1u % (2 * TR_MAX_CUTS);
+    while (cuts[at] && cuts[at] != location)
+        at = (at + 1) % (2 * TR_MAX_CUTS);
+    return &cuts[at];
+}
+
 bool tr__is_cut(uint32_t location) {
-    for (uint32_t i = 0; i < n_cuts; i++)
-        if (cuts[i] == location)
-            return true;
-    return false;
+    return n_cuts && *cut_slot(location) == location;
 }
 
 /* Does a piece end within the path? */
@@ -303,7 +311,8 @@ static bool is_crossed(const tr_path *p) {
 static void add_cut(uint32_t location) {
     if (location == 0 || n_cuts == TR_MAX_CUTS || tr__is_cut(location))
         return;
-    cuts[n_cuts++] = location;
+    *cut_slot(location) = location;
+    n_cuts++;
     for (tr_graph *g = graphs; g; g = g->next)
         for (tr_known *k = g->known; k; k = k->next)
             k->crossed |= is_crossed(k->path);

@@ -39,7 +39,7 @@ typedef struct tr_fork {
 
 /* How many of the latest paths a prediction looks at, of all graphs: what a program chose early in an iteration decides what it
  * does later. */
-enum { TR_ORDERS = 4, TR_HISTORY = 8, TR_PREDICTIONS = 1024, TR_MAX_FORKS = 64, TR_MAX_CUTS = 64, TR_MAX_KNOWN = 256 };
+enum { TR_ORDERS = 4, TR_HISTORY = 8, TR_PREDICTIONS = 1024, TR_MAX_FORKS = 64, TR_MAX_CUTS = 1024, TR_MAX_KNOWN = 256 };
 
 typedef struct tr_graph {
     uint64_t key;
@@ -87,5 +87,7 @@ bool tr__is_cut(uint32_t location);
 void tr__graph_missed(tr_graph *g, uint64_t prefix, uint32_t op, uint32_t site, uint32_t expected, uint32_t actual);
 /* The hash of a path's first n ops. */
 uint64_t tr__path_prefix(const tr_path *path, uint32_t n);
+/* ... and of one op more. */
+uint64_t tr__path_hash(uint64_t prefix, const tr_path *path, uint32_t op);
 
 #endif

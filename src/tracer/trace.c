@@ -625,6 +625,23 @@ static void merge_deaths(tr_known *k, const tr_path *trace) {
         k->stale = true;
 }
 
+/* A path never seen: where it parts from the last one is a fork, missed as if that had been followed. */
+static void note_divergence(void) {
+    const tr_known *last = tr.graph->last;
+    const tr_path *a = &tr.recorder.path, *b = last ? last->path : NULL;
+    if (!b)
+        return;
+    uint64_t hash = tr__path_prefix(a, 0);
+    for (uint32_t i = 0; i < a->n_ops && i < b->n_ops; i++) {
+        uint64_t ours = tr__path_hash(hash, a, i), theirs = tr__path_hash(hash, b, i);
+        if (ours != theirs) {
+            tr__graph_missed(tr.graph, hash, i, b->ops[i].site, b->ops[i].location, a->ops[i].location);
+            return;
+        }
+        hash = ours;
+    }
+}
+
 /* The iteration was recorded: it joins its graph. */
 static void learn(uint64_t cut) {
     if (tr.broken || tr.recorder.path.n_ops == 0 || !tr.graph)
@@ -633,8 +650,11 @@ static void learn(uint64_t cut) {
     tr_known *k = tr__graph_find(tr.graph, &tr.recorder);
     if (k)
         merge_deaths(k, &tr.recorder.path);
-    else if (!(k = tr__graph_add(tr.graph, &tr.recorder)))
-        return;
+    else {
+        note_divergence();
+        if (!(k = tr__graph_add(tr.graph, &tr.recorder)))
+            return;
+    }
     k->seen++;
     if (cut)
         k->cut = cut;

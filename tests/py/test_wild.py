@@ -114,7 +114,6 @@ def test_wild_program(reference):
 SHARE = []
 
 
-@pytest.mark.xfail(reason="the goal; forks on random data are learned too slowly yet", strict=False)
 def test_wild_program_runs_from_plans():
     assert SHARE[0] >= 0.9
 
