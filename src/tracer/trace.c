@@ -147,6 +147,25 @@ static void drop_plan(tr_known *k) {
     k->plan = NULL;
 }
 
+static void write_file(const char *folder, uint32_t plan, const char *ending, char *text) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/plan-%u.%s", folder, plan, ending);
+    FILE *f = text ? fopen(path, "w") : NULL;
+    if (!f || fputs(text, f) < 0)
+        fprintf(stderr, "terra: can't write %s (TERRA_DUMP)\n", path);
+    if (f)
+        fclose(f);
+    tr_free(text);
+}
+
+static void dump(const tr_plan *plan) {
+    const char *folder = tr_options_get()->dump;
+    if (!folder)
+        return;
+    write_file(folder, plan->id, "txt", tr_plan_text(plan, tr_site_text));
+    write_file(folder, plan->id, "dot", tr_plan_graphviz(plan, tr_site_text));
+}
+
 /* Adopts what the compile thread has finished. Not while a path is followed. */
 static void adopt_plans(void) {
     if (!atomic_load_explicit(&any_done, memory_order_relaxed))
@@ -167,6 +186,7 @@ static void adopt_plans(void) {
                 k->plan = j->plan;
                 static uint32_t next_plan = 1;
                 k->plan->id = next_plan++;
+                dump(k->plan);
                 stats.plans++;
                 stats.compile_ns += j->plan->compile_ns;
             } else
