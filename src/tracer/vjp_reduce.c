@@ -176,21 +176,26 @@ static void give_affine(tr_vjp *v, T g, T hat, int64_t sum_mask, int weight, int
         GIVE(bias, view_as(v, sum_keep(v, g, sum_mask), META(bias)));
 }
 
+/* All three gradients by the op that makes them in one go; it can't be differentiated again. */
+static void give_fused(tr_vjp *v, tr_op op) {
+    T out[TR_MAX_OUTPUTS] = {0}, mean = OUT(1), inv = OUT(2), x = IN(0);
+    tr_input in[] = {tr_in(G), tr_in(x), optional(v, 1), tr_in(mean), tr_in(inv)};
+    if (v->status == TR_OK)
+        v->status = tr_apply(op, in, 5, A(ATTR(0)), NULL, false, out);
+    for (int i = 0; i < 3; i++) {
+        if (v->status == TR_OK && tr__needs(v, i))
+            v->results[i] = out[i];
+        else
+            tr_tensor_release(out[i]);
+    }
+}
+
 VJP(batch_norm, BIT(0) | BIT(1), BIT(1) | BIT(2)) {
     const tr_meta *m = META(0);
     if (!G)
         return;
     if (!v->create_graph) {
-        T out[TR_MAX_OUTPUTS] = {0}, mean = OUT(1), inv = OUT(2), x = IN(0);
-        tr_input in[] = {tr_in(G), tr_in(x), optional(v, 1), tr_in(mean), tr_in(inv)};
-        if (v->status == TR_OK)
-            v->status = tr_apply(TR_OP_batch_norm_backward, in, 5, A(ATTR(0)), NULL, false, out);
-        for (int i = 0; i < 3; i++) {
-            if (v->status == TR_OK && tr__needs(v, i))
-                v->results[i] = out[i];
-            else
-                tr_tensor_release(out[i]);
-        }
+        give_fused(v, TR_OP_batch_norm_backward);
         return;
     }
     int64_t mask = ((int64_t) 1 << m->ndim) - 1 - 2, shape[TR_MAX_DIMS];
@@ -214,16 +219,7 @@ VJP(layer_norm, BIT(0) | BIT(1), BIT(1) | BIT(2)) {
     if (!G)
         return;
     if (!v->create_graph) {
-        T out[TR_MAX_OUTPUTS] = {0}, mean = OUT(1), inv = OUT(2), x = IN(0);
-        tr_input in[] = {tr_in(G), tr_in(x), optional(v, 1), tr_in(mean), tr_in(inv)};
-        if (v->status == TR_OK)
-            v->status = tr_apply(TR_OP_layer_norm_backward, in, 5, A(ATTR(0)), NULL, false, out);
-        for (int i = 0; i < 3; i++) {
-            if (v->status == TR_OK && tr__needs(v, i))
-                v->results[i] = out[i];
-            else
-                tr_tensor_release(out[i]);
-        }
+        give_fused(v, TR_OP_layer_norm_backward);
         return;
     }
     int64_t all = ((int64_t) 1 << m->ndim) - 1, outer = ((int64_t) 1 << (m->ndim - ATTR(0))) - 1, mask = all - outer;
