@@ -211,6 +211,10 @@ void tr_exec_set_wait_host(const tr_wait_host *host) {
     wait_host = *host;
 }
 
+/* > 0: waits that nobody could report an interrupt from (a tensor dies, an iteration opens or closes). A signal stays pending
+ * until the interpreter looks for it. */
+static int quiet;
+
 /* One slice of a wait without the GIL. `wait` returns TR_OK when there is nothing left to wait for. */
 static tr_status wait_slices(tr_status (*wait)(void *arg), void *arg, bool (*done)(void *arg)) {
     for (;;) {
@@ -220,7 +224,7 @@ static tr_status wait_slices(tr_status (*wait)(void *arg), void *arg, bool (*don
             wait_host.acquire(token);
         if (done(arg))
             return status;
-        if (wait_host.check)
+        if (wait_host.check && !quiet)
             TR_TRY(wait_host.check());
     }
 }
@@ -294,7 +298,10 @@ void tr_exec_notify(void) {
 }
 
 tr_status tr_exec_free(tr_storage *s) {
-    return send(TR_MSG_FREE, s, 0);
+    quiet++;
+    tr_status status = send(TR_MSG_FREE, s, 0);
+    quiet--;
+    return status;
 }
 
 static void fetch_free(tr_fetch *f) {
@@ -384,7 +391,7 @@ static tr_status finished_slice(void *arg) {
     return tr_event_wait(&runner.room, finished, arg, tr_options_get()->spin_us * 1000, WAIT_SLICE_NS);
 }
 
-tr_activation *tr_exec_begin(tr_plan *plan) {
+static tr_activation *begin(tr_plan *plan) {
     // Run-ahead is bounded: at most MAX_OPEN_ACTIVATIONS that have not finished.
     tr_activation *oldest = open_now[0];
     if (oldest && !finished(oldest) && wait_slices(finished_slice, oldest, finished_done) != TR_OK)
@@ -405,12 +412,25 @@ tr_activation *tr_exec_begin(tr_plan *plan) {
     return a;
 }
 
+tr_activation *tr_exec_begin(tr_plan *plan) {
+    quiet++;
+    tr_activation *a = begin(plan);
+    quiet--;
+    return a;
+}
+
 tr_status tr_exec_end(tr_activation *a) {
-    return send(TR_MSG_END, a, 0);
+    quiet++;
+    tr_status status = send(TR_MSG_END, a, 0);
+    quiet--;
+    return status;
 }
 
 tr_status tr_exec_exit(tr_activation *a) {
-    return send(TR_MSG_EXIT, a, 0);
+    quiet++;
+    tr_status status = send(TR_MSG_EXIT, a, 0);
+    quiet--;
+    return status;
 }
 
 void tr_exec_drop_plan(tr_plan *plan) {
