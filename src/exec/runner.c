@@ -436,7 +436,10 @@ tr_status tr_exec_exit(tr_activation *a) {
 void tr_exec_drop_plan(tr_plan *plan) {
     if (!plan->state)
         return;
-    if (send(TR_MSG_DROP_PLAN, plan, 0) != TR_OK || tr_exec_synchronize(0) != TR_OK)
+    quiet++;
+    bool dropped = send(TR_MSG_DROP_PLAN, plan, 0) == TR_OK && tr_exec_synchronize(0) == TR_OK;
+    quiet--;
+    if (!dropped)
         return;
     for (int i = 0; i < MAX_OPEN_ACTIVATIONS; i++)
         if (open_now[i] && open_now[i]->plan == plan)
