@@ -10,12 +10,6 @@
 #include "terra/alloc.h"
 #include "terra/graph.h"
 
-/* The kernels lie in another library; graph only asks them this. */
-__attribute__((weak)) bool tr_ew_fusible(tr_op op, tr_dtype cdtype, tr_dtype out) {
-    bool divides = op == TR_OP_div || op == TR_OP_remainder || op == TR_OP_fmod;
-    return tr_op_info_of(op)->op_class == TR_CLASS_EW && (tr_dtype_is_float(out) || !divides);
-}
-
 enum { MAX_OPS = 8192, MAX_OPERANDS = MAX_OPS * 10 };
 
 typedef struct builder {
@@ -24,6 +18,7 @@ typedef struct builder {
 
 static inline void builder_init(builder *b) {
     cr_assert_eq(tr_op_init(), TR_OK);
+    cr_assert_eq(tr_kernel_init(NULL), TR_OK);
     b->path = (tr_path){
         .ops = tr_calloc(MAX_OPS, sizeof(tr_path_op)),
         .operands = tr_calloc(MAX_OPERANDS, sizeof(tr_path_operand)),

@@ -212,6 +212,17 @@ static inline void run_program(machine *m, const tr_instr *instr) {
     }
 }
 
+static inline void set_elided(machine *m, const tr_instr *instr, uint8_t from, uint8_t to) {
+    for (uint32_t c = instr->first; c < instr->first + instr->n_ops; c++) {
+        const tr_path_op *op = &m->p->ops[m->plan->covered[c]];
+        for (uint32_t i = op->n_in; !op->in_place && i < op->n_in + (uint32_t) op->n_out; i++) {
+            tr_ref v = m->p->operands[op->operand + i].ref;
+            if (m->plan->slot[v] == TR_SLOT_ELIDED && m->where[v] == from)
+                m->where[v] = to;
+        }
+    }
+}
+
 static inline bool step_machine(machine *m) {
     const tr_plan *plan = m->plan;
     if (m->next == plan->n_instrs || (plan->instrs[m->next].ready > m->cursor && !m->ended))
@@ -225,8 +236,10 @@ static inline bool step_machine(machine *m) {
     } else if (instr->kind == TR_INSTR_EW) {
         run_program(m, instr);
     } else if (instr->kind != TR_INSTR_SKIP) {
+        set_elided(m, instr, AT_NOWHERE, AT_TEMP); // a partition's own
         for (uint32_t i = 0; i < instr->n_ops; i++)
             sim_op(m->p, ops[i], machine_at, machine_wrote, m);
+        set_elided(m, instr, AT_TEMP, AT_NOWHERE);
     }
     m->next++;
     return true;

@@ -1,6 +1,7 @@
 /* Plans run by the real kernels give the very bits that the ops give one after the other. */
 #include "graph_path.h"
 
+#include "terra/dnn.h"
 #include "terra/kernel.h"
 
 #include <math.h>
@@ -67,6 +68,11 @@ static void run_instr(store *s, const tr_plan *plan, const tr_instr *instr) {
         for (uint32_t i = 0; i < instr->n_ops; i++)
             calls[i] = call_of(s, ops[i], s->args + i * 16, &ctx);
         cr_assert_eq(tr_kernel_multi(calls[0].op, calls, (int) instr->n_ops), TR_OK, "%s", tr_status_detail());
+    } else if (instr->kind == TR_INSTR_DNN) {
+        void *data[TR_DNN_MAX_VALUES];
+        for (uint32_t i = 0; i < instr->n_args; i++)
+            data[i] = resolved(s, instr->args[i]).data;
+        cr_assert_eq(tr_dnn_partition_run(instr->dnn, data), TR_OK, "%s", tr_status_detail());
     } else if (instr->kind == TR_INSTR_OP) {
         run_single(s, ops[0]);
     }
@@ -108,7 +114,7 @@ static const char *base_of(const store *s, const tr_plan *plan, tr_ref r, char *
 
 static bool close(const float *a, const float *b, size_t bytes) {
     for (size_t i = 0; i < bytes / sizeof *a; i++)
-        if (!(fabsf(a[i] - b[i]) <= 1e-5f * (1 + fabsf(a[i]))) && !(isnan(a[i]) && isnan(b[i])))
+        if (a[i] != b[i] && !(fabsf(a[i] - b[i]) <= 1e-5f * (1 + fabsf(a[i]))) && !(isnan(a[i]) && isnan(b[i])))
             return false;
     return true;
 }
@@ -129,7 +135,7 @@ static void same_numbers(const store *eager, const store *planned, const tr_plan
             const char *want = base_of(eager, plan, r, copy), *got = base_of(planned, plan, r, copy);
             if (memcmp(want, got, bytes) == 0)
                 continue;
-            if (images && op->op == TR_OP_batch_norm &&
+            if ((instr->kind == TR_INSTR_DNN || (images && op->op == TR_OP_batch_norm)) &&
                 close((const float *) (const void *) want, (const float *) (const void *) got, bytes)) {
                 memcpy((char *) want, got, bytes); // another order of sums; from here on the same
                 continue;

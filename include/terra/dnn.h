@@ -122,6 +122,8 @@ TR_API tr_status tr_dnn_op_run(tr_dnn_op *op, void *const data[TR_DNN_PORTS], vo
  * Anything that doesn't end as one partition is TR_E_NOTIMPL. Created and run like ops. */
 typedef struct tr_dnn_partition tr_dnn_partition;
 
+enum { TR_DNN_MAX_VALUES = 40 };
+
 /* An operand of a node: a value, >= 0, or a number (meta of 0 dimensions), or absent (meta NULL). */
 typedef struct tr_dnn_operand {
     int32_t value;
@@ -129,8 +131,8 @@ typedef struct tr_dnn_operand {
     tr_number at;
 } tr_dnn_operand;
 
-/* An op, with operands as its schema has them: conv2d, mm, addmm (beta = alpha = 1, one row added), relu, gelu, add (of equal
- * shapes), batch_norm (training). */
+/* An op, with operands as its schema has them: conv2d, mm, addmm (beta = alpha = 1, one row added), relu, gelu, tanh,
+ * sigmoid, add (of equal shapes), batch_norm (training). */
 typedef struct tr_dnn_node {
     tr_op op;
     int n_in, n_out;
@@ -141,6 +143,8 @@ typedef struct tr_dnn_node {
 /* `kept`: values that must be stored; of the others only the last node's are. */
 TR_API tr_status tr_dnn_partition_create(const tr_dnn_node *nodes, int n, const int32_t *kept, int n_kept, int threads,
                                          tr_dnn_partition **out);
+/* The team for work of so many floating-point operations: one thread where waking others would cost more. */
+TR_API int tr_dnn_threads(int team, double flops);
 TR_API void tr_dnn_partition_destroy(tr_dnn_partition *partition);
 /* The values that it reads or writes, in the order of `data`. Borrowed. */
 TR_API int tr_dnn_partition_values(const tr_dnn_partition *partition, const int32_t **values);

@@ -118,6 +118,8 @@ typedef struct tr_exec_stats {
     int executors, threads;
 } tr_exec_stats;
 TR_API void tr_exec_stats_get(tr_exec_stats *out);
+/* Threads of an executor's team, for which plans are compiled; 1 before tr_exec_init. Any thread. */
+TR_API int tr_exec_team(void);
 TR_API const char *tr_exec_placement(void); /* text for info(); static */
 
 /* The executor prints where a call came from through this. */

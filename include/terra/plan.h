@@ -72,9 +72,11 @@ typedef struct tr_instr {
     /* EW */
     tr_ew_program *program;
     const tr_meta *space;
-    uint32_t *args;         /* operand index of each program argument */
-    void *dnn;              /* DNN: the partition, owned */
-    int64_t ns;             /* measured, exponentially averaged; the executor writes */
+    /* EW: operand index of each program argument. DNN: of each value of the partition, in its order; then the guards: numbers
+     * that it has baked in, as path->args has them */
+    uint32_t *args;
+    uint32_t n_args, n_guards;
+    struct tr_dnn_partition *dnn; /* DNN: one of plan->partitions */
 } tr_instr;
 
 enum { TR_SLOT_ELIDED = -1, TR_SLOT_CARRY = -2 };
@@ -94,6 +96,8 @@ typedef struct tr_plan {
     tr_path_operand *looks; /* parallel to path->operands */
     uint32_t *relaid;       /* per value: 1 + operand of its birth; 0: as the program sees it */
     tr_meta *metas;         /* what looks have and path->operands have not */
+    struct tr_dnn_partition **partitions; /* owned */
+    uint32_t n_partitions;
     size_t slab_bytes, carry_bytes;
     int64_t compile_ns;
     uint32_t id;

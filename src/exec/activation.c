@@ -8,6 +8,7 @@
 #include "exec/runner.h"
 
 #include "terra/alloc.h"
+#include "terra/dnn.h"
 
 #include <string.h>
 
@@ -146,6 +147,25 @@ static tr_status run_elementwise(tr_runner *r, const tr_instr *instr) {
     return tr_ew_run(instr->program, instr->space, r->args, &r->ctx);
 }
 
+/* Are the numbers that the partition has baked in still the same? */
+static bool guards_hold(const tr_runner *r, const tr_instr *instr) {
+    const tr_activation *a = r->current;
+    for (uint32_t i = instr->n_args; i < instr->n_args + instr->n_guards; i++)
+        if (a->args[instr->args[i]] != a->plan->path->args[instr->args[i]])
+            return false;
+    return true;
+}
+
+static tr_status run_partition(tr_runner *r, const tr_instr *instr) {
+    void *data[TR_DNN_MAX_VALUES];
+    for (uint32_t i = 0; i < instr->n_args; i++) {
+        tr_arg arg;
+        TR_TRY(resolve(r, instr->args[i], &arg));
+        data[i] = arg.data;
+    }
+    return tr_dnn_partition_run(instr->dnn, data);
+}
+
 static tr_status run_multi(tr_runner *r, const tr_instr *instr) {
     const tr_plan *plan = r->current->plan;
     const tr_path *path = plan->path;
@@ -216,6 +236,8 @@ static tr_status run_instr(tr_runner *r, const tr_instr *instr) {
         return run_elementwise(r, instr);
     case TR_INSTR_MULTI:
         return run_multi(r, instr);
+    case TR_INSTR_DNN:
+        return run_partition(r, instr);
     case TR_INSTR_SKIP:
         return TR_OK;
     default:
@@ -233,7 +255,7 @@ bool tr__activation_step(tr_runner *r) {
         return false;
     if (TR_UNLIKELY(r->failed))
         forget_results(r, instr);
-    else if (TR_UNLIKELY(a->broken[a->next_instr]))
+    else if (TR_UNLIKELY(a->broken[a->next_instr]) || (instr->n_guards && !guards_hold(r, instr)))
         run_broken(r, instr);
     else {
         tr_status status = run_instr(r, instr);

@@ -518,6 +518,10 @@ void tr_exec_stats_get(tr_exec_stats *out) {
 #undef COUNTER
 }
 
+int tr_exec_team(void) {
+    return runner.placement && runner.placement->thread_count > 0 ? runner.placement->thread_count : 1;
+}
+
 const char *tr_exec_placement(void) {
     static char text[512];
     if (!runner.placement)

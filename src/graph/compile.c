@@ -41,6 +41,9 @@ void tr_plan_destroy(tr_plan *plan) {
     tr_free(plan->looks);
     tr_free(plan->relaid);
     tr_free(plan->metas);
+    for (uint32_t i = 0; i < plan->n_partitions; i++)
+        tr_dnn_partition_destroy(plan->partitions[i]);
+    tr_free(plan->partitions);
     free_plan(plan);
 }
 
@@ -84,6 +87,7 @@ static const struct {
 } passes[] = {
     {"layout", tr__pass_layout},
     {"dead", tr__pass_dead},
+    {"partition", tr__pass_partition},
     {"multi", tr__pass_multi},
     {"elementwise", tr__pass_elementwise},
 };
@@ -117,8 +121,13 @@ tr_status tr_graph_compile(tr_path *path, tr_plan **out) {
         tr_free(g.relaid.looks);
         tr_free(g.relaid.value);
         tr_free(g.relaid.metas);
+        for (uint32_t i = 0; i < g.partitions.n; i++)
+            tr_dnn_partition_destroy(g.partitions.item[i]);
+        tr_free(g.partitions.item);
         return status;
     }
+    plan->partitions = g.partitions.item;
+    plan->n_partitions = g.partitions.n;
     plan->compile_ns = now_ns() - start;
     *out = plan;
     return TR_OK;

@@ -9,6 +9,7 @@
 #ifndef TERRA_GRAPH_PASS_H
 #define TERRA_GRAPH_PASS_H
 
+#include "terra/dnn.h"
 #include "terra/graph.h"
 
 #define TR__NIL UINT32_MAX
@@ -37,7 +38,14 @@ typedef struct tr__group {
     uint32_t patience; /* a ready point worth waiting for: an operand's death, whose memory a result may take */
     uint32_t ready;    /* set by tr__order */
     uint32_t stamp;
+    uint32_t partition; /* DNN: index into graph->partitions */
 } tr__group;
+
+/* Compiled for groups; the final plan takes them all. */
+typedef struct tr__partitions {
+    tr_dnn_partition **item;
+    uint32_t n, size;
+} tr__partitions;
 
 /* What pass_layout.c chose; the plan takes looks, value and metas. */
 typedef struct tr__relaid {
@@ -53,6 +61,7 @@ typedef struct tr__graph {
     const tr_path *original;
     tr_path shadow; /* `path`, once values are relaid: the original with other operands */
     tr__relaid relaid;
+    tr__partitions partitions;
     tr__pool pool;
     uint32_t n_refs;      /* values, then externals */
     tr__lists pred, succ; /* ops that must run before, after (no duplicates) */
@@ -110,6 +119,7 @@ bool tr__merge(tr__graph *g, uint32_t a, uint32_t b);
 tr_status tr__pass_layout(tr__graph *g);
 tr_status tr__pass_dead(tr__graph *g);
 tr_status tr__pass_elementwise(tr__graph *g);
+tr_status tr__pass_partition(tr__graph *g);
 tr_status tr__pass_multi(tr__graph *g);
 
 /* Ready points, and the list order: `list` gets the groups; returns how many. */
@@ -123,5 +133,6 @@ tr_status tr__plan_memory(tr_plan *plan);
 int tr__passed_on(const tr_ew_program *e, int s);
 /* What a group's elementwise program would be. Shared by the pass (does it fit?) and lowering. */
 tr_status tr__elementwise_lower(tr__graph *g, uint32_t group, tr_instr *instr);
+tr_status tr__partition_lower(const tr__graph *g, uint32_t group, tr_instr *instr);
 
 #endif

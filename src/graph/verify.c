@@ -378,6 +378,34 @@ static tr_status check_skip(checker *c, uint32_t index) {
     return TR_OK;
 }
 
+/* A partition stores every result that isn't elided, and reads and writes only operands of its ops. */
+static tr_status check_partition(checker *c, uint32_t index) {
+    const tr_path *p = c->path;
+    const tr_instr *instr = &c->plan->instrs[index];
+    if (!instr->dnn)
+        BUG("partition: instruction %u has none", index);
+    for (uint32_t s = 0; s < instr->n_ops; s++) {
+        const tr_path_op *op = &p->ops[c->plan->covered[instr->first + s]];
+        for (uint32_t i = op->n_in; i < tr__operand_count(op); i++) {
+            bool stored = false;
+            for (uint32_t a = 0; a < instr->n_args; a++)
+                stored |= instr->args[a] == op->operand + i;
+            if (stored == (c->plan->slot[tr__operands(p, op)[i].ref] == TR_SLOT_ELIDED))
+                BUG("partition: instruction %u %s value %u", index, stored ? "stores" : "forgets", tr__operands(p, op)[i].ref);
+        }
+    }
+    for (uint32_t a = 0; a < instr->n_args + instr->n_guards; a++) {
+        bool own = false;
+        for (uint32_t s = 0; s < instr->n_ops; s++) {
+            const tr_path_op *op = &p->ops[c->plan->covered[instr->first + s]];
+            own |= instr->args[a] >= op->operand && instr->args[a] < op->operand + tr__operand_count(op);
+        }
+        if (!own || (p->operands[instr->args[a]].ref == TR_REF_NONE) != (a >= instr->n_args))
+            BUG("partition: argument %u of instruction %u is operand %u", a, index, instr->args[a]);
+    }
+    return TR_OK;
+}
+
 static tr_status check_instructions(checker *c) {
     for (uint32_t i = 0; i < c->plan->n_instrs; i++) {
         const tr_instr *instr = &c->plan->instrs[i];
@@ -394,6 +422,9 @@ static tr_status check_instructions(checker *c) {
                 break;
             case TR_INSTR_SKIP:
                 TR_TRY(check_skip(c, i));
+                break;
+            case TR_INSTR_DNN:
+                TR_TRY(check_partition(c, i));
                 break;
             default:
                 break;

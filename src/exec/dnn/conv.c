@@ -20,7 +20,7 @@ typedef struct conv {
 
 static int threads_of(const tr_kernel_call *c, const conv *v) {
     const int64_t *w = v->t[1]->meta->shape;
-    return tr__dnn_threads(c->ctx->threads, 2.0 * (double) v->t[2]->meta->numel * (double) (w[1] * w[2] * w[3]));
+    return tr_dnn_threads(c->ctx->threads, 2.0 * (double) v->t[2]->meta->numel * (double) (w[1] * w[2] * w[3]));
 }
 
 static tr__dnn_key key_of(const tr_kernel_call *c, const conv *v) {

@@ -23,8 +23,6 @@ tr_status tr__dnn_engine(dnnl_engine_t *engine);
 tr_status tr__dnn_stream(dnnl_stream_t *stream);
 /* The library keys and runs primitives by this thread's team size. */
 void tr__dnn_set_threads(int threads);
-/* The team for work of so many floating-point operations: one thread where waking others would cost more. */
-int tr__dnn_threads(int team, double flops);
 
 dnnl_data_type_t tr__dnn_type(tr_dtype dtype);
 /* A layout that takes over `md`. */

@@ -66,7 +66,7 @@ tr_status tr__dnn_stream(dnnl_stream_t *out) {
     return TR_OK;
 }
 
-int tr__dnn_threads(int team, double flops) {
+int tr_dnn_threads(int team, double flops) {
     return flops < 6e6 ? 1 : team; // some 20 us of one thread
 }
 

@@ -161,7 +161,7 @@ static tr_status run_primitive(const tr_kernel_call *c, const product *p, tr_dnn
 }
 
 static tr_status run(const tr_kernel_call *c, product *p, bool *done) {
-    int threads = tr__dnn_threads(c->ctx->threads, 2.0 * (double) p->batch * (double) p->m * (double) p->n * (double) p->k);
+    int threads = tr_dnn_threads(c->ctx->threads, 2.0 * (double) p->batch * (double) p->m * (double) p->n * (double) p->k);
     tr__dnn_key key = key_of(p, threads);
     tr__dnn_entry *e = tr__dnn_find(&key);
     *done = true;

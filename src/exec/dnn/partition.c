@@ -12,7 +12,7 @@
 
 #include <math.h>
 
-enum { MAX_NODES = 8, MAX_TENSORS = 48, MAX_VALUES = 40, MAX_NORMS = 2 };
+enum { MAX_NODES = 8, MAX_TENSORS = 48, MAX_NORMS = 2 };
 
 /* A tensor of the graph; its index is its id. */
 typedef struct tensor {
@@ -38,7 +38,7 @@ typedef struct side {
 struct tr_dnn_partition {
     int n_tensors, n_values, n_norms, threads;
     tensor tensors[MAX_TENSORS];
-    int32_t values[MAX_VALUES];
+    int32_t values[TR_DNN_MAX_VALUES];
     norm norms[MAX_NORMS];
     side in, out;
     dnnl_graph_graph_t graph;
@@ -60,7 +60,7 @@ static int value_index(const tr_dnn_partition *p, int32_t value) {
 static tr_status note_value(tr_dnn_partition *p, int32_t value) {
     if (value < 0 || value_index(p, value) >= 0)
         return TR_OK;
-    if (p->n_values == MAX_VALUES)
+    if (p->n_values == TR_DNN_MAX_VALUES)
         return TR_FAIL(TR_E_NOTIMPL, "too many values for a partition");
     p->values[p->n_values++] = value;
     return TR_OK;
@@ -151,10 +151,19 @@ static tr_status add_conv(tr_dnn_partition *p, const tr_dnn_node *n) {
     return connect_out(p, op, &n->out[0]);
 }
 
+static int32_t value_of(const tr_dnn_operand *o) {
+    return o->meta ? o->value : -1;
+}
+
+static double number_of(const tr_dnn_operand *o) {
+    return o->meta->dtype == TR_F64 ? o->at.d : (double) o->at.i;
+}
+
 static tr_status add_product(tr_dnn_partition *p, const tr_dnn_node *n) {
     dnnl_graph_op_t op = NULL;
     bool adds = n->op == TR_OP_addmm;
-    if (adds && (n->in[0].meta->ndim != 1 || n->in[0].meta->numel != n->out[0].meta->shape[1]))
+    if (adds && (n->in[0].meta->ndim != 1 || n->in[0].meta->numel != n->out[0].meta->shape[1] ||
+                 number_of(&n->in[3]) != 1 || number_of(&n->in[4]) != 1))
         return TR_FAIL(TR_E_NOTIMPL, "a partition adds rows only");
     TR_TRY(add_op(p, dnnl_graph_op_matmul, "matmul", &op));
     TR_TRY(connect_in(p, op, &n->in[adds ? 1 : 0]));
@@ -170,14 +179,6 @@ static tr_status add_simple(tr_dnn_partition *p, const tr_dnn_node *n, dnnl_grap
     for (int i = 0; i < operands; i++)
         TR_TRY(connect_in(p, op, &n->in[i]));
     return connect_out(p, op, &n->out[0]);
-}
-
-static int32_t value_of(const tr_dnn_operand *o) {
-    return o->meta ? o->value : -1;
-}
-
-static double number_of(const tr_dnn_operand *o) {
-    return o->meta->dtype == TR_F64 ? o->at.d : (double) o->at.i;
 }
 
 static tr_status add_batch_norm(tr_dnn_partition *p, const tr_dnn_node *n) {
@@ -226,6 +227,10 @@ static tr_status add_node(tr_dnn_partition *p, const tr_dnn_node *n) {
             return add_batch_norm(p, n);
         case TR_OP_relu:
             return add_simple(p, n, dnnl_graph_op_relu, 1);
+        case TR_OP_tanh:
+            return add_simple(p, n, dnnl_graph_op_tanh, 1);
+        case TR_OP_sigmoid:
+            return add_simple(p, n, dnnl_graph_op_sigmoid, 1);
         case TR_OP_gelu:
             if (n->attrs[0] == 0)
                 return add_simple(p, n, dnnl_graph_op_gelu, 1);
