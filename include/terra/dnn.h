@@ -115,6 +115,29 @@ TR_API const char *tr_dnn_op_impl(const tr_dnn_op *op); /* "brg:avx512_core" */
 /* Runs on the calling thread and its team. data[port] for the op's ports; scratch of tr_dnn_op_scratch bytes, 64-aligned. */
 TR_API tr_status tr_dnn_op_run(tr_dnn_op *op, void *const data[TR_DNN_PORTS], void *scratch);
 
+/* ---- homes ----
+ *
+ * A tensor that plans read in one blocked layout, iteration after iteration (a convolution's weights; with them their
+ * gradients and their optimizer's state), is kept in it: its home. Padding is refused, so that a home is a permutation of the
+ * elements, and elementwise work over tensors of one home need not know of it. Interned (compared by address), immutable,
+ * never freed. */
+
+/* What the library chooses for the weights of a forward convolution between images that look so. TR_E_NOTIMPL: it takes them
+ * as they are, or would pad them. Any thread. `team`: the executor's threads. */
+TR_API tr_status tr_home_of_weights(const int64_t *attrs, const tr_meta *src, const tr_meta *weights, const tr_meta *dst,
+                                    bool bias, int team, const tr_home **out);
+/* Compiles a convolution or a derivative as its kernel will when it comes with weights at `home`, so that the library has it
+ * at hand; TR_E_NOTIMPL: it can't. Looks of src, weights, dst. Any thread. */
+TR_API tr_status tr_dnn_conv_warm(tr_op op, const int64_t *attrs, const tr_meta *const looks[3], bool bias,
+                                  const tr_home *home, int team);
+/* Rearranges a whole tensor in place, from the program's order into its home's and back, through `spare` (tr_home_bytes of
+ * them, 64-aligned). One thread at a time: the executor's. On failure the tensor is as it was. */
+TR_API tr_status tr_home_enter(const tr_home *home, void *data, void *spare);
+TR_API tr_status tr_home_leave(const tr_home *home, void *data, void *spare);
+TR_API size_t tr_home_bytes(const tr_home *home);
+TR_API const tr_dnn_layout *tr_home_layout(const tr_home *home); /* borrowed */
+TR_API const char *tr_home_print(const tr_home *home);           /* "f32 64x32x3x3:Acdb16a" */
+
 /* ---- partitions ---- several ops as one, compiled through oneDNN's Graph API
  *
  * What the library fuses into a single partition: a convolution or matrix product with bias, then relu, gelu or an addition;

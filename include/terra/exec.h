@@ -34,6 +34,8 @@ struct tr_storage {
     struct tr_storage *next; /* in a free list */
 
     void *data;              /* NULL until first written */
+    const tr_home *home;     /* the order that the bytes are in; NULL: the program's */
+    bool pinned;             /* its address is known outside: the program's order for ever */
     tr_slab *slab;           /* the block that `data` lies in; NULL: its own arena block */
     tr_status poison;        /* what failed before it could be computed */
 };

@@ -10,11 +10,14 @@
 
 #include "terra/op.h"
 
-/* data: the first element, offset applied. NULL with meta: a number (at). meta NULL: absent. */
+/* data: the first element, offset applied. NULL with meta: a number (at). meta NULL: absent. home: the elements lie in that
+ * order instead of the meta's; comes only to convolutions' weights and their gradients, and, the same for all operands of
+ * more than one element, to elementwise ops and optimizers, which need not care. */
 typedef struct tr_arg {
     void *data;
     const tr_meta *meta;
     tr_number at;
+    const tr_home *home;
 } tr_arg;
 
 typedef struct tr_kernel_ctx tr_kernel_ctx;

@@ -67,6 +67,7 @@ typedef struct tr_instr {
     uint8_t kind;
     uint32_t ready;         /* cursor position */
     uint32_t first, n_ops;  /* plan->covered[first .. first + n_ops): ops in program order */
+    bool has_homes;         /* an operand has a home */
     uint32_t n_elided;
     int64_t bytes_elided;
     /* EW */
@@ -96,6 +97,9 @@ typedef struct tr_plan {
     tr_path_operand *looks; /* parallel to path->operands */
     uint32_t *relaid;       /* per value: 1 + operand of its birth; 0: as the program sees it */
     tr_meta *metas;         /* what looks have and path->operands have not */
+    /* Per value, then per external: the home that instructions find it in and leave it in; NULL: the program's order. NULL
+     * where nothing has one. Single ops see the program's order always. */
+    const tr_home **homes;
     struct tr_dnn_partition **partitions; /* owned */
     uint32_t n_partitions;
     size_t slab_bytes, carry_bytes;

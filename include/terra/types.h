@@ -83,6 +83,7 @@ static inline bool tr_meta_same_shape(const tr_meta *a, const tr_meta *b) {
 TR_API const char *tr_shape_print(const tr_meta *meta, char *text, size_t size);
 
 typedef struct tr_storage tr_storage;
+typedef struct tr_home tr_home; /* dnn.h: a layout that a storage is kept in between plans */
 
 /* A number's bits: a double where the operand's meta is float64, else an int64 (also for bool). */
 typedef union tr_number {

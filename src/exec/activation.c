@@ -75,8 +75,27 @@ static const tr_path_operand *seen(const tr_activation *a, uint32_t operand) {
     return tr_ref_is_value(o->ref) && lies_otherwise(a, o->ref) ? &a->plan->looks[operand] : o;
 }
 
+static const tr_home *home_of(const tr_plan *plan, tr_ref r) {
+    if (!plan->homes)
+        return NULL;
+    return plan->homes[tr_ref_is_value(r) ? r : plan->path->n_values + tr_ref_slot(r)];
+}
+
+/* Brings a value that has a home there, or back into the program's order. */
+static tr_status move_value(tr_runner *r, tr_ref v, bool at_home) {
+    tr_activation *a = r->current;
+    const tr_home *home = home_of(a->plan, v);
+    if (!home || !a->address[v] || a->settled[v] == !at_home)
+        return TR_OK;
+    TR_TRY(tr__move(r, a->address[v], at_home ? NULL : home, at_home ? home : NULL));
+    a->settled[v] = !at_home;
+    return TR_OK;
+}
+
 void *tr__activation_address(tr_runner *r, tr_ref v, tr_status *status) {
     tr_activation *a = r->current;
+    if (TR_UNLIKELY((*status = move_value(r, v, false)) != TR_OK))
+        return NULL;
     if (!lies_otherwise(a, v) || !a->address[v])
         return a->address[v];
     // Somebody outside the plan looks: a copy in the program's order, which is the value from now on.
@@ -99,27 +118,32 @@ void *tr__activation_address(tr_runner *r, tr_ref v, tr_status *status) {
     return block;
 }
 
-static tr_status resolve(tr_runner *r, uint32_t operand, tr_arg *arg) {
+/* Memory of an operand: `planned`, as the plan's instructions want it; else in the program's order. */
+static tr_status resolve(tr_runner *r, uint32_t operand, bool planned, tr_arg *arg) {
     tr_activation *a = r->current;
     const tr_path_operand *o = seen(a, operand);
-    arg->meta = o->meta;
-    arg->at.i = a->args[operand];
-    arg->data = NULL;
+    *arg = (tr_arg){.meta = o->meta, .at = {.i = a->args[operand]}};
     if (o->ref == TR_REF_NONE)
         return TR_OK;
     tr_status status = TR_OK;
-    char *base = tr_ref_is_value(o->ref) ? a->address[o->ref]
-                                         : tr__storage_address(r, a->external[tr_ref_slot(o->ref)], &status);
+    char *base;
+    arg->home = planned ? home_of(a->plan, o->ref) : NULL;
+    if (tr_ref_is_value(o->ref)) {
+        TR_TRY(move_value(r, o->ref, planned));
+        base = a->address[o->ref];
+    } else {
+        base = tr__storage_address_at(r, a->external[tr_ref_slot(o->ref)], arg->home, &status);
+    }
     if (TR_UNLIKELY(!base))
         return status != TR_OK ? status : TR_FAIL(TR_E_INTERNAL, "a value of a plan has no place");
     arg->data = base + arg->at.i * (int64_t) tr_dtype_size(o->meta->dtype);
     return TR_OK;
 }
 
-static tr_status resolve_op(tr_runner *r, const tr_path_op *op, tr_arg *args, tr_kernel_call *k) {
+static tr_status resolve_op(tr_runner *r, const tr_path_op *op, bool planned, tr_arg *args, tr_kernel_call *k) {
     uint32_t n = op->n_in + op->n_out;
     for (uint32_t i = 0; i < n; i++)
-        TR_TRY(resolve(r, op->operand + i, &args[i]));
+        TR_TRY(resolve(r, op->operand + i, planned, &args[i]));
     *k = (tr_kernel_call){
         .op = op->op,
         .cdtype = op->cdtype,
@@ -133,17 +157,17 @@ static tr_status resolve_op(tr_runner *r, const tr_path_op *op, tr_arg *args, tr
     return TR_OK;
 }
 
-static tr_status run_op(tr_runner *r, const tr_path_op *op) {
+static tr_status run_op(tr_runner *r, const tr_path_op *op, bool planned) {
     tr_kernel_call k;
     TR_TRY(tr__runner_args(r, op->n_in + op->n_out));
-    TR_TRY(resolve_op(r, op, r->args, &k));
+    TR_TRY(resolve_op(r, op, planned, r->args, &k));
     return tr__run_kernel(r, &k, op->site);
 }
 
 static tr_status run_elementwise(tr_runner *r, const tr_instr *instr) {
     TR_TRY(tr__runner_args(r, instr->program->n_args));
     for (int i = 0; i < instr->program->n_args; i++)
-        TR_TRY(resolve(r, instr->args[i], &r->args[i]));
+        TR_TRY(resolve(r, instr->args[i], true, &r->args[i]));
     return tr_ew_run(instr->program, instr->space, r->args, &r->ctx);
 }
 
@@ -156,11 +180,28 @@ static bool guards_hold(const tr_runner *r, const tr_instr *instr) {
     return true;
 }
 
+/* Can all externals be where the plan wants them? Not memory that others see, nor part of a larger storage. */
+static bool homes_hold(const tr_runner *r, const tr_instr *instr) {
+    const tr_activation *a = r->current;
+    const tr_path *path = a->plan->path;
+    for (uint32_t c = instr->first; c < instr->first + instr->n_ops; c++) {
+        const tr_path_op *op = &path->ops[a->plan->covered[c]];
+        for (uint32_t i = op->operand; i < op->operand + op->n_in + op->n_out; i++) {
+            tr_ref ref = path->operands[i].ref;
+            const tr_home *home = tr_ref_is_external(ref) ? home_of(a->plan, ref) : NULL;
+            const tr_storage *s = home ? a->external[tr_ref_slot(ref)] : NULL;
+            if (s && (s->shared || s->pinned || s->bytes != tr_home_bytes(home)))
+                return false;
+        }
+    }
+    return true;
+}
+
 static tr_status run_partition(tr_runner *r, const tr_instr *instr) {
     void *data[TR_DNN_MAX_VALUES];
     for (uint32_t i = 0; i < instr->n_args; i++) {
         tr_arg arg;
-        TR_TRY(resolve(r, instr->args[i], &arg));
+        TR_TRY(resolve(r, instr->args[i], true, &arg));
         data[i] = arg.data;
     }
     return tr_dnn_partition_run(instr->dnn, data);
@@ -176,7 +217,7 @@ static tr_status run_multi(tr_runner *r, const tr_instr *instr) {
     for (uint32_t done = 0; done < instr->n_ops;) {
         uint32_t n = instr->n_ops - done < 64 ? instr->n_ops - done : 64;
         for (uint32_t i = 0; i < n; i++)
-            TR_TRY(resolve_op(r, &path->ops[op[done + i]], r->args + i * per, &calls[i]));
+            TR_TRY(resolve_op(r, &path->ops[op[done + i]], true, r->args + i * per, &calls[i]));
         TR_TRY(tr_kernel_multi(calls[0].op, calls, (int) n));
         tr__runner_reset_scratch(r);
         done += n;
@@ -196,6 +237,7 @@ static void run_single(tr_runner *r, uint32_t index) {
         tr_ref v = plan->path->operands[op->operand + op->n_in + (uint32_t) i].ref;
         void *block = r->failed ? NULL : tr_arena_alloc(r->arena, plan->path->value_bytes[v]);
         a->address[v] = block;
+        a->settled[v] = home_of(plan, v) != NULL; // in the program's order
         if (block)
             a->temps[a->n_temps++] = block;
         else if (!r->failed)
@@ -204,7 +246,7 @@ static void run_single(tr_runner *r, uint32_t index) {
     if (r->failed)
         return;
     if (status == TR_OK)
-        status = run_op(r, op);
+        status = run_op(r, op, false);
     TR_COUNT(r->ops_single, 1);
     if (status != TR_OK) {
         for (int i = 0; i < op->n_out && !op->in_place; i++)
@@ -241,7 +283,7 @@ static tr_status run_instr(tr_runner *r, const tr_instr *instr) {
     case TR_INSTR_SKIP:
         return TR_OK;
     default:
-        return run_op(r, &r->current->plan->path->ops[r->current->plan->covered[instr->first]]);
+        return run_op(r, &r->current->plan->path->ops[r->current->plan->covered[instr->first]], true);
     }
 }
 
@@ -255,7 +297,8 @@ bool tr__activation_step(tr_runner *r) {
         return false;
     if (TR_UNLIKELY(r->failed))
         forget_results(r, instr);
-    else if (TR_UNLIKELY(a->broken[a->next_instr]) || (instr->n_guards && !guards_hold(r, instr)))
+    else if (TR_UNLIKELY(a->broken[a->next_instr]) || (instr->n_guards && !guards_hold(r, instr)) ||
+             (instr->has_homes && !homes_hold(r, instr)))
         run_broken(r, instr);
     else {
         tr_status status = run_instr(r, instr);
@@ -297,10 +340,12 @@ static void bind_survivors(tr_runner *r) {
         if (!s)
             continue;
         tr_status status = TR_OK;
-        void *at = tr__activation_address(r, v, &status);
+        const tr_home *home = home_of(plan, v);
+        void *at = home ? a->address[v] : tr__activation_address(r, v, &status);
         a->storage_of[v] = NULL;
         s->bound = false;
         s->data = at;
+        s->home = a->settled[v] ? NULL : home;
         if (!at) {
             s->poison = r->error != TR_OK ? r->error : TR_E_SKIPPED;
             continue;

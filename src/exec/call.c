@@ -60,7 +60,23 @@ tr_status tr__run_kernel(tr_runner *r, const tr_kernel_call *call, uint32_t site
     return status;
 }
 
+tr_status tr__move(tr_runner *r, void *data, const tr_home *from, const tr_home *to) {
+    const tr_home *either = from ? from : to;
+    void *spare = tr_arena_alloc(r->arena, tr_home_bytes(either));
+    if (!spare)
+        return TR_FAIL(TR_E_NOMEM, "no memory to rearrange a tensor of %zu bytes", tr_home_bytes(either));
+    tr_status status = from ? tr_home_leave(from, data, spare) : TR_OK;
+    if (status == TR_OK && to)
+        status = tr_home_enter(to, data, spare);
+    tr_arena_free(r->arena, spare);
+    return status;
+}
+
 void *tr__storage_address(tr_runner *r, tr_storage *s, tr_status *status) {
+    return tr__storage_address_at(r, s, NULL, status);
+}
+
+static void *address_of(tr_runner *r, tr_storage *s, tr_status *status) {
     static char nothing[64];
     if (TR_UNLIKELY(s->poison != TR_OK)) {
         *status = TR_FAIL(TR_E_SKIPPED, "this tensor was never computed: an earlier operation failed");
@@ -78,10 +94,19 @@ void *tr__storage_address(tr_runner *r, tr_storage *s, tr_status *status) {
     return s->data;
 }
 
+void *tr__storage_address_at(tr_runner *r, tr_storage *s, const tr_home *home, tr_status *status) {
+    void *data = address_of(r, s, status);
+    if (TR_LIKELY(s->home == home) || !data)
+        return data;
+    *status = tr__move(r, data, s->home, home);
+    if (*status != TR_OK)
+        return NULL;
+    s->home = home;
+    return data;
+}
+
 static tr_status resolve(tr_runner *r, const tr_operand *o, tr_arg *arg) {
-    arg->meta = o->meta;
-    arg->at = o->at;
-    arg->data = NULL;
+    *arg = (tr_arg){.meta = o->meta, .at = o->at};
     if (!o->storage)
         return TR_OK;
     tr_status status = TR_OK;
@@ -165,8 +190,10 @@ void tr__answer_fetch(tr_runner *r, tr_fetch *f) {
     } else {
         tr_payload payload = {0};
         tr_arg a = {0};
-        if (f->operand.storage && resolve(r, &f->operand, &a) == TR_OK)
+        if (f->exposes && resolve(r, &f->operand, &a) == TR_OK) {
             payload.ptr = a.data;
+            f->operand.storage->pinned = true;
+        }
         tr_future_complete(future, &payload);
     }
     tr_future_release(future);

@@ -343,6 +343,7 @@ tr_status tr_exec_fetch(const tr_operand *t, uint32_t need, void *dst, size_t by
     tr_fetch *f = fetch_create(t, need, dst ? bytes : 0, &status);
     if (!f)
         return status;
+    f->exposes = data && t && t->storage;
     tr_future *future = tr_future_retain(f->future); // the executor's reference stays in f
     status = send(TR_MSG_FETCH, f, need);
     if (status != TR_OK) {

@@ -6,6 +6,7 @@
 #define TR_EXEC_RUNNER_H
 
 #include "exec/store.h"
+#include "terra/dnn.h"
 #include "terra/event.h"
 #include "terra/future.h"
 #include "terra/ring.h"
@@ -37,6 +38,7 @@ struct tr_fetch {
     const tr_meta *packed;   /* row-major, of the operand's shape */
     uint32_t need;
     size_t bytes;
+    bool exposes;            /* the address goes out, for good */
     tr_fetch *next;          /* waiting in an activation */
     unsigned char small[16]; /* the answer, or: */
     unsigned char *buffer;
@@ -87,6 +89,10 @@ tr_status tr__runner_args(tr_runner *r, uint32_t n);
 void tr__runner_reset_scratch(tr_runner *r);
 /* Address of a storage's first byte; allocates it when it has none. NULL: poisoned, or no memory (status in *status). */
 void *tr__storage_address(tr_runner *r, tr_storage *s, tr_status *status);
+/* The same, the bytes in the order of `home` (NULL: the program's). */
+void *tr__storage_address_at(tr_runner *r, tr_storage *s, const tr_home *home, tr_status *status);
+/* Rearranges a tensor's bytes in place. NULL: the program's order; one of the two is. */
+tr_status tr__move(tr_runner *r, void *data, const tr_home *from, const tr_home *to);
 void tr__run_call(tr_runner *r, const tr_call *call);
 void tr__answer_fetch(tr_runner *r, tr_fetch *f);
 

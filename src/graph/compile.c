@@ -41,6 +41,7 @@ void tr_plan_destroy(tr_plan *plan) {
     tr_free(plan->looks);
     tr_free(plan->relaid);
     tr_free(plan->metas);
+    tr_free(plan->homes);
     for (uint32_t i = 0; i < plan->n_partitions; i++)
         tr_dnn_partition_destroy(plan->partitions[i]);
     tr_free(plan->partitions);
@@ -61,6 +62,7 @@ static tr_status lower(tr__graph *g, tr_plan **out) {
     plan->looks = g->relaid.looks;
     plan->relaid = g->relaid.value;
     plan->metas = g->relaid.metas;
+    plan->homes = g->homes;
     tr_status status = tr__lower(g, plan);
     if (status == TR_OK)
         status = tr__plan_memory(plan);
@@ -86,6 +88,7 @@ static const struct {
     tr_status (*run)(tr__graph *g);
 } passes[] = {
     {"layout", tr__pass_layout},
+    {"home", tr__pass_home},
     {"dead", tr__pass_dead},
     {"partition", tr__pass_partition},
     {"multi", tr__pass_multi},
@@ -121,6 +124,7 @@ tr_status tr_graph_compile(tr_path *path, tr_plan **out) {
         tr_free(g.relaid.looks);
         tr_free(g.relaid.value);
         tr_free(g.relaid.metas);
+        tr_free(g.homes);
         for (uint32_t i = 0; i < g.partitions.n; i++)
             tr_dnn_partition_destroy(g.partitions.item[i]);
         tr_free(g.partitions.item);

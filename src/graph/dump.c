@@ -76,6 +76,15 @@ static void put_elided(text *t, const tr_plan *plan, const tr_instr *instr) {
     put(t, ")");
 }
 
+/* The layout of a convolution's weights, where they are kept in the library's. */
+static void put_home(text *t, const tr_plan *plan, const tr_instr *instr) {
+    const tr_path_op *op = &plan->path->ops[plan->covered[instr->first]];
+    if (!instr->has_homes || tr_op_info_of((tr_op) op->op)->op_class != TR_CLASS_CONV)
+        return;
+    const tr_path_operand *weights = &tr__operands(plan->path, op)[op->op == TR_OP_conv2d_backward_weights ? op->n_in : 1];
+    put(t, "  weights at home (%s)", tr_home_print(plan->homes[tr__ref_index(plan->path, weights->ref)]));
+}
+
 static void put_instr(text *t, const tr_plan *plan, uint32_t i, const char *(*site_text)(uint32_t)) {
     const tr_instr *instr = &plan->instrs[i];
     put(t, "%5u %-5s %5u  ", i, kinds[instr->kind], instr->ready);
@@ -91,6 +100,7 @@ static void put_instr(text *t, const tr_plan *plan, uint32_t i, const char *(*si
         put(t, " @%u", k);
     }
     put_elided(t, plan, instr);
+    put_home(t, plan, instr);
     uint32_t site = plan->path->ops[plan->covered[instr->first]].site;
     if (site_text && site)
         put(t, "  %s", site_text(site));
@@ -177,6 +187,11 @@ static void put_totals(text *t, const tr_plan *plan) {
         relaid += plan->relaid[v] != 0;
     if (relaid)
         put(t, "; %u channels last", relaid);
+    uint32_t at_home = 0;
+    for (uint32_t r = 0; plan->homes && r < plan->path->n_values + plan->path->n_externals; r++)
+        at_home += plan->homes[r] != NULL;
+    if (at_home)
+        put(t, "; %u tensors at home", at_home);
     put(t, "; slab ");
     put_bytes(t, (double) plan->slab_bytes);
     double most = most_alive(plan);

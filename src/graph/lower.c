@@ -27,6 +27,15 @@ static void count_elided(const tr__graph *g, tr_instr *instr, const tr_path_op *
     }
 }
 
+static bool has_homes(const tr__graph *g, const tr_path_op *op) {
+    for (uint32_t i = 0; g->homes && i < tr__operand_count(op); i++) {
+        tr_ref r = tr__operands(g->path, op)[i].ref;
+        if (r != TR_REF_NONE && g->homes[tr__ref_index(g->path, r)])
+            return true;
+    }
+    return false;
+}
+
 tr_status tr__lower(tr__graph *g, tr_plan *plan) {
     const tr_path *p = g->path;
     uint32_t *list = tr__pool_take(&g->pool, p->n_ops, sizeof *list);
@@ -43,6 +52,7 @@ tr_status tr__lower(tr__graph *g, tr_plan *plan) {
             plan->covered[at++] = k;
             plan->instr_of[k] = i;
             count_elided(g, instr, &p->ops[k]);
+            instr->has_homes |= has_homes(g, &p->ops[k]);
         }
         if (group->kind == TR_INSTR_EW)
             TR_TRY(tr__elementwise_lower(g, list[i], instr));

@@ -61,6 +61,7 @@ typedef struct tr__graph {
     const tr_path *original;
     tr_path shadow; /* `path`, once values are relaid: the original with other operands */
     tr__relaid relaid;
+    const tr_home **homes; /* the plan takes it: per ref, or NULL */
     tr__partitions partitions;
     tr__pool pool;
     uint32_t n_refs;      /* values, then externals */
@@ -117,6 +118,7 @@ tr_status tr__analyze(tr__graph *g, const tr_path *path);
 bool tr__merge(tr__graph *g, uint32_t a, uint32_t b);
 
 tr_status tr__pass_layout(tr__graph *g);
+tr_status tr__pass_home(tr__graph *g);
 tr_status tr__pass_dead(tr__graph *g);
 tr_status tr__pass_elementwise(tr__graph *g);
 tr_status tr__pass_partition(tr__graph *g);

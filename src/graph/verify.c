@@ -470,8 +470,43 @@ static tr_status check_looks(const tr_plan *plan) {
     return TR_OK;
 }
 
+static const tr_home *home_of(const tr_plan *plan, const tr_path_operand *o) {
+    return o->ref == TR_REF_NONE ? NULL : plan->homes[tr__ref_index(plan->path, o->ref)];
+}
+
+/* Who has a home is touched by convolutions, as weights, and by elementwise work over tensors that all have it. */
+static tr_status check_homes(const tr_plan *plan) {
+    const tr_path *p = plan->path;
+    for (uint32_t k = 0; plan->homes && k < p->n_ops; k++) {
+        const tr_path_op *op = &p->ops[k];
+        const tr_path_operand *o = tr__operands(p, op);
+        tr_op_class class = tr_op_info_of((tr_op) op->op)->op_class;
+        bool alike = class == TR_CLASS_EW || class == TR_CLASS_OPTIM;
+        const tr_path_operand *first = NULL;
+        for (uint32_t i = 0; i < tr__operand_count(op); i++) {
+            const tr_home *home = home_of(plan, &o[i]);
+            if (!home)
+                continue;
+            if (!o[i].meta->contiguous || (size_t) o[i].meta->numel * tr_dtype_size((tr_dtype) o[i].meta->dtype) != tr_home_bytes(home))
+                BUG("homes: op %u sees only part of operand %u", k, i);
+            bool weights = op->op == TR_OP_conv2d_backward_weights ? i == op->n_in : i == 1 && class == TR_CLASS_CONV;
+            if (!alike && !weights)
+                BUG("homes: op %u (%s) can't have operand %u at home", k, tr_op_info_of((tr_op) op->op)->name, i);
+            first = first ? first : &o[i];
+        }
+        for (uint32_t i = 0; alike && first && i < tr__operand_count(op); i++)
+            if (o[i].ref != TR_REF_NONE && o[i].meta->numel != 1 &&
+                (home_of(plan, &o[i]) != home_of(plan, first) || o[i].meta != first->meta))
+                BUG("homes: op %u (%s): operand %u lies otherwise", k, tr_op_info_of((tr_op) op->op)->name, i);
+        if (op->op == TR_OP_conv2d_backward_weights && (home_of(plan, &o[0]) || home_of(plan, &o[1])))
+            BUG("homes: op %u reads images at home", k);
+    }
+    return TR_OK;
+}
+
 tr_status tr_plan_verify(const tr_plan *original) {
     TR_TRY(check_looks(original));
+    TR_TRY(check_homes(original));
     tr_path seen = tr__path_seen(original);
     tr_plan view = *original, *plan = &view;
     view.path = &seen;

@@ -17,7 +17,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key_of_cache;
 static _Thread_local cache *own;
 
-static void clear(tr__dnn_entry *e) {
+void tr__dnn_entry_clear(tr__dnn_entry *e) {
     tr_dnn_op_destroy(e->op);
     for (int i = 0; i < TR__DNN_REORDERS; i++)
         tr_dnn_op_destroy(e->reorders[i]);
@@ -28,7 +28,7 @@ static void destroy(void *p) {
     cache *c = p;
     for (int s = 0; s < SETS; s++)
         for (int w = 0; w < WAYS; w++)
-            clear(&c->entries[s][w]);
+            tr__dnn_entry_clear(&c->entries[s][w]);
     tr_free(c);
 }
 
@@ -63,7 +63,7 @@ tr__dnn_entry *tr__dnn_find(const tr__dnn_key *key) {
         if (set[w].used < oldest->used)
             oldest = &set[w];
     }
-    clear(oldest);
+    tr__dnn_entry_clear(oldest);
     oldest->key = *key;
     oldest->used = ++own->clock;
     oldest->seen = 1;

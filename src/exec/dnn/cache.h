@@ -28,4 +28,7 @@ typedef struct tr__dnn_entry {
 /* The entry of a key, made if need be; `seen` counts this call. Borrowed until the next find. NULL: no memory. */
 tr__dnn_entry *tr__dnn_find(const tr__dnn_key *key);
 
+/* Destroys what it holds. */
+void tr__dnn_entry_clear(tr__dnn_entry *e);
+
 #endif

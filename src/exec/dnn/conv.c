@@ -40,6 +40,7 @@ static tr__dnn_key key_of(const tr_kernel_call *c, const conv *v) {
         for (int d = 0; d < 4; d++)
             k.v[n++] = m->strides[d];
     }
+    k.v[n] = (int64_t) (uintptr_t) v->t[1]->home;
     return k;
 }
 
@@ -68,7 +69,9 @@ static tr_dnn_conv_spec spec_of(const tr_kernel_call *c, const conv *v) {
 static tr_status connect(const tr_kernel_call *c, const conv *v, tr__dnn_entry *e, int i) {
     tr_dnn_layout *own;
     const tr_dnn_layout *theirs = tr_dnn_op_layout(e->op, ports[i]);
-    if (i == 1)
+    if (v->t[i]->home)
+        TR_TRY(tr_dnn_layout_clone(tr_home_layout(v->t[i]->home), &own));
+    else if (i == 1)
         TR_TRY(tr_dnn_layout_create_weights(v->t[i]->meta, c->attrs[6], &own));
     else
         TR_TRY(tr_dnn_layout_create(v->t[i]->meta, &own));
@@ -104,8 +107,13 @@ static tr_status create_as_they_lie(const conv *v, tr_dnn_conv_spec spec, tr_dnn
 
 static tr_status compile(const tr_kernel_call *c, const conv *v, tr__dnn_entry *e) {
     tr_dnn_conv_spec spec = spec_of(c, v);
-    if (create_as_they_lie(v, spec, &e->op) != TR_OK)
+    // Backward-data likes its weights otherwise than forward does: there the home is reordered.
+    if (v->t[1]->home && v->direction != TR_DNN_BACKWARD_DATA)
+        spec.weights = tr_home_layout(v->t[1]->home);
+    if (create_as_they_lie(v, spec, &e->op) != TR_OK && tr_dnn_conv_create(&spec, &e->op) != TR_OK) {
+        spec.weights = NULL;
         TR_TRY(tr_dnn_conv_create(&spec, &e->op));
+    }
     for (int i = 0; i < 3; i++)
         TR_TRY(connect(c, v, e, i));
     return TR_OK;
@@ -185,6 +193,47 @@ static tr_status convolve(const tr_kernel_call *c, conv v, tr_status (*plain)(co
         e->refused = s != TR_OK;
     }
     return e->refused ? plain(c) : run(c, &v, e);
+}
+
+/* Compiles a convolution of these looks, as its kernel does. */
+static tr_status compile_looks(tr_op op, const int64_t *attrs, const tr_meta *const looks[3], bool bias, const tr_home *home,
+                               int team, tr__dnn_entry *e, int *threads) {
+    static const tr_dnn_direction direction[] = {
+        [TR_OP_conv2d] = TR_DNN_FORWARD,
+        [TR_OP_conv2d_backward_data] = TR_DNN_BACKWARD_DATA,
+        [TR_OP_conv2d_backward_weights] = TR_DNN_BACKWARD_WEIGHTS,
+    };
+    tr_kernel_ctx ctx = {.threads = team};
+    tr_kernel_call c = {.op = op, .attrs = attrs, .ctx = &ctx};
+    tr_arg args[3], none = {0};
+    for (int i = 0; i < 3; i++)
+        args[i] = (tr_arg){.meta = looks[i], .home = i == 1 ? home : NULL};
+    conv v = {direction[op], {&args[0], &args[1], &args[2]}, bias ? &none : NULL, (tr_dtype) looks[2]->dtype};
+    *threads = threads_of(&c, &v);
+    for (int i = 0; i < 3; i++)
+        if (looks[i]->dtype != TR_F32 || !looks[i]->dense || looks[i]->numel == 0)
+            return TR_FAIL(TR_E_NOTIMPL, "not for the library");
+    return compile(&c, &v, e);
+}
+
+tr_status tr_home_of_weights(const int64_t *attrs, const tr_meta *src, const tr_meta *weights, const tr_meta *dst, bool bias,
+                             int team, const tr_home **out) {
+    tr__dnn_entry e = {0};
+    int threads;
+    tr_status s = compile_looks(TR_OP_conv2d, attrs, (const tr_meta *[]){src, weights, dst}, bias, NULL, team, &e, &threads);
+    if (s == TR_OK)
+        s = tr__home_intern(weights, attrs[6], tr_dnn_op_layout(e.op, TR_DNN_WEIGHTS), threads, out);
+    tr__dnn_entry_clear(&e);
+    return s;
+}
+
+tr_status tr_dnn_conv_warm(tr_op op, const int64_t *attrs, const tr_meta *const looks[3], bool bias, const tr_home *home,
+                           int team) {
+    tr__dnn_entry e = {0};
+    int threads;
+    tr_status s = compile_looks(op, attrs, looks, bias, home, team, &e, &threads);
+    tr__dnn_entry_clear(&e);
+    return s;
 }
 
 TR__KERNEL(conv2d) {

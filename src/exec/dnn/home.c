@@ -1,0 +1,100 @@
+/* home.c - home layouts: what tensors are kept in between the ops of plans that like it better than the program's order. */
+#include "exec/dnn/dnn.h"
+
+#include "terra/alloc.h"
+
+#include <pthread.h>
+#include <string.h>
+
+struct tr_home {
+    tr_dnn_layout *layout, *plain; /* `plain`: the program's order */
+    const tr_meta *meta;
+    tr_dnn_op *enter, *leave;
+    char text[96];
+    struct tr_home *next;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the list; what is in it doesn't change */
+static tr_home *homes;
+
+static void destroy(tr_home *h) {
+    tr_dnn_layout_destroy(h->layout);
+    tr_dnn_layout_destroy(h->plain);
+    tr_dnn_op_destroy(h->enter);
+    tr_dnn_op_destroy(h->leave);
+    tr_free(h);
+}
+
+static tr_home *find(const tr_meta *meta, const tr_dnn_layout *layout) {
+    for (tr_home *h = homes; h; h = h->next)
+        if (h->meta == meta && tr_dnn_layout_equal(h->layout, layout))
+            return h;
+    return NULL;
+}
+
+static tr_status make(const tr_meta *meta, int64_t groups, const tr_dnn_layout *layout, int threads, tr_home **out) {
+    tr_home *h = tr_calloc(1, sizeof *h);
+    if (!h)
+        return TR_FAIL(TR_E_NOMEM, "no memory for a layout");
+    h->meta = meta;
+    tr_status s = tr_dnn_layout_clone(layout, &h->layout);
+    if (s == TR_OK)
+        s = tr_dnn_layout_create_weights(meta, groups, &h->plain);
+    if (s == TR_OK)
+        s = tr_dnn_reorder_create(h->plain, h->layout, threads, &h->enter);
+    if (s == TR_OK)
+        s = tr_dnn_reorder_create(h->layout, h->plain, threads, &h->leave);
+    if (s == TR_OK && (tr_dnn_op_scratch(h->enter) || tr_dnn_op_scratch(h->leave)))
+        s = TR_FAIL(TR_E_NOTIMPL, "a reorder that needs scratch");
+    if (s != TR_OK) {
+        destroy(h);
+        return s;
+    }
+    tr_dnn_layout_print(h->layout, h->text, sizeof h->text);
+    *out = h;
+    return TR_OK;
+}
+
+tr_status tr__home_intern(const tr_meta *meta, int64_t groups, const tr_dnn_layout *layout, int threads, const tr_home **out) {
+    size_t bytes = (size_t) meta->numel * tr_dtype_size((tr_dtype) meta->dtype);
+    if (tr_dnn_layout_is_plain(layout) || tr_dnn_layout_bytes(layout) != bytes)
+        return TR_FAIL(TR_E_NOTIMPL, "the library takes these weights as they are, or padded");
+    tr_status s = TR_OK;
+    pthread_mutex_lock(&lock);
+    tr_home *h = find(meta, layout);
+    if (!h && (s = make(meta, groups, layout, threads, &h)) == TR_OK) {
+        h->next = homes;
+        homes = h;
+    }
+    pthread_mutex_unlock(&lock);
+    if (s == TR_OK)
+        *out = h;
+    return s;
+}
+
+static tr_status reorder(tr_dnn_op *op, void *data, void *spare, size_t bytes) {
+    void *ports[TR_DNN_PORTS] = {[TR_DNN_SRC] = data, [TR_DNN_DST] = spare};
+    TR_TRY(tr_dnn_op_run(op, ports, NULL));
+    memcpy(data, spare, bytes);
+    return TR_OK;
+}
+
+tr_status tr_home_enter(const tr_home *h, void *data, void *spare) {
+    return reorder(h->enter, data, spare, tr_home_bytes(h));
+}
+
+tr_status tr_home_leave(const tr_home *h, void *data, void *spare) {
+    return reorder(h->leave, data, spare, tr_home_bytes(h));
+}
+
+size_t tr_home_bytes(const tr_home *h) {
+    return (size_t) h->meta->numel * tr_dtype_size((tr_dtype) h->meta->dtype);
+}
+
+const tr_dnn_layout *tr_home_layout(const tr_home *h) {
+    return h->layout;
+}
+
+const char *tr_home_print(const tr_home *h) {
+    return h->text;
+}

@@ -1,0 +1,115 @@
+"""Parameters of convolutions stay in the library's blocked layout between iterations (terra/dnn.h: homes). Whoever looks from
+outside the plan sees the program's order: every kind of look, in the middle of a step and between steps, against the same program
+in sync mode."""
+
+import numpy as np
+import pytest
+
+import terra as torch
+from terra import _C
+
+STEPS = 14
+
+
+def network():
+    torch.manual_seed(5)
+    nn = torch.nn
+    return nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.Tanh(), nn.Conv2d(32, 32, 3, padding=1, groups=2), nn.Tanh(),
+                         nn.Conv2d(32, 16, 3, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(16 * 9, 4))
+
+
+def look_at_weights(model, step, seen):
+    seen.append(model[2].weight.detach().abs().sum().item())
+
+
+def look_in_the_middle(model, step, seen):
+    pass
+
+
+def export(model, step, seen):
+    if step == 8:
+        seen.append(model[0].weight.detach().numpy())  # shares memory from now on
+    if len(seen) > 0:
+        seen.append(seen[0].copy())
+
+
+def save(model, step, seen):
+    if step % 5 == 0:
+        seen.append({k: v.clone() for k, v in model.state_dict().items()}["2.weight"].numpy())
+
+
+def load(model, step, seen):
+    if step == 9:
+        state = {k: v * 0.5 for k, v in model.state_dict().items()}
+        model.load_state_dict(state)
+
+
+def clip(model, step, seen):
+    pass
+
+
+def evaluate(model, step, seen):
+    with torch.no_grad():
+        seen.append(model(torch.ones(2, 3, 8, 8)).numpy().copy())
+
+
+def rebind(model, step, seen):
+    if step == 8:
+        model[4].weight.data = model[4].weight.data.flip(0).contiguous()
+
+
+def new_shape(model, step, seen):
+    pass
+
+
+def nothing(model, step, seen):
+    pass
+
+
+def train(act, optimizer_of, sync):
+    _C._set_sync(sync)
+    try:
+        model, seen = network(), []
+        optimizer = optimizer_of(model.parameters())
+        losses = []
+        for step in range(STEPS):
+            rng = np.random.RandomState(step)
+            batch = 6 if act is new_shape and step % 4 == 3 else 4
+            x, y = torch.tensor(rng.randn(batch, 3, 8, 8).astype("f")), torch.tensor(rng.randint(0, 4, batch))
+            optimizer.zero_grad()
+            h = model[:4](x)
+            if act is look_in_the_middle and step % 3 == 2:
+                seen.append(model[4].weight.detach().numpy().copy().sum())
+            loss = torch.nn.functional.cross_entropy(model[4:](h), y)
+            loss.backward()
+            if act is look_in_the_middle and step % 4 == 3:
+                seen.append(model[2].weight.grad.numpy().copy())
+            if act is clip:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            losses.append(loss.item())
+            act(model, step, seen)
+        state = [p.detach().numpy().copy() for p in model.parameters()] + [p.grad.numpy().copy() for p in model.parameters()]
+        for s in optimizer.state.values():
+            state += [v.numpy().copy() for v in s.values() if isinstance(v, torch.Tensor) and v.dim()]
+        return losses, [np.asarray(s) for s in seen], state, torch.explain()
+    finally:
+        _C._set_sync(False)
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-3),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-3),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("act", [nothing, look_at_weights, look_in_the_middle, export, save, load, clip, evaluate, rebind, new_shape])
+def test_same_as_sync(act, optimizer):
+    have, want = (train(act, OPTIMIZERS[optimizer], sync) for sync in (False, True))
+    np.testing.assert_allclose(have[0], want[0], rtol=1e-5)
+    assert len(have[1]) == len(want[1])
+    for a, b in zip(have[1] + have[2], want[1] + want[2]):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
+    if act is nothing:
+        assert "weights at home" in have[3], have[3]
