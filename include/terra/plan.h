@@ -10,6 +10,8 @@
 #ifndef TERRA_PLAN_H
 #define TERRA_PLAN_H
 
+#include <stdatomic.h>
+
 #include "terra/kernel.h"
 
 /* Names a storage within a path: a value, or with the top bit an external; NONE for numbers and absent operands. */
@@ -105,6 +107,7 @@ typedef struct tr_plan {
     size_t slab_bytes, carry_bytes;
     int64_t compile_ns;
     uint32_t id;
+    _Atomic int64_t *ns;         /* per instruction, with TERRA_PROFILE: the least time it took; the executor writes, relaxed */
     struct tr_plan_state *state; /* the executor's: pools of slabs */
 } tr_plan;
 

@@ -245,8 +245,11 @@ static void run_single(tr_runner *r, uint32_t index) {
     }
     if (r->failed)
         return;
+    int64_t start = TR_UNLIKELY(tr_timeline_on) ? tr_now_ns() : 0;
     if (status == TR_OK)
         status = run_op(r, op, false);
+    if (TR_UNLIKELY(tr_timeline_on))
+        tr_timeline_add(TR_TRACK_EXECUTOR, tr_op_info_of((tr_op) op->op)->name, NULL, 1, 0, 0, start, tr_now_ns());
     TR_COUNT(r->ops_single, 1);
     if (status != TR_OK) {
         for (int i = 0; i < op->n_out && !op->in_place; i++)
@@ -287,6 +290,24 @@ static tr_status run_instr(tr_runner *r, const tr_instr *instr) {
     }
 }
 
+/* An instruction's time goes to the timeline and, at its least, into the plan. */
+static void note_time(tr_runner *r, const tr_instr *instr, int64_t start) {
+    const tr_plan *plan = r->current->plan;
+    const tr_path *path = plan->path;
+    const uint32_t *ops = plan->covered + instr->first;
+    int64_t end = tr_now_ns();
+    uint32_t i = (uint32_t) (instr - plan->instrs);
+    if (plan->ns) {
+        // Relaxed: a number to look at; this thread alone writes it.
+        int64_t least = atomic_load_explicit(&plan->ns[i], memory_order_relaxed);
+        if (least == 0 || end - start < least)
+            atomic_store_explicit(&plan->ns[i], end - start, memory_order_relaxed);
+    }
+    if (tr_timeline_on)
+        tr_timeline_add(TR_TRACK_EXECUTOR, tr_op_info_of((tr_op) path->ops[ops[0]].op)->name,
+                        tr_op_info_of((tr_op) path->ops[ops[instr->n_ops - 1]].op)->name, instr->n_ops, plan->id, i, start, end);
+}
+
 bool tr__activation_step(tr_runner *r) {
     tr_activation *a = r->current;
     const tr_plan *plan = a->plan;
@@ -301,7 +322,11 @@ bool tr__activation_step(tr_runner *r) {
              (instr->has_homes && !homes_hold(r, instr)))
         run_broken(r, instr);
     else {
+        bool timed = TR_UNLIKELY(tr_timeline_on || plan->ns);
+        int64_t start = timed ? tr_now_ns() : 0;
         tr_status status = run_instr(r, instr);
+        if (timed)
+            note_time(r, instr, start);
         TR_COUNT(r->instructions, 1);
         TR_COUNT(r->ops_covered, instr->n_ops);
         TR_COUNT(r->bytes_elided, instr->bytes_elided);

@@ -150,7 +150,10 @@ void tr__run_call(tr_runner *r, const tr_call *c) {
         poison_results(c, r->error);
         return;
     }
+    int64_t start = TR_UNLIKELY(tr_timeline_on) ? tr_now_ns() : 0;
     tr_status status = run_call(r, c);
+    if (TR_UNLIKELY(tr_timeline_on))
+        tr_timeline_add(TR_TRACK_EXECUTOR, tr_op_info_of((tr_op) c->op)->name, NULL, 1, 0, 0, start, tr_now_ns());
     TR_COUNT(r->ops_single, 1);
     if (TR_UNLIKELY(status != TR_OK)) {
         poison_results(c, status);

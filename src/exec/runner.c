@@ -186,6 +186,8 @@ tr_status tr_exec_init(void) {
     const tr_options *options = tr_options_get();
     if (options->fail_alloc)
         tr_fail_alloc_set(options->fail_alloc);
+    if (options->timeline)
+        tr_timeline_start();
     TR_TRY(tr_op_init());
     TR_TRY(tr_kernel_init(options->isa));
     TR_TRY(tr_topology_load(&topology));
@@ -354,7 +356,10 @@ tr_status tr_exec_fetch(const tr_operand *t, uint32_t need, void *dst, size_t by
     }
     if (t && t->storage)
         t->storage->sent = true;
+    int64_t start = TR_UNLIKELY(tr_timeline_on) ? tr_now_ns() : 0;
     status = wait_slices(future_slice, future, future_done);
+    if (TR_UNLIKELY(tr_timeline_on))
+        tr_timeline_add(TR_TRACK_PYTHON, "waits for a value", NULL, 1, 0, 0, start, tr_now_ns());
     if (!tr_future_is_done(future)) {
         // Interrupted. The executor still writes into f: it is left to it, and lost.
         tr_future_release(future);
@@ -413,7 +418,17 @@ static tr_activation *begin(tr_plan *plan) {
     return a;
 }
 
+/* When the open activation began, for the timeline. */
+static int64_t began;
+
+static void note_end(const tr_activation *a, const char *how) {
+    if (TR_UNLIKELY(tr_timeline_on))
+        tr_timeline_add(TR_TRACK_PYTHON, how, NULL, atomic_load_explicit(&a->cursor, memory_order_relaxed), a->plan->id, 0, began,
+                        tr_now_ns());
+}
+
 tr_activation *tr_exec_begin(tr_plan *plan) {
+    began = TR_UNLIKELY(tr_timeline_on) ? tr_now_ns() : 0;
     quiet++;
     tr_activation *a = begin(plan);
     quiet--;
@@ -423,6 +438,7 @@ tr_activation *tr_exec_begin(tr_plan *plan) {
 tr_status tr_exec_end(tr_activation *a) {
     quiet++;
     tr_status status = send(TR_MSG_END, a, 0);
+    note_end(a, "follows a path");
     quiet--;
     return status;
 }
@@ -430,6 +446,7 @@ tr_status tr_exec_end(tr_activation *a) {
 tr_status tr_exec_exit(tr_activation *a) {
     quiet++;
     tr_status status = send(TR_MSG_EXIT, a, 0);
+    note_end(a, "follows a path, leaves it");
     quiet--;
     return status;
 }
@@ -465,6 +482,8 @@ static void stop(void) {
 tr_status tr_exec_shutdown(void) {
     stop();
     tr__store_collect();
+    if (tr_timeline_on && tr_timeline_write(tr_options_get()->timeline) != TR_OK)
+        fprintf(stderr, "terra: %s\n", tr_status_detail());
     return runner.error ? TR_FAIL(runner.error, "%s", runner.error_text) : TR_OK;
 }
 

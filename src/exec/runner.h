@@ -10,6 +10,7 @@
 #include "terra/event.h"
 #include "terra/future.h"
 #include "terra/ring.h"
+#include "terra/timeline.h"
 #include "terra/topology.h"
 
 #include <pthread.h>

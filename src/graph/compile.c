@@ -2,9 +2,10 @@
 #include "graph/pass.h"
 
 #include "terra/alloc.h"
+#include "terra/event.h"
 #include "terra/options.h"
+#include "terra/timeline.h"
 
-#include <time.h>
 
 void tr_path_destroy(tr_path *path) {
     if (!path)
@@ -31,6 +32,7 @@ static void free_plan(tr_plan *plan) {
     tr_free(plan->instr_of);
     tr_free(plan->slot);
     tr_free(plan->carry);
+    tr_free(plan->ns);
     tr_free(plan);
 }
 
@@ -46,12 +48,6 @@ void tr_plan_destroy(tr_plan *plan) {
         tr_dnn_partition_destroy(plan->partitions[i]);
     tr_free(plan->partitions);
     free_plan(plan);
-}
-
-static int64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
 static tr_status lower(tr__graph *g, tr_plan **out) {
@@ -115,7 +111,7 @@ static tr_status run_passes(tr__graph *g, const tr_path *path, tr_plan **out) {
 }
 
 tr_status tr_graph_compile(tr_path *path, tr_plan **out) {
-    int64_t start = now_ns();
+    int64_t start = tr_now_ns();
     tr__graph g = {.original = path};
     tr_plan *plan = NULL;
     tr_status status = run_passes(&g, path, &plan);
@@ -132,7 +128,10 @@ tr_status tr_graph_compile(tr_path *path, tr_plan **out) {
     }
     plan->partitions = g.partitions.item;
     plan->n_partitions = g.partitions.n;
-    plan->compile_ns = now_ns() - start;
+    int64_t end = tr_now_ns();
+    plan->compile_ns = end - start;
+    if (TR_UNLIKELY(tr_timeline_on))
+        tr_timeline_add(TR_TRACK_COMPILER, "compiles a path", NULL, path->n_ops, 0, 0, start, end);
     *out = plan;
     return TR_OK;
 }

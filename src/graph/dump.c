@@ -101,6 +101,9 @@ static void put_instr(text *t, const tr_plan *plan, uint32_t i, const char *(*si
     }
     put_elided(t, plan, instr);
     put_home(t, plan, instr);
+    int64_t ns = plan->ns ? atomic_load_explicit(&plan->ns[i], memory_order_relaxed) : 0; // relaxed: see plan.h
+    if (ns)
+        put(t, "  %.1f us", (double) ns * 1e-3);
     uint32_t site = plan->path->ops[plan->covered[instr->first]].site;
     if (site_text && site)
         put(t, "  %s", site_text(site));

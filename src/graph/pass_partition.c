@@ -1,9 +1,10 @@
-/* pass_partition.c - what oneDNN's Graph API runs as one: a product or a batch norm with the activation that follows it.
- * (Convolutions keep their weights in the library's blocked layout, which the Graph API can't take: conv.c.)
+/* pass_partition.c - what oneDNN's Graph API runs as one: a product with the activation that follows it. (Convolutions
+ * keep their weights in the library's blocked layout, which the Graph API can't take; its batch norm with relu takes ten times
+ * as long as ours over channels-last images.)
  *
  * Only where nobody else sees what lies between the two, so that it is never stored. The library compiles the pair here, on
- * the compile thread; what it refuses stays two instructions. Numbers that the library bakes in (alpha, beta, epsilon,
- * momentum) become guards: should they differ when the instruction's turn comes, its ops run one by one. */
+ * the compile thread; what it refuses stays two instructions. Numbers that the library bakes in (alpha, beta) become
+ * guards: should they differ when the instruction's turn comes, its ops run one by one. */
 #include "graph/pass.h"
 
 #include "terra/alloc.h"
@@ -14,18 +15,8 @@
 
 enum { PATIENCE = 32 }; /* ops of Python's that the pair may wait for the death of what lies between */
 
-static bool is_root(const tr_path *p, const tr_path_op *op) {
-    if (op->cdtype != TR_F32)
-        return false;
-    switch (op->op) {
-        case TR_OP_mm:
-        case TR_OP_addmm:
-            return true;
-        case TR_OP_batch_norm: // in training
-            return p->attrs[op->attr] != 0;
-        default:
-            return false;
-    }
+static bool is_root(const tr_path_op *op) {
+    return op->cdtype == TR_F32 && (op->op == TR_OP_mm || op->op == TR_OP_addmm);
 }
 
 static bool is_activation(const tr_path *p, const tr_path_op *op) {
@@ -97,12 +88,8 @@ static bool is_tangled(const tr_path *p, uint32_t k, uint32_t reader) {
 
 static int threads_for(const tr_path *p, const tr_path_op *op) {
     const tr_path_operand *o = tr__operands(p, op);
-    double work = (double) o[op->n_in].meta->numel;
-    if (op->op == TR_OP_mm || op->op == TR_OP_addmm)
-        work *= 2.0 * (double) o[op->op == TR_OP_mm ? 0 : 1].meta->shape[1];
-    else
-        work *= 16;
-    return tr_dnn_threads(tr_exec_team(), work);
+    double k = (double) o[op->op == TR_OP_mm ? 0 : 1].meta->shape[1];
+    return tr_dnn_threads(tr_exec_team(), 2.0 * k * (double) o[op->n_in].meta->numel);
 }
 
 static tr_status compile(tr__graph *g, uint32_t k, uint32_t reader, tr_dnn_partition **out) {
@@ -139,7 +126,7 @@ static tr_status join(tr__graph *g, uint32_t k) {
     const tr_path *p = g->path;
     const tr_path_op *op = &p->ops[k];
     tr_ref v = tr__operands(p, op)[op->n_in].ref;
-    uint32_t reader = is_root(p, op) && !op->in_place ? sole_reader(g, k, v) : TR__NIL;
+    uint32_t reader = is_root(op) && !op->in_place ? sole_reader(g, k, v) : TR__NIL;
     if (reader == TR__NIL || !is_activation(p, &p->ops[reader]) || !may_wait(g, k, reader, p->death[v]) ||
         g->groups[g->group[k]].n_ops > 1 || g->groups[g->group[reader]].n_ops > 1 || is_tangled(p, k, reader) ||
         tr__operands(p, &p->ops[reader])[0].meta != tr__operands(p, op)[op->n_in].meta)
@@ -167,10 +154,6 @@ tr_status tr__pass_partition(tr__graph *g) {
     return TR_OK;
 }
 
-static bool is_baked_in(const tr_path_op *op, uint32_t i) {
-    return (op->op == TR_OP_addmm && i >= 3) || (op->op == TR_OP_batch_norm && i >= 5);
-}
-
 tr_status tr__partition_lower(const tr__graph *g, uint32_t group, tr_instr *instr) {
     const tr_path *p = g->path;
     const int32_t *values;
@@ -184,7 +167,7 @@ tr_status tr__partition_lower(const tr__graph *g, uint32_t group, tr_instr *inst
         instr->args[instr->n_args++] = (uint32_t) values[i];
     const tr_path_op *root = &p->ops[g->groups[group].head];
     for (uint32_t i = 0; i < root->n_in; i++)
-        if (is_baked_in(root, i))
+        if (root->op == TR_OP_addmm && i >= 3)
             instr->args[instr->n_args + instr->n_guards++] = root->operand + i;
     return TR_OK;
 }
