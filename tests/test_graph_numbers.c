@@ -68,6 +68,17 @@ static void run_instr(store *s, const tr_plan *plan, const tr_instr *instr) {
         for (uint32_t i = 0; i < instr->n_ops; i++)
             calls[i] = call_of(s, ops[i], s->args + i * 16, &ctx);
         cr_assert_eq(tr_kernel_multi(calls[0].op, calls, (int) instr->n_ops), TR_OK, "%s", tr_status_detail());
+    } else if (instr->kind == TR_INSTR_ROWS) {
+        tr_arg args[24 * 16];
+        int n = 0;
+        for (uint32_t k = 0; k < instr->rows->n_stages; k++)
+            for (uint32_t i = 0; i < instr->rows->stages[k].n_args; i++) {
+                uint32_t operand = instr->rows->stages[k].args[i].operand;
+                bool passed_on = instr->rows->stages[k].args[i].scratch >= 0;
+                args[n++] = passed_on ? (tr_arg){.at = {.i = s->p->args[operand]}} : resolved(s, operand);
+            }
+        tr_rows_run run = {instr->rows, s->p, args};
+        cr_assert_eq(tr_rows_run_all(&run, 2), TR_OK, "%s", tr_status_detail());
     } else if (instr->kind == TR_INSTR_DNN) {
         void *data[TR_DNN_MAX_VALUES];
         for (uint32_t i = 0; i < instr->n_args; i++)
@@ -135,7 +146,7 @@ static void same_numbers(const store *eager, const store *planned, const tr_plan
             const char *want = base_of(eager, plan, r, copy), *got = base_of(planned, plan, r, copy);
             if (memcmp(want, got, bytes) == 0)
                 continue;
-            if ((instr->kind == TR_INSTR_DNN || (images && op->op == TR_OP_batch_norm)) &&
+            if ((instr->kind == TR_INSTR_DNN || instr->kind == TR_INSTR_ROWS || (images && op->op == TR_OP_batch_norm)) &&
                 close((const float *) (const void *) want, (const float *) (const void *) got, bytes)) {
                 memcpy((char *) want, got, bytes); // another order of sums; from here on the same
                 continue;

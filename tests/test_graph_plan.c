@@ -28,10 +28,10 @@ Test(plan, slots_are_reused_behind_deaths_only) {
     const tr_meta *m = shape(TR_F32, 2, 64, 64);
     tr_ref x = external(&b), v[4];
     v[0] = product(&b, on(x, m), on(x, m), m);
-    v[1] = product(&b, on(v[0], m), on(x, m), m);
+    v[1] = product(&b, on(x, m), on(v[0], m), m); // as the second operand: no chain of rows
     kill(&b, v[0]); // dies when 2 ops are validated: op 2 is ready at 3
-    v[2] = product(&b, on(v[1], m), on(x, m), m);
-    v[3] = product(&b, on(v[2], m), on(x, m), m);
+    v[2] = product(&b, on(x, m), on(v[1], m), m);
+    v[3] = product(&b, on(x, m), on(v[2], m), m);
     kill(&b, v[1]);
     kill(&b, v[2]);
     tr_plan *plan = builder_compile(&b);

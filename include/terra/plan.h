@@ -60,8 +60,35 @@ typedef enum tr_instr_kind {
     TR_INSTR_EW,        /* a fused elementwise program */
     TR_INSTR_MULTI,     /* optimizer updates of many parameters in one pass */
     TR_INSTR_DNN,       /* a oneDNN partition */
+    TR_INSTR_ROWS,      /* stages, run slice by slice of their leading dimension */
     TR_INSTR_SKIP,      /* nothing: ops whose results nobody sees; all elided */
 } tr_instr_kind;
+
+/* An operand of a stage, as one slice sees it. Slice c starts `step * c` bytes behind the operand's address; step 0: all of it
+ * in every slice. scratch >= 0: it has no address, but lies there in the thread's own memory. */
+typedef struct tr_row_arg {
+    uint32_t operand; /* index into path->operands */
+    const tr_meta *meta;
+    int64_t step, scratch;
+} tr_row_arg;
+
+/* One op, or an elementwise program of several. */
+typedef struct tr_row_stage {
+    uint32_t n_ops, n_args;
+    uint32_t *ops;          /* in program order */
+    tr_ew_program *program; /* NULL: the op's kernel */
+    const tr_meta *space;   /* of the program, a slice of it */
+    tr_row_arg *args;       /* the program's, or the op's operands */
+} tr_row_stage;
+
+typedef struct tr_rows {
+    uint32_t n_stages, n_metas;
+    tr_row_stage *stages;   /* in an order that respects what they hang on */
+    int64_t chunk, n_chunks; /* units in each slice; slices */
+    size_t scratch;         /* bytes of each thread's memory */
+    tr_meta *metas;         /* what slices see, of */
+    const tr_meta **from;   /* these */
+} tr_rows;
 
 /* Where an argument of an instruction comes from: operand index into path->operands (address of its storage plus the
  * activation's offset). */
@@ -75,12 +102,22 @@ typedef struct tr_instr {
     /* EW */
     tr_ew_program *program;
     const tr_meta *space;
-    /* EW: operand index of each program argument. DNN: of each value of the partition, in its order; then the guards: numbers
-     * that it has baked in, as path->args has them */
+    /* EW: operand index of each program argument. DNN: of each value of the partition, in its order. Then the guards: operands
+     * whose run-time argument the instruction relies on being what path->args has; should it differ, the ops run one by one */
     uint32_t *args;
     uint32_t n_args, n_guards;
     struct tr_dnn_partition *dnn; /* DNN: one of plan->partitions */
+    tr_rows *rows;                /* ROWS; owned */
 } tr_instr;
+
+/* Runs all slices on the calling thread and its team. args: the operands of all stages one after the other, whole; those in
+ * scratch have no data. Error: the first slice's that failed; others may have run. */
+typedef struct tr_rows_run {
+    const tr_rows *rows;
+    const struct tr_path *path;
+    const tr_arg *args;
+} tr_rows_run;
+TR_API tr_status tr_rows_run_all(const tr_rows_run *run, int threads);
 
 enum { TR_SLOT_ELIDED = -1, TR_SLOT_CARRY = -2 };
 

@@ -207,6 +207,25 @@ static tr_status run_partition(tr_runner *r, const tr_instr *instr) {
     return tr_dnn_partition_run(instr->dnn, data);
 }
 
+static tr_status run_rows(tr_runner *r, const tr_instr *instr) {
+    const tr_rows *rows = instr->rows;
+    uint32_t n = 0;
+    for (uint32_t s = 0; s < rows->n_stages; s++)
+        n += rows->stages[s].n_args;
+    TR_TRY(tr__runner_args(r, n));
+    tr_arg *arg = r->args;
+    for (uint32_t s = 0; s < rows->n_stages; s++)
+        for (uint32_t i = 0; i < rows->stages[s].n_args; i++, arg++) {
+            const tr_row_arg *a = &rows->stages[s].args[i];
+            if (a->scratch >= 0)
+                *arg = (tr_arg){.at = {.i = r->current->args[a->operand]}};
+            else
+                TR_TRY(resolve(r, a->operand, true, arg));
+        }
+    tr_rows_run run = {rows, r->current->plan->path, r->args};
+    return tr_rows_run_all(&run, r->ctx.threads);
+}
+
 static tr_status run_multi(tr_runner *r, const tr_instr *instr) {
     const tr_plan *plan = r->current->plan;
     const tr_path *path = plan->path;
@@ -283,6 +302,8 @@ static tr_status run_instr(tr_runner *r, const tr_instr *instr) {
         return run_multi(r, instr);
     case TR_INSTR_DNN:
         return run_partition(r, instr);
+    case TR_INSTR_ROWS:
+        return run_rows(r, instr);
     case TR_INSTR_SKIP:
         return TR_OK;
     default:

@@ -177,6 +177,7 @@ tr_status tr__analyze(tr__graph *g, const tr_path *path) {
     g->birth = tr__pool_take(&g->pool, g->n_refs, sizeof *g->birth);
     g->writes = tr__pool_take(&g->pool, g->n_refs, 1);
     g->elided = tr__pool_take(&g->pool, path->n_values, sizeof *g->elided);
+    g->spared = tr__pool_take(&g->pool, path->n_values, sizeof *g->spared);
     g->deadline = tr__pool_take(&g->pool, n, sizeof *g->deadline);
     g->group = tr__pool_take(&g->pool, n, sizeof *g->group);
     g->next = tr__pool_take(&g->pool, n, sizeof *g->next);

@@ -26,6 +26,7 @@ static void free_plan(tr_plan *plan) {
     for (uint32_t i = 0; plan->instrs && i < plan->n_instrs; i++) {
         tr_free(plan->instrs[i].program);
         tr_free(plan->instrs[i].args);
+        tr__rows_free(plan->instrs[i].rows);
     }
     tr_free(plan->instrs);
     tr_free(plan->covered);
@@ -89,6 +90,7 @@ static const struct {
     {"partition", tr__pass_partition},
     {"multi", tr__pass_multi},
     {"elementwise", tr__pass_elementwise},
+    {"rows", tr__pass_rows},
 };
 
 static tr_status run_passes(tr__graph *g, const tr_path *path, tr_plan **out) {

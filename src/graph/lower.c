@@ -59,6 +59,8 @@ tr_status tr__lower(tr__graph *g, tr_plan *plan) {
         }
         if (group->kind == TR_INSTR_EW)
             TR_TRY(tr__elementwise_lower(g, list[i], instr));
+        else if (group->kind == TR_INSTR_ROWS)
+            TR_TRY(tr__rows_lower(g, list[i], instr));
         else if (group->kind == TR_INSTR_DNN)
             TR_TRY(tr__partition_lower(g, list[i], instr));
     }

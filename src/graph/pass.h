@@ -39,6 +39,9 @@ typedef struct tr__group {
     uint32_t ready;    /* set by tr__order */
     uint32_t stamp;
     uint32_t partition; /* DNN: index into graph->partitions */
+    uint32_t *stages;   /* ROWS: the groups that its stages were, in order */
+    uint32_t n_stages;
+    int64_t units;
 } tr__group;
 
 /* Compiled for groups; the final plan takes them all. */
@@ -70,7 +73,10 @@ typedef struct tr__graph {
     uint32_t *birth;      /* per ref: the op that makes it; NIL for externals */
     uint32_t *deadline;   /* per op */
     uint8_t *writes;      /* per ref: somebody writes it after its birth */
-    bool *elided;         /* per value: decided by lowering */
+    bool *elided;         /* per value: it has no slot */
+    bool *spared;         /* per value: elided, but stages pass it on through their thread's memory */
+    uint32_t *stage;      /* per op: the group that it was in when that became a stage */
+    int64_t *spare_at;    /* per value, while rows are lowered */
     /* groups: an op's group, and its next member */
     uint32_t *group, *next;
     tr__group *groups; /* indexed by an op that it had first */
@@ -111,6 +117,13 @@ bool tr__same_look(const tr_meta *a, const tr_meta *b);
 /* Does this look cover all of its value, so that its offset can only be 0? */
 bool tr__is_whole(const tr_path *p, tr_ref r, const tr_meta *m);
 
+/* How a stage of rows takes an operand (pass_rows.c; the verifier asks as well). */
+typedef enum tr__row_kind { TR__ROW_NOT, TR__ROW_SLICED, TR__ROW_WHOLE } tr__row_kind;
+enum { TR__ROW_OPERANDS = 16 };
+tr__row_kind tr__row_kind_of(const tr_path *p, uint32_t op, uint32_t operand);
+/* Is each of so many equal slices of this look, along its leading dimension, within its own slice of the value's bytes? */
+bool tr__row_is_apart(const tr_path *p, tr_ref r, const tr_meta *m, int64_t offset, int64_t units);
+
 /* ---- passes, in order ---- */
 tr_status tr__analyze(tr__graph *g, const tr_path *path);
 
@@ -123,6 +136,7 @@ tr_status tr__pass_dead(tr__graph *g);
 tr_status tr__pass_elementwise(tr__graph *g);
 tr_status tr__pass_partition(tr__graph *g);
 tr_status tr__pass_multi(tr__graph *g);
+tr_status tr__pass_rows(tr__graph *g);
 
 /* Ready points, and the list order: `list` gets the groups; returns how many. */
 uint32_t tr__order(tr__graph *g, uint32_t *list);
@@ -135,6 +149,12 @@ tr_status tr__plan_memory(tr_plan *plan);
 int tr__passed_on(const tr_ew_program *e, int s);
 /* What a group's elementwise program would be. Shared by the pass (does it fit?) and lowering. */
 tr_status tr__elementwise_lower(tr__graph *g, uint32_t group, tr_instr *instr);
+/* Can the group be an elementwise program? */
+bool tr__is_program(tr__graph *g, uint32_t group);
+/* The same of a list of ops, in program order. */
+tr_status tr__elementwise_lower_ops(tr__graph *g, const uint32_t *ops, uint32_t n, tr_instr *instr);
+tr_status tr__rows_lower(tr__graph *g, uint32_t group, tr_instr *instr);
+void tr__rows_free(tr_rows *rows);
 tr_status tr__partition_lower(const tr__graph *g, uint32_t group, tr_instr *instr);
 
 #endif

@@ -272,7 +272,9 @@ static bool elides_nothing(const tr__graph *g, tr_ref v, const void *env) {
 }
 
 /* A single op need not be one: its own operands may overlap. */
-static bool is_program(tr__graph *g, uint32_t group) {
+bool tr__is_program(tr__graph *g, uint32_t group) {
+    if (!is_candidate(g, group))
+        return false;
     gather(g, group, TR__NIL);
     return make_draft(g, elides_nothing, NULL);
 }
@@ -374,7 +376,7 @@ tr_status tr__pass_elementwise(tr__graph *g) {
         if (g->order[r] != TR__NIL && g->groups[g->order[r]].kind == TR_INSTR_EW)
             decide_elided(g, g->order[r]);
     for (uint32_t r = 0; r < p->n_ops; r++)
-        if (g->order[r] != TR__NIL && is_candidate(g, g->order[r]) && is_program(g, g->order[r]))
+        if (g->order[r] != TR__NIL && tr__is_program(g, g->order[r]))
             await_deaths(g, g->order[r]);
     return TR_OK;
 }
@@ -382,14 +384,13 @@ tr_status tr__pass_elementwise(tr__graph *g) {
 /* ------------------------------------------------------------------------------------------ lowering */
 
 static bool was_elided(const tr__graph *g, tr_ref v, const void *env) {
-    return g->elided[v];
+    return g->elided[v] && !g->spared[v];
 }
 
-tr_status tr__elementwise_lower(tr__graph *g, uint32_t group, tr_instr *instr) {
+static tr_status lower_draft(tr__graph *g, tr_instr *instr) {
     draft *d = g->ew;
-    gather(g, group, TR__NIL);
     if (!make_draft(g, was_elided, NULL))
-        return TR_FAIL(TR_E_INTERNAL, "elementwise: the group of op %u is no program", g->groups[group].head);
+        return TR_FAIL(TR_E_INTERNAL, "elementwise: the group of op %u is no program", d->ops[0]);
     size_t bytes = offsetof(tr_ew_program, steps) + d->program.n_steps * sizeof(tr_ew_step);
     instr->program = tr_malloc(bytes);
     instr->args = tr_malloc(d->program.n_args * sizeof *instr->args);
@@ -397,6 +398,17 @@ tr_status tr__elementwise_lower(tr__graph *g, uint32_t group, tr_instr *instr) {
         return TR_FAIL(TR_E_NOMEM, "no memory for a program of %u steps", d->program.n_steps);
     memcpy(instr->program, &d->program, bytes);
     memcpy(instr->args, d->args, d->program.n_args * sizeof *instr->args);
-    instr->space = space_of(g, group);
+    instr->space = target_of(g->path, &g->path->ops[d->ops[0]])->meta;
     return TR_OK;
+}
+
+tr_status tr__elementwise_lower(tr__graph *g, uint32_t group, tr_instr *instr) {
+    gather(g, group, TR__NIL);
+    return lower_draft(g, instr);
+}
+
+tr_status tr__elementwise_lower_ops(tr__graph *g, const uint32_t *ops, uint32_t n, tr_instr *instr) {
+    g->ew->n_ops = n;
+    memcpy(g->ew->ops, ops, n * sizeof *ops);
+    return lower_draft(g, instr);
 }

@@ -248,17 +248,39 @@ static const tr_path_operand *target_of(const tr_path *p, const tr_path_op *op) 
     return &tr__operands(p, op)[op->n_out ? op->n_in : 0];
 }
 
-static tr_status check_operand(checker *c, const tr_instr *instr, uint32_t s, uint32_t k, uint32_t i) {
+/* An elementwise program, and what it covers: an instruction's, or a stage's of rows. */
+typedef struct program {
+    uint32_t index; /* of the instruction */
+    const tr_ew_program *e;
+    const uint32_t *ops;
+    uint32_t n_ops;
+    uint32_t args[TR_EW_MAX_ARGS];
+    const tr_meta *space;
+    const tr_rows *rows; /* where stages pass values on */
+} program;
+
+/* A value that the program's own stages elsewhere read has no slot, but is stored. */
+static bool is_stored(const checker *c, const program *e, tr_ref v) {
+    if (!tr_ref_is_value(v) || c->plan->slot[v] != TR_SLOT_ELIDED)
+        return true;
+    for (uint32_t s = 0; e->rows && s < e->rows->n_stages; s++)
+        for (uint32_t i = 0; i < e->rows->stages[s].n_args; i++)
+            if (c->path->operands[e->rows->stages[s].args[i].operand].ref == v)
+                return true;
+    return false;
+}
+
+static tr_status check_operand(checker *c, const program *instr, uint32_t s, uint32_t k, uint32_t i) {
     const tr_path *p = c->path;
     const tr_path_op *op = &p->ops[k];
     const tr_path_operand *o = &tr__operands(p, op)[i];
-    int16_t in = instr->program->steps[s].in[op->op == TR_OP__full ? 1 : i]; // a full is a fill of something new
+    int16_t in = instr->e->steps[s].in[op->op == TR_OP__full ? 1 : i]; // a full is a fill of something new
     if (!o->meta || !tr__operand_read(op, i)) {
         if (in != TR_EW_ABSENT)
             BUG("programs: step %u (%s): operand %u should be absent", s, name_of(c, k), i);
         return TR_OK;
     }
-    if (in == TR_EW_ABSENT || in >= (int) instr->program->n_args || ~in >= (int) s)
+    if (in == TR_EW_ABSENT || in >= (int) instr->e->n_args || ~in >= (int) s)
         BUG("programs: step %u (%s): operand %u is %d", s, name_of(c, k), i, in);
     uint32_t version = o->ref == TR_REF_NONE ? 0 : c->version[tr__ref_index(p, o->ref)];
     if (version) {
@@ -281,11 +303,10 @@ static tr_status check_operand(checker *c, const tr_instr *instr, uint32_t s, ui
     return TR_OK;
 }
 
-static tr_status check_program(checker *c, uint32_t index) {
+static tr_status check_program(checker *c, const program *instr) {
     const tr_path *p = c->path;
-    const tr_instr *instr = &c->plan->instrs[index];
-    const uint32_t *ops = c->plan->covered + instr->first;
-    const tr_ew_program *program = instr->program;
+    const uint32_t *ops = instr->ops, index = instr->index;
+    const tr_ew_program *program = instr->e;
     if (!program || program->n_steps != instr->n_ops || program->n_args > TR_EW_MAX_ARGS || program->n_steps > TR_EW_MAX_STEPS)
         BUG("programs: instruction %u has a malformed program", index);
     for (uint32_t s = 0; s < instr->n_ops; s++) {
@@ -309,7 +330,7 @@ static tr_status check_program(checker *c, uint32_t index) {
     for (uint32_t s = 0; s < instr->n_ops; s++) {
         const tr_path_operand *target = target_of(p, &p->ops[ops[s]]);
         bool last = c->version[tr__ref_index(p, target->ref)] == s + 1;
-        bool elided = tr_ref_is_value(target->ref) && c->plan->slot[target->ref] == TR_SLOT_ELIDED;
+        bool elided = !is_stored(c, instr, target->ref);
         int store = program->steps[s].store;
         if ((store >= 0) != (last && !elided) || store >= program->n_args)
             BUG("programs: step %u (%s) of instruction %u: store %d", s, name_of(c, ops[s]), index, store);
@@ -328,6 +349,87 @@ static tr_status check_program(checker *c, uint32_t index) {
                 c->version[r] = 0;
                 c->use[r] = 0;
             }
+    }
+    return TR_OK;
+}
+
+static tr_status check_elementwise(checker *c, uint32_t index) {
+    const tr_instr *instr = &c->plan->instrs[index];
+    program e = {index, instr->program, c->plan->covered + instr->first, instr->n_ops, {0}, instr->space, NULL};
+    for (uint32_t i = 0; e.e && i < e.e->n_args && i < TR_EW_MAX_ARGS; i++)
+        e.args[i] = instr->args[i];
+    return check_program(c, &e);
+}
+
+/* Stages cover the instruction's ops, each after what it hangs on; what the group writes is touched slice by slice only, the
+ * same bytes by all; the rest may be shared by slices. */
+static tr_status check_rows(checker *c, uint32_t index) {
+    const tr_path *p = c->path;
+    const tr_instr *instr = &c->plan->instrs[index];
+    const tr_rows *r = instr->rows;
+    uint32_t n_ops = 0;
+    if (!r || r->n_stages == 0 || r->chunk <= 0 || r->n_chunks <= 0)
+        BUG("rows: instruction %u has no stages", index);
+    for (uint32_t k = instr->first; k < instr->first + instr->n_ops; k++)
+        for (uint32_t i = 0; i < tr__operand_count(&p->ops[c->plan->covered[k]]); i++) {
+            const tr_path_operand *o = &tr__operands(p, &p->ops[c->plan->covered[k]])[i];
+            if (o->ref != TR_REF_NONE && tr__operand_written(&p->ops[c->plan->covered[k]], i))
+                c->use[tr__ref_index(p, o->ref)] = WRITTEN;
+        }
+    for (uint32_t s = 0; s < r->n_stages; s++) {
+        const tr_row_stage *stage = &r->stages[s];
+        n_ops += stage->n_ops;
+        for (uint32_t j = 0; j < stage->n_ops; j++) {
+            uint32_t k = stage->ops[j];
+            if (k >= p->n_ops || c->plan->instr_of[k] != index)
+                BUG("rows: stage %u of instruction %u has op %u of another", s, index, k);
+            for (uint32_t i = 0; i < tr__operand_count(&p->ops[k]); i++) {
+                const tr_path_operand *o = &tr__operands(p, &p->ops[k])[i];
+                if (o->ref == TR_REF_NONE || c->use[tr__ref_index(p, o->ref)] != WRITTEN)
+                    continue;
+                bool apart = tr__row_kind_of(p, k, i) == TR__ROW_SLICED &&
+                             tr__row_is_apart(p, o->ref, o->meta, p->args[p->ops[k].operand + i], r->n_chunks);
+                if (!apart)
+                    BUG("rows: op %u (%s) touches %u across slices", k, name_of(c, k), o->ref);
+                if (tr__operand_born(&p->ops[k], i))
+                    c->version[o->ref] = s + 1;
+                else if (c->version[o->ref] == 0 && c->born[o->ref] == index)
+                    BUG("rows: op %u (%s) of stage %u comes before the birth of %u", k, name_of(c, k), s, o->ref);
+            }
+        }
+        for (uint32_t i = 0; i < stage->n_args; i++) {
+            const tr_row_arg *a = &stage->args[i];
+            const tr_path_operand *o = &p->operands[a->operand];
+            if (o->ref == TR_REF_NONE)
+                continue;
+            bool elided = tr_ref_is_value(o->ref) && c->plan->slot[o->ref] == TR_SLOT_ELIDED;
+            size_t part = elided ? p->value_bytes[o->ref] / (size_t) r->n_chunks : 0;
+            if (elided != (a->scratch >= 0) || (elided && (size_t) a->scratch + part > r->scratch))
+                BUG("rows: stage %u of instruction %u: value %u lies nowhere", s, index, o->ref);
+            if (a->step && (a->meta->shape[0] * r->n_chunks != o->meta->shape[0] ||
+                            a->step != o->meta->strides[0] * a->meta->shape[0] * (int64_t) tr_dtype_size((tr_dtype) o->meta->dtype)))
+                BUG("rows: stage %u of instruction %u: argument %u is cut wrongly", s, index, i);
+            if (!a->step && (c->use[tr__ref_index(p, o->ref)] == WRITTEN || a->meta != o->meta))
+                BUG("rows: stage %u of instruction %u: argument %u is taken whole", s, index, i);
+        }
+    }
+    if (n_ops != instr->n_ops)
+        BUG("rows: instruction %u has stages of %u ops, covers %u", index, n_ops, instr->n_ops);
+    for (uint32_t k = instr->first; k < instr->first + instr->n_ops; k++)
+        for (uint32_t i = 0; i < tr__operand_count(&p->ops[c->plan->covered[k]]); i++) {
+            const tr_path_operand *o = &tr__operands(p, &p->ops[c->plan->covered[k]])[i];
+            if (o->ref != TR_REF_NONE)
+                c->use[tr__ref_index(p, o->ref)] = 0, c->version[tr__ref_index(p, o->ref)] = 0;
+        }
+    for (uint32_t s = 0; s < r->n_stages; s++) {
+        const tr_row_stage *stage = &r->stages[s];
+        if (!stage->program)
+            continue;
+        program e = {index, stage->program, stage->ops, stage->n_ops, {0}, NULL, r};
+        for (uint32_t i = 0; i < stage->n_args && i < TR_EW_MAX_ARGS; i++)
+            e.args[i] = stage->args[i].operand;
+        e.space = target_of(p, &p->ops[stage->ops[0]])->meta;
+        TR_TRY(check_program(c, &e));
     }
     return TR_OK;
 }
@@ -415,13 +517,16 @@ static tr_status check_instructions(checker *c) {
                     BUG("cover: instruction %u is a single op, but covers %u", i, instr->n_ops);
                 break;
             case TR_INSTR_EW:
-                TR_TRY(check_program(c, i));
+                TR_TRY(check_elementwise(c, i));
                 break;
             case TR_INSTR_MULTI:
                 TR_TRY(check_multi(c, i));
                 break;
             case TR_INSTR_SKIP:
                 TR_TRY(check_skip(c, i));
+                break;
+            case TR_INSTR_ROWS:
+                TR_TRY(check_rows(c, i));
                 break;
             case TR_INSTR_DNN:
                 TR_TRY(check_partition(c, i));
