@@ -40,6 +40,18 @@ static inline vD wide_vD(vD v) {
     return v;
 }
 
+/* to[k] += v[k] */
+static inline void add_wide_vD(double *to, vD v) {
+    v += wide_double(to);
+    memcpy(to, &v, sizeof v);
+}
+static inline void add_wide_vF(double *to, vF v) {
+    vH half[2];
+    memcpy(half, &v, sizeof v);
+    add_wide_vD(to, widen(half[0]));
+    add_wide_vD(to + VN_D, widen(half[1]));
+}
+
 /* x where `of` is greater than 0 or NaN, else 0: threshold_backward at 0. */
 static inline vD masked_float(const float *x, const float *of) {
     vH h, o;
