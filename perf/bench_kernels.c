@@ -89,6 +89,15 @@ static void run_call(void *env) {
     }
 }
 
+static void run_norm(void *env) {
+    ctx.scratch_used = 0;
+    tr_norm_forward_fused(env, &ctx);
+}
+static void run_norm_backward(void *env) {
+    ctx.scratch_used = 0;
+    tr_norm_backward_fused(env, &ctx);
+}
+
 static void report(const char *name, double t, double bytes, double flops) {
     printf("%-28s %10.2f us", name, t * 1e6);
     if (bytes > 0)
@@ -201,6 +210,20 @@ static void layers(void) {
         ((float *) v.data)[k] = 1;
     bench("batch_norm", batch_norm, 2 * bytes, 0, (1), (y, m, v), x, w, w, none, none, number(0.1), number(1e-5));
     bench("batch_norm backward", batch_norm_backward, 3 * bytes, 0, (1), (d, m, w), x, y, w, m, v);
+    int64_t strides[] = {64 * 56 * 56, 1, 64 * 56, 64};
+    tr_arg xl = make(TR_F32, 4, x.meta->shape, strides), yl = make(TR_F32, 4, x.meta->shape, strides),
+           dl = make(TR_F32, 4, x.meta->shape, strides), ol = make(TR_F32, 4, x.meta->shape, strides);
+    bench("batch_norm, channels last", batch_norm, 2 * bytes, 0, (1), (yl, m, v), xl, w, w, none, none, number(0.1),
+          number(1e-5));
+    bench("batch_norm backward, last", batch_norm_backward, 3 * bytes, 0, (1), (dl, m, w), xl, yl, w, m, v);
+    bench("sum over images, last", sum, bytes, 0, (13, 0, -1), (m), xl);
+    tr_norm_forward f = {.flags = 3, .training = true, .eps = 1e-5, .x = xl, .other = ol, .y = yl, .mean = m, .inv = v};
+    if (wanted("batch_norm + add + relu"))
+        report("batch_norm + add + relu, last", best(run_norm, &f), 3 * bytes, 0);
+    tr_norm_backward b = {.flags = 3, .training = true, .grad = ol, .y = yl, .x = xl, .mean = m, .inv = v, .dx = dl,
+                          .dother = ol};
+    if (wanted("batch_norm + add + relu"))
+        report("  backward", best(run_norm_backward, &b), 5 * bytes, 0);
     tr_arg l = F(1024, 768), lw = F(768), lm = F(1024), li = F(1024), lo = F(1024, 768);
     bench("layer_norm", layer_norm, 8.0 * 1024 * 768, 0, (1), (lo, lm, li), l, lw, lw, number(1e-5));
     bench("layer_norm backward", layer_norm_backward, 12.0 * 1024 * 768, 0, (1), (lo, lw, lw), l, l, lw, lm, li);

@@ -88,4 +88,15 @@ static inline void kc_noise(float *x, int64_t n, uint32_t seed) {
     }
 }
 
+/* The same images in both layouts: [N, C, H, W] and with channels last. */
+static inline void kc_turn_images(float *to, const float *from, int64_t n, int64_t c, int64_t s) {
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t k = 0; k < c; k++)
+            for (int64_t p = 0; p < s; p++)
+                to[(i * s + p) * c + k] = from[(i * c + k) * s + p];
+}
+static inline tr_arg kc_images(float *data, bool last, int64_t n, int64_t c, int64_t h, int64_t w) {
+    return kc_strided(TR_F32, data, 4, (int64_t[]){n, c, h, w}, last ? (int64_t[]){h * w * c, 1, w * c, c} : NULL);
+}
+
 #endif

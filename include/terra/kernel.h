@@ -54,6 +54,55 @@ TR_API tr_kernel tr_kernel_of(tr_op op);
  * between them. */
 TR_API tr_status tr_kernel_multi(tr_op op, const tr_kernel_call *calls, int n);
 
+/* ---- normalisation with what stands next to it, in one pass ----
+ * Results are bit for bit those of the ops one after another (batch_norm, then add, then relu; and backwards), which is what op
+ * by op execution gives. Absent operands have meta NULL. The caller owns all operands; nothing is kept. Called by an executor's
+ * thread, like a kernel; uses the context's team and scratch. Images may lie in any way; without a copy only where all of them
+ * are row-major float32 or all have channels last. The value that is left out (what batch_norm alone would give) is not written
+ * anywhere. bfloat16 is TR_E_NOTIMPL when flags are set: each op would round. Results may lie where an operand of the same meta
+ * lies, if that is said. */
+enum { TR_NORM_RELU = 1, TR_NORM_ADD = 2 };
+
+/* y = relu(batch_norm(x) + other); flags tell which of relu and the addition there are. */
+typedef struct tr_norm_forward {
+    unsigned flags;
+    bool training;
+    double momentum, eps;
+    tr_arg x;                         /* [N, C, ...] */
+    tr_arg weight, bias;              /* [C], may be absent */
+    tr_arg running_mean, running_var; /* [C], read or updated, as batch_norm has them; may be absent in training */
+    tr_arg other;                     /* x's shape and dtype; TR_NORM_ADD only */
+    tr_arg y;                         /* result; may be x or other */
+    tr_arg mean, inv;                 /* results [C], float32 (float64 for float64) */
+} tr_norm_forward;
+
+/* Of y = relu(batch_norm(x) + other): dx, dweight, dbias and d other, which is grad where y > 0. */
+typedef struct tr_norm_backward {
+    unsigned flags;
+    bool training;
+    tr_arg grad;           /* of y */
+    tr_arg y;              /* forward's result; TR_NORM_RELU only */
+    tr_arg x, weight;      /* as forward had them */
+    tr_arg mean, inv;      /* forward's results */
+    tr_arg dx;             /* result; may be grad or x, not y */
+    tr_arg dweight, dbias; /* results [C]; may be absent */
+    tr_arg dother;         /* result, x's shape: the masked gradient; absent: not wanted; may be grad (dx then isn't) */
+} tr_norm_backward;
+
+/* sum = x + other; y = layer_norm(sum). other absent: y = layer_norm(x), and sum is absent too. */
+typedef struct tr_layer_norm_forward {
+    int normalized_ndim;
+    double eps;
+    tr_arg x, other;     /* one shape and dtype */
+    tr_arg weight, bias; /* may be absent */
+    tr_arg sum, y;       /* results; sum may be x or other */
+    tr_arg mean, inv;    /* results, as layer_norm has them */
+} tr_layer_norm_forward;
+
+TR_API tr_status tr_norm_forward_fused(const tr_norm_forward *f, tr_kernel_ctx *ctx);
+TR_API tr_status tr_norm_backward_fused(const tr_norm_backward *f, tr_kernel_ctx *ctx);
+TR_API tr_status tr_layer_norm_fused(const tr_layer_norm_forward *f, tr_kernel_ctx *ctx);
+
 /* ---- generator state: the bytes of a Generator's storage (uint8, sizeof(tr_generator)) ---- */
 typedef struct tr_generator {
     uint32_t mt[624];

@@ -2,11 +2,12 @@
  *
  * The input is seen as kept and reduced dimensions, neighbours of one kind merged. Two inner loops do all the work: a fold
  * along a contiguous row (innermost dimension reduced) and a fold of rows into a row of accumulators (innermost kept).
- * Sums of float are kept in vector lanes over short blocks and the blocks added up in double: at least as accurate as
- * PyTorch's cascade, and independent of the number of threads, because work is cut by size only. */
+ * Sums of float are kept in double throughout: their float32 results depend neither on the memory layout nor on the number
+ * of threads, by which no work is cut anyway. */
 #include "exec/kernels/kernels.h"
 #include "exec/kernels/ew_math.h"
 #include "exec/kernels/isa_extreme.h"
+#include "exec/kernels/isa_wide.h"
 
 #include <float.h>
 
@@ -105,62 +106,93 @@ enum { BLOCK = 2048, COLUMNS = 1024, ROWS = 32, CHUNK = 64 * 1024 };
 #define GREATER(a, v) ((v) > (a) || (v) != (v) ? (v) : (a))
 #define LESS(a, v)    ((v) < (a) || (v) != (v) ? (v) : (a))
 
-/* A row of sums, in vectors. `w` is a vector of x. */
-#define ROW_SUM(id, T, V, VN, expr)                                                    \
+/* A row of sums, in double: `w` is some of x, widened, `m` the centre. */
+#define ROW_SUM(id, T, expr)                                                           \
     static double row_##id##_##T(const T *x, int64_t n, double centre, double power) { \
-        const T m = (T) centre;                                                        \
+        const vD m = (vD){0} + centre;                                                 \
+        vD s0 = {0}, s1 = s0, s2 = s0, s3 = s0, w;                                     \
+        int64_t i = 0;                                                                 \
         double total = 0;                                                              \
         (void) m;                                                                      \
-        while (n > 0) {                                                                \
-            int64_t b = n < BLOCK ? n : BLOCK, i = 0;                                  \
-            V s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, w;                               \
-            for (; i + 4 * VN <= b; i += 4 * VN) {                                     \
-                memcpy(&w, x + i, sizeof w), s0 += (expr);                             \
-                memcpy(&w, x + i + VN, sizeof w), s1 += (expr);                        \
-                memcpy(&w, x + i + 2 * VN, sizeof w), s2 += (expr);                    \
-                memcpy(&w, x + i + 3 * VN, sizeof w), s3 += (expr);                    \
-            }                                                                          \
-            for (; i + VN <= b; i += VN)                                               \
-                memcpy(&w, x + i, sizeof w), s0 += (expr);                             \
-            s0 = (s0 + s1) + (s2 + s3);                                                \
-            if (i < b) {                                                               \
-                V y;                                                                   \
-                memset(&w, 0, sizeof w);                                               \
-                memcpy(&w, x + i, (size_t) (b - i) * sizeof *x);                       \
-                y = (expr);                                                            \
-                for (int64_t k = 0; k < b - i; k++)                                    \
-                    total += y[k];                                                     \
-            }                                                                          \
-            for (int half = VN / 2; half > 0; half /= 2)                               \
-                for (int k = 0; k < half; k++)                                         \
-                    s0[k] += s0[k + half];                                             \
-            total += s0[0];                                                            \
-            x += b;                                                                    \
-            n -= b;                                                                    \
+        for (; i + 4 * VN_D <= n; i += 4 * VN_D) {                                     \
+            w = wide_##T(x + i), s0 += (expr);                                         \
+            w = wide_##T(x + i + VN_D), s1 += (expr);                                  \
+            w = wide_##T(x + i + 2 * VN_D), s2 += (expr);                              \
+            w = wide_##T(x + i + 3 * VN_D), s3 += (expr);                              \
         }                                                                              \
-        return total;                                                                  \
+        for (; i + VN_D <= n; i += VN_D)                                               \
+            w = wide_##T(x + i), s0 += (expr);                                         \
+        if (i < n) {                                                                   \
+            T rest[VN_D] = {0};                                                        \
+            memcpy(rest, x + i, (size_t) (n - i) * sizeof *x);                         \
+            w = wide_##T(rest);                                                        \
+            w = (expr);                                                                \
+            for (int k = 0; k < n - i; k++)                                            \
+                total += w[k];                                                         \
+        }                                                                              \
+        return total + lanes((s0 + s1) + (s2 + s3));                                   \
     }
-/* Rows of n columns, `stride` apart, summed into acc. */
-#define COLUMN_SUM(id, T, expr)                                                                                        \
+/* As above, of functions that are dear: computed as T, then widened. */
+#define ROW_SUM_OF(id, T, V, VN, expr)                                                 \
+    static double row_##id##_##T(const T *x, int64_t n, double centre, double power) { \
+        const T m = (T) centre;                                                        \
+        vD s0 = {0};                                                                   \
+        V w;                                                                           \
+        int64_t i = 0;                                                                 \
+        double total = 0;                                                              \
+        (void) m;                                                                      \
+        for (; i + VN <= n; i += VN) {                                                 \
+            memcpy(&w, x + i, sizeof w);                                               \
+            s0 += wide_##V(expr);                                                      \
+        }                                                                              \
+        if (i < n) {                                                                   \
+            w = (V){0};                                                                \
+            memcpy(&w, x + i, (size_t) (n - i) * sizeof *x);                           \
+            w = (expr);                                                                \
+            for (int k = 0; k < n - i; k++)                                            \
+                total += w[k];                                                         \
+        }                                                                              \
+        return total + lanes(s0);                                                      \
+    }
+/* Rows of n columns summed into acc, four rows at a time. `one` is expr of one double. */
+#define COLUMN_SUM(id, T, expr, one)                                                                                   \
     static void column_##id##_##T(double *acc, const plan *p, const T *x, int64_t at, int64_t n, const double *centre, \
                                   double power) {                                                                      \
-        T part[COLUMNS], m[COLUMNS];                                                                                   \
-        for (int64_t j = 0; j < n; j++) {                                                                              \
-            acc[j] = 0;                                                                                                \
-            m[j] = centre ? (T) centre[j] : 0;                                                                         \
-        }                                                                                                              \
-        (void) m[0];                                                                                                   \
-        for (int64_t r = 0; r < p->reduced; r += ROWS) {                                                               \
-            memset(part, 0, sizeof part);                                                                              \
-            for (int64_t k = r; k < r + ROWS && k < p->reduced; k++) {                                                 \
-                const T *y = x + at + reduced_offset(p, k);                                                            \
-                for (int64_t j = 0; j < n; j++) {                                                                      \
-                    T w = y[j];                                                                                        \
-                    part[j] += (expr);                                                                                 \
-                }                                                                                                      \
+        memset(acc, 0, (size_t) n * sizeof *acc);                                                                      \
+        for (int64_t r = 0; r < p->reduced; r += 4) {                                                                  \
+            int64_t rows = tr__min(4, p->reduced - r), j = 0;                                                          \
+            const T *y[4];                                                                                             \
+            for (int64_t k = 0; k < rows; k++)                                                                         \
+                y[k] = x + at + reduced_offset(p, r + k);                                                              \
+            for (; rows == 4 && j + VN_D <= n; j += VN_D) {                                                            \
+                vD a = wide_double(acc + j), m = centre ? wide_double(centre + j) : (vD){0}, w;                        \
+                (void) m;                                                                                              \
+                w = wide_##T(y[0] + j), a += (expr);                                                                   \
+                w = wide_##T(y[1] + j), a += (expr);                                                                   \
+                w = wide_##T(y[2] + j), a += (expr);                                                                   \
+                w = wide_##T(y[3] + j), a += (expr);                                                                   \
+                memcpy(acc + j, &a, sizeof a);                                                                         \
             }                                                                                                          \
-            for (int64_t j = 0; j < n; j++)                                                                            \
-                acc[j] += part[j];                                                                                     \
+            for (int64_t k = 0; k < rows; k++)                                                                         \
+                for (int64_t i = j; i < n; i++) {                                                                      \
+                    double w = y[k][i], m = centre ? centre[i] : 0;                                                    \
+                    (void) m;                                                                                          \
+                    acc[i] += (one);                                                                                   \
+                }                                                                                                      \
+        }                                                                                                              \
+    }
+/* As above, computed as T. */
+#define COLUMN_SUM_OF(id, T, one)                                                                                      \
+    static void column_##id##_##T(double *acc, const plan *p, const T *x, int64_t at, int64_t n, const double *centre, \
+                                  double power) {                                                                      \
+        memset(acc, 0, (size_t) n * sizeof *acc);                                                                      \
+        for (int64_t k = 0; k < p->reduced; k++) {                                                                     \
+            const T *y = x + at + reduced_offset(p, k);                                                                \
+            for (int64_t j = 0; j < n; j++) {                                                                          \
+                T w = y[j], m = centre ? (T) centre[j] : 0;                                                            \
+                (void) m;                                                                                              \
+                acc[j] += (double) (one);                                                                              \
+            }                                                                                                          \
         }                                                                                                              \
     }
 /* Folds whose order is free: in 16 lanes. */
@@ -210,28 +242,25 @@ static inline vF abs_power_vF(vF x, double p) {
 static inline vD abs_power_vD(vD x, double p) {
     return vD_pow(vD_abs(x), (vD){0} + p);
 }
-static inline vF ones_vF(vFi m) {
-    return (vF) (m & (vFi) ((vF){0} + 1.0f));
-}
-static inline vD ones_vD(vDi m) {
+static inline vD ones(vDi m) {
     return (vD) (m & (vDi) ((vD){0} + 1.0));
 }
 
-#define SUMS(T, V, VN, fabs_, pow_, exp_)             \
-    ROW_SUM(sum, T, V, VN, w)                         \
-    ROW_SUM(deviation, T, V, VN, (w - m) * (w - m))   \
-    ROW_SUM(abs, T, V, VN, V##_abs(w))                \
-    ROW_SUM(square, T, V, VN, w *w)                   \
-    ROW_SUM(nonzero, T, V, VN, ones_##V(w != 0))      \
-    ROW_SUM(power, T, V, VN, abs_power_##V(w, power)) \
-    ROW_SUM(exp, T, V, VN, V##_exp(w - m))            \
-    COLUMN_SUM(sum, T, w)                             \
-    COLUMN_SUM(deviation, T, (w - m[j]) * (w - m[j])) \
-    COLUMN_SUM(abs, T, fabs_(w))                      \
-    COLUMN_SUM(square, T, w *w)                       \
-    COLUMN_SUM(nonzero, T, w != 0)                    \
-    COLUMN_SUM(power, T, pow_(fabs_(w), (T) power))   \
-    COLUMN_SUM(exp, T, exp_(w - m[j]))
+#define SUMS(T, V, VN, fabs_, pow_, exp_)                                      \
+    ROW_SUM(sum, T, w)                                                         \
+    ROW_SUM(deviation, T, (w - m) * (w - m))                                   \
+    ROW_SUM(abs, T, vD_abs(w))                                                 \
+    ROW_SUM(square, T, w *w)                                                   \
+    ROW_SUM(nonzero, T, ones(w != 0))                                          \
+    ROW_SUM_OF(power, T, V, VN, abs_power_##V(w, power))                       \
+    ROW_SUM_OF(exp, T, V, VN, V##_exp(w - m))                                  \
+    COLUMN_SUM(sum, T, w, w)                                                   \
+    COLUMN_SUM(deviation, T, (w - m) * (w - m), (w - m) * (w - m))             \
+    COLUMN_SUM(abs, T, vD_abs(w), __builtin_fabs(w))                           \
+    COLUMN_SUM(square, T, w *w, w *w)                                          \
+    COLUMN_SUM(nonzero, T, ones(w != 0), w != 0)                               \
+    COLUMN_SUM_OF(power, T, pow_(fabs_(w), (T) power))                         \
+    COLUMN_SUM_OF(exp, T, exp_(w - m))
 SUMS(float, vF, VN_F, __builtin_fabsf, powf, expf)
 SUMS(double, vD, VN_D, __builtin_fabs, pow, exp)
 
@@ -519,12 +548,53 @@ static tr_status reduce(const tr_kernel_call *c, job *j) {
     return j->p.inner_reduced ? reduce_rows(c, j) : reduce_columns(c, j);
 }
 
+/* The dimensions of `m` in the order in which they lie in memory, as a row-major meta, where m is dense and the kept ones
+ * stay in order: their results do, too. `mask` moves along. */
+static bool memory_order(const tr_meta *m, int64_t *mask, tr_meta *out) {
+    int order[TR_MAX_DIMS], last = -1;
+    int64_t shape[TR_MAX_DIMS], moved = 0, step = 1;
+    for (int d = 0; d < m->ndim; d++) {
+        int k = d;
+        for (; k > 0 && m->strides[order[k - 1]] < m->strides[d]; k--)
+            order[k] = order[k - 1];
+        order[k] = d;
+    }
+    for (int k = m->ndim - 1; k >= 0; k--) {
+        int d = order[k];
+        if (m->shape[d] != 1 && m->strides[d] != step)
+            return false;
+        step *= m->shape[d];
+    }
+    for (int k = 0; k < m->ndim; k++) {
+        int d = order[k];
+        shape[k] = m->shape[d];
+        if (is_reduced(*mask, d)) {
+            moved |= (int64_t) 1 << k;
+        } else if (m->shape[d] != 1) {
+            if (d < last)
+                return false;
+            last = d;
+        }
+    }
+    tr__meta_make(out, (tr_dtype) m->dtype, m->ndim, shape, NULL);
+    *mask = moved;
+    return true;
+}
+
 /* Reads the input as `dtype` and reduces it into scratch. */
 static tr_status start(const tr_kernel_call *c, job *j, int64_t mask, tr_dtype dtype) {
-    if (dtype == TR_F32 && c->in[0].meta->dtype == TR_BF16)
+    const tr_meta *m = c->in[0].meta;
+    tr_meta packed;
+    if (dtype == TR_F32 && m->dtype == TR_BF16)
         dtype = TR_BF16;
-    *j = (job){.p = make_plan(c->in[0].meta, mask), .dtype = dtype};
-    TR_TRY(tr__dense_in(c, &c->in[0], dtype, &j->x));
+    *j = (job){.dtype = dtype};
+    if (!m->contiguous && m->dtype == dtype && c->in[0].data && memory_order(m, &mask, &packed)) {
+        j->p = make_plan(&packed, mask);
+        j->x = c->in[0].data;
+    } else {
+        j->p = make_plan(m, mask);
+        TR_TRY(tr__dense_in(c, &c->in[0], dtype, &j->x));
+    }
     j->out = tr__scratch(c, (size_t) j->p.results * sizeof(number));
     return j->out ? TR_OK : TR_E_NOMEM;
 }

@@ -53,6 +53,28 @@ tr_kernel tr_kernel_of(tr_op op) {
     return tr__isa_now->kernel[op];
 }
 
+static tr_status no_bf16(const tr_arg *x) {
+    return x->meta->dtype == TR_BF16 ? TR_FAIL(TR_E_NOTIMPL, "fused normalisation: bfloat16 is not supported") : TR_OK;
+}
+
+tr_status tr_norm_forward_fused(const tr_norm_forward *f, tr_kernel_ctx *ctx) {
+    if (f->flags)
+        TR_TRY(no_bf16(&f->x));
+    return tr__isa_now->norm_forward(f, ctx);
+}
+
+tr_status tr_norm_backward_fused(const tr_norm_backward *f, tr_kernel_ctx *ctx) {
+    if (f->flags)
+        TR_TRY(no_bf16(&f->x));
+    return tr__isa_now->norm_backward(f, ctx);
+}
+
+tr_status tr_layer_norm_fused(const tr_layer_norm_forward *f, tr_kernel_ctx *ctx) {
+    if (!tr__absent(&f->other))
+        TR_TRY(no_bf16(&f->x));
+    return tr__isa_now->layer_norm_forward(f, ctx);
+}
+
 tr_status tr_kernel_multi(tr_op op, const tr_kernel_call *calls, int n) {
     if (n > 0 && tr_op_info_of(op)->op_class == TR_CLASS_OPTIM)
         return tr__isa_now->update_all(op, calls, n);

@@ -1,0 +1,551 @@
+/* isa_batch_norm.c - batch normalisation, forward and backward, with the addition and the relu that often follow.
+ *
+ * Images lie as planes, [N, C, S], or as rows, [N * S, C] (channels last, and [N, C] itself). Sums are taken in double, of
+ * deviations from a channel's first element, and meet the same formulas whatever the layout: both layouts give the same
+ * float32 numbers, as does any number of threads. Planes: a channel is one thread's, both of its passes out of the cache.
+ * Rows: cut into chunks by size alone, whose sums are added up in order. */
+#include "exec/kernels/kernels.h"
+#include "exec/kernels/ew_math.h"
+#include "exec/kernels/isa_norm.h"
+#include "exec/kernels/isa_wide.h"
+
+enum {
+    PIECE = 512,      /* columns whose sums stay in the L1 cache */
+    MAX_CHUNKS = 128, /* of rows */
+};
+
+typedef struct job {
+    int64_t n, c, s;
+    bool rows, training, backward;
+    unsigned flags;
+    const void *x, *other;
+    const void *g, *out;   /* backward: the gradient, and where relu's result is positive */
+    void *y, *dg;          /* result; the masked gradient or NULL */
+    const double *w, *b;   /* [C], or NULL: 1, 0 */
+    double *mean, *inv, *var, *dw, *db; /* [C] */
+    double eps;
+    /* rows */
+    int64_t chunk;
+    double *m, *sums;      /* [C]: what x is seen from; [chunks, 2, C] */
+    void *coef;            /* [4, C] of T */
+} job;
+
+/* ------------------------------------------------------------------------------------------ runs of elements */
+
+#define ALWAYS static inline __attribute__((always_inline))
+
+#define RUNS(T)                                                                                                             \
+    /* out where mask is positive; mask NULL: all */                                                                        \
+    static void mask_##T(T *to, const T *g, const T *mask, int64_t n) {                                                     \
+        if (!mask) {                                                                                                        \
+            if (to != g)                                                                                                    \
+                memcpy(to, g, (size_t) n * sizeof *g);                                                                      \
+            return;                                                                                                         \
+        }                                                                                                                   \
+        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) to[k] = mask[k] <= 0 ? 0 : g[k];                               \
+    }                                                                                                                       \
+    /* sum and sum of squares of x - m */                                                                                   \
+    static void moments_##T(const T *x, int64_t n, double m, double sums[2]) {                                              \
+        vD s0 = {0}, q0 = s0, s1 = s0, q1 = s0, d;                                                                          \
+        int64_t i = 0;                                                                                                      \
+        for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                          \
+            d = wide_##T(x + i) - m, s0 += d, q0 += d * d;                                                                  \
+            d = wide_##T(x + i + VN_D) - m, s1 += d, q1 += d * d;                                                           \
+        }                                                                                                                   \
+        for (; i < n; i++) {                                                                                                \
+            double e = x[i] - m;                                                                                            \
+            sums[0] += e;                                                                                                   \
+            sums[1] += e * e;                                                                                               \
+        }                                                                                                                   \
+        sums[0] += lanes(s0 + s1);                                                                                          \
+        sums[1] += lanes(q0 + q1);                                                                                          \
+    }                                                                                                                       \
+    /* sum of g and of g * (x - m) */                                                                                       \
+    static void products_##T(const T *g, const T *mask, const T *x, int64_t n, double m, double sums[2]) {                  \
+        vD s0 = {0}, q0 = s0, s1 = s0, q1 = s0, v;                                                                          \
+        int64_t i = 0;                                                                                                      \
+        if (mask) {                                                                                                         \
+            for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                      \
+                v = masked_##T(g + i, mask + i), s0 += v, q0 += v * (wide_##T(x + i) - m);                                  \
+                v = masked_##T(g + i + VN_D, mask + i + VN_D), s1 += v, q1 += v * (wide_##T(x + i + VN_D) - m);             \
+            }                                                                                                               \
+        } else {                                                                                                            \
+            for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                      \
+                v = wide_##T(g + i), s0 += v, q0 += v * (wide_##T(x + i) - m);                                              \
+                v = wide_##T(g + i + VN_D), s1 += v, q1 += v * (wide_##T(x + i + VN_D) - m);                                \
+            }                                                                                                               \
+        }                                                                                                                   \
+        for (; i < n; i++) {                                                                                                \
+            double e = mask && mask[i] <= 0 ? 0 : g[i];                                                                     \
+            sums[0] += e;                                                                                                   \
+            sums[1] += e * (x[i] - m);                                                                                      \
+        }                                                                                                                   \
+        sums[0] += lanes(s0 + s1);                                                                                          \
+        sums[1] += lanes(q0 + q1);                                                                                          \
+    }                                                                                                                       \
+    /* The same per column, over `rows` (at most 4) rows that are `step` apart. */                                          \
+    static void column_moments_##T(const T *x, int64_t step, int64_t rows, int64_t n, const double *m, double *s,           \
+                                   double *q) {                                                                             \
+        int64_t i = 0;                                                                                                      \
+        for (; rows == 4 && i + VN_D <= n; i += VN_D) {                                                                     \
+            vD c = wide_double(m + i), a = wide_double(s + i), b = wide_double(q + i), d;                                   \
+            d = wide_##T(x + i) - c, a += d, b += d * d;                                                                    \
+            d = wide_##T(x + step + i) - c, a += d, b += d * d;                                                             \
+            d = wide_##T(x + 2 * step + i) - c, a += d, b += d * d;                                                         \
+            d = wide_##T(x + 3 * step + i) - c, a += d, b += d * d;                                                         \
+            memcpy(s + i, &a, sizeof a);                                                                                    \
+            memcpy(q + i, &b, sizeof b);                                                                                    \
+        }                                                                                                                   \
+        for (int64_t r = 0; r < rows; r++)                                                                                  \
+            for (int64_t k = i; k < n; k++) {                                                                               \
+                double d = x[r * step + k] - m[k];                                                                          \
+                s[k] += d;                                                                                                  \
+                q[k] += d * d;                                                                                              \
+            }                                                                                                               \
+    }                                                                                                                       \
+    ALWAYS void column_products_##T(const T *g, const T *mask, const T *x, int64_t step, int64_t rows, int64_t n,           \
+                                    const double *m, double *s, double *q) {                                                \
+        int64_t i = 0;                                                                                                      \
+        for (; rows == 4 && i + VN_D <= n; i += VN_D) {                                                                     \
+            vD c = wide_double(m + i), a = wide_double(s + i), b = wide_double(q + i);                                      \
+            for (int64_t at = i; at < 4 * step; at += step) {                                                               \
+                vD v = mask ? masked_##T(g + at, mask + at) : wide_##T(g + at);                                             \
+                a += v, b += v * (wide_##T(x + at) - c);                                                                    \
+            }                                                                                                               \
+            memcpy(s + i, &a, sizeof a);                                                                                    \
+            memcpy(q + i, &b, sizeof b);                                                                                    \
+        }                                                                                                                   \
+        for (int64_t r = 0; r < rows; r++)                                                                                  \
+            for (int64_t k = i; k < n; k++) {                                                                               \
+                double v = mask && mask[r * step + k] <= 0 ? 0 : g[r * step + k];                                           \
+                s[k] += v;                                                                                                  \
+                q[k] += v * (x[r * step + k] - m[k]);                                                                       \
+            }                                                                                                               \
+    }
+RUNS(float)
+RUNS(double)
+
+/* The elementwise halves. AT(v) is v of the channel: the value for planes, v[k] for rows. */
+#define APPLY(T, form, P, AT)                                                                                             \
+    ALWAYS void affine_##form##_##T(T *y, const T *x, const T *o, int64_t n, const T P a, const T P b, bool add, bool relu) { \
+        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {                                                            \
+            T v = x[k] * AT(a) + AT(b);                                                                                   \
+            if (add)                                                                                                      \
+                v = v + o[k];                                                                                             \
+            if (relu)                                                                                                     \
+                v = v < 0 ? 0 : v;                                                                                        \
+            y[k] = v;                                                                                                     \
+        }                                                                                                                 \
+    }                                                                                                                     \
+    static void forward_##form##_##T(unsigned flags, T *y, const T *x, const T *o, int64_t n, const T P a, const T P b) { \
+        switch (flags & (TR_NORM_ADD | TR_NORM_RELU)) {                                                                   \
+            case 0:                                                                                                       \
+                affine_##form##_##T(y, x, o, n, a, b, false, false);                                                      \
+                break;                                                                                                    \
+            case TR_NORM_RELU:                                                                                            \
+                affine_##form##_##T(y, x, o, n, a, b, false, true);                                                       \
+                break;                                                                                                    \
+            case TR_NORM_ADD:                                                                                             \
+                affine_##form##_##T(y, x, o, n, a, b, true, false);                                                       \
+                break;                                                                                                    \
+            default:                                                                                                      \
+                affine_##form##_##T(y, x, o, n, a, b, true, true);                                                        \
+        }                                                                                                                 \
+    }                                                                                                                     \
+    ALWAYS void gradient_##form##_##T(T *y, const T *g, const T *mask, const T *x, int64_t n, const T P m, const T P mean, \
+                                      const T P k2, const T P scale, bool masked) {                                       \
+        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {                                                            \
+            T v = g[k];                                                                                                   \
+            if (masked)                                                                                                   \
+                v = mask[k] <= 0 ? 0 : v;                                                                                 \
+            y[k] = (v - AT(mean) - (x[k] - AT(m)) * AT(k2)) * AT(scale);                                                  \
+        }                                                                                                                 \
+    }                                                                                                                     \
+    static void backward_##form##_##T(bool training, T *y, const T *g, const T *mask, const T *x, int64_t n, const T P m, \
+                                      const T P mean, const T P k2, const T P scale) {                                    \
+        if (!training) {                                                                                                  \
+            _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) y[k] = (mask && mask[k] <= 0 ? 0 : g[k]) * AT(scale);    \
+        } else if (mask) {                                                                                                \
+            gradient_##form##_##T(y, g, mask, x, n, m, mean, k2, scale, true);                                            \
+        } else {                                                                                                          \
+            gradient_##form##_##T(y, g, mask, x, n, m, mean, k2, scale, false);                                           \
+        }                                                                                                                 \
+    }
+#define VALUE(v) (v)
+#define ENTRY(v) ((v)[k])
+#define NOTHING
+APPLY(float, plane, NOTHING, VALUE)
+APPLY(double, plane, NOTHING, VALUE)
+APPLY(float, row, *, ENTRY)
+APPLY(double, row, *, ENTRY)
+
+/* ------------------------------------------------------------------------------------------ a channel's numbers */
+
+static double count_of(const job *j) {
+    return (double) (j->n * j->s);
+}
+
+/* From the sums of deviations from `from`. */
+static void set_statistics(const job *j, int64_t c, double from, double sum, double squares) {
+    double off = sum / count_of(j), var = squares / count_of(j) - off * off;
+    j->mean[c] = from + off;
+    j->var[c] = var < 0 ? 0 : var;
+    j->inv[c] = 1 / sqrt(j->var[c] + j->eps);
+}
+
+/* y = x * a + b */
+static void affine_of(const job *j, int64_t c, double *a, double *b) {
+    *a = j->inv[c] * (j->w ? j->w[c] : 1);
+    *b = (j->b ? j->b[c] : 0) - j->mean[c] * *a;
+}
+
+/* dx = (g - mean - (x - m) * k2) * scale, of the sums of g and g * (x - m) */
+static void gradient_of(const job *j, int64_t c, double sum, double product, double *mean, double *k2, double *scale) {
+    double inv = j->inv[c];
+    j->db[c] = sum;
+    j->dw[c] = product * inv;
+    *mean = sum / count_of(j);
+    *k2 = product * inv * inv / count_of(j);
+    *scale = inv * (j->w ? j->w[c] : 1);
+}
+
+/* ------------------------------------------------------------------------------------------ planes */
+
+#define PLANES(T)                                                                                            \
+    static void forward_planes_##T(void *env, int64_t begin, int64_t end, int thread) {                      \
+        const job *j = env;                                                                                  \
+        for (int64_t c = begin; c < end; c++) {                                                              \
+            const T *x = (const T *) j->x + c * j->s, *o = (const T *) j->other + (j->other ? c * j->s : 0); \
+            T *y = (T *) j->y + c * j->s;                                                                    \
+            int64_t step = j->c * j->s;                                                                      \
+            double sums[2] = {0}, a, b;                                                                      \
+            for (int64_t i = 0; j->training && i < j->n; i++)                                                \
+                moments_##T(x + i * step, j->s, (double) x[0], sums);                                        \
+            if (j->training)                                                                                 \
+                set_statistics(j, c, (double) x[0], sums[0], sums[1]);                                       \
+            affine_of(j, c, &a, &b);                                                                         \
+            for (int64_t i = 0; i < j->n; i++)                                                               \
+                forward_plane_##T(j->flags, y + i * step, x + i * step, j->other ? o + i * step : NULL, j->s, (T) a, (T) b); \
+        }                                                                                                    \
+    }                                                                                                        \
+    static void backward_planes_##T(void *env, int64_t begin, int64_t end, int thread) {                     \
+        const job *j = env;                                                                                  \
+        int64_t step = j->c * j->s;                                                                          \
+        for (int64_t c = begin; c < end; c++) {                                                              \
+            double sums[2] = {0}, mean, k2, scale, m = j->mean[c];                                           \
+            for (int64_t i = 0; i < j->n; i++) {                                                             \
+                int64_t at = i * step + c * j->s;                                                            \
+                const T *g = (const T *) j->g + at, *mask = j->out ? (const T *) j->out + at : NULL;         \
+                if (j->dg) {                                                                                 \
+                    mask_##T((T *) j->dg + at, g, mask, j->s);                                               \
+                    g = (const T *) j->dg + at;                                                              \
+                    mask = NULL;                                                                             \
+                }                                                                                            \
+                products_##T(g, mask, (const T *) j->x + at, j->s, m, sums);                                 \
+            }                                                                                                \
+            gradient_of(j, c, sums[0], sums[1], &mean, &k2, &scale);                                         \
+            for (int64_t i = 0; i < j->n; i++) {                                                             \
+                int64_t at = i * step + c * j->s;                                                            \
+                backward_plane_##T(j->training, (T *) j->y + at, (const T *) (j->dg ? j->dg : j->g) + at,    \
+                                   j->out && !j->dg ? (const T *) j->out + at : NULL, (const T *) j->x + at, \
+                                   j->s, (T) m, (T) mean, (T) k2, (T) scale);                                \
+            }                                                                                                \
+        }                                                                                                    \
+    }
+PLANES(float)
+PLANES(double)
+
+/* ------------------------------------------------------------------------------------------ rows */
+
+#define ROWS(T)                                                                                                     \
+    static void row_sums_##T(void *env, int64_t begin, int64_t end, int thread) {                                   \
+        const job *j = env;                                                                                         \
+        int64_t all = j->n * j->s, step = j->c;                                                                     \
+        for (int64_t chunk = begin; chunk < end; chunk++) {                                                         \
+            double *s = j->sums + 2 * j->c * chunk, *q = s + j->c;                                                  \
+            int64_t last = tr__min(all, (chunk + 1) * j->chunk);                                                    \
+            memset(s, 0, (size_t) (2 * j->c) * sizeof *s);                                                          \
+            for (int64_t col = 0; col < j->c; col += PIECE)                                                         \
+                for (int64_t r = chunk * j->chunk; r < last; r += 4) {                                              \
+                    int64_t at = r * step + col, rows = tr__min(4, last - r), n = tr__min(PIECE, j->c - col);       \
+                    const T *x = (const T *) j->x + at, *g = (const T *) j->g + (j->g ? at : 0);                    \
+                    const T *mask = j->out ? (const T *) j->out + at : NULL;                                        \
+                    if (j->dg) {                                                                                    \
+                        T *dg = (T *) j->dg + at;                                                                   \
+                        for (int64_t k = 0; k < rows; k++)                                                          \
+                            mask_##T(dg + k * step, g + k * step, mask ? mask + k * step : NULL, n);                \
+                        g = dg;                                                                                     \
+                        mask = NULL;                                                                                \
+                    }                                                                                               \
+                    if (!j->g)                                                                                      \
+                        column_moments_##T(x, step, rows, n, j->m + col, s + col, q + col);                         \
+                    else if (mask)                                                                                  \
+                        column_products_##T(g, mask, x, step, rows, n, j->m + col, s + col, q + col);               \
+                    else                                                                                            \
+                        column_products_##T(g, NULL, x, step, rows, n, j->m + col, s + col, q + col);               \
+                }                                                                                                   \
+        }                                                                                                           \
+    }                                                                                                               \
+    static void row_forward_##T(void *env, int64_t begin, int64_t end, int thread) {                                \
+        const job *j = env;                                                                                         \
+        const T *a = j->coef, *b = a + j->c;                                                                        \
+        for (int64_t i = begin; i < end; i++) {                                                                     \
+            int64_t at = i * j->c;                                                                                  \
+            forward_row_##T(j->flags, (T *) j->y + at, (const T *) j->x + at,                                       \
+                            j->other ? (const T *) j->other + at : NULL, j->c, a, b);                               \
+        }                                                                                                           \
+    }                                                                                                               \
+    static void row_backward_##T(void *env, int64_t begin, int64_t end, int thread) {                               \
+        const job *j = env;                                                                                         \
+        const T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                              \
+        for (int64_t i = begin; i < end; i++) {                                                                     \
+            int64_t at = i * j->c;                                                                                  \
+            backward_row_##T(j->training, (T *) j->y + at, (const T *) (j->dg ? j->dg : j->g) + at,                 \
+                             j->out && !j->dg ? (const T *) j->out + at : NULL, (const T *) j->x + at, j->c, m,     \
+                             mean, k2, scale);                                                                      \
+        }                                                                                                           \
+    }                                                                                                               \
+    static void set_forward_##T(const job *j) {                                                     \
+        T *a = j->coef, *b = a + j->c;                                                                              \
+        for (int64_t c = 0; c < j->c; c++) {                                                                        \
+            double p, q;                                                                                            \
+            if (j->training)                                                                                        \
+                set_statistics(j, c, j->m[c], j->sums[c], j->sums[j->c + c]);                                       \
+            affine_of(j, c, &p, &q);                                                                                \
+            a[c] = (T) p;                                                                                           \
+            b[c] = (T) q;                                                                                           \
+        }                                                                                                           \
+    }                                                                                                               \
+    static void set_backward_##T(const job *j) {                                                    \
+        T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                                    \
+        for (int64_t c = 0; c < j->c; c++) {                                                                        \
+            double p, q, r;                                                                                         \
+            gradient_of(j, c, j->sums[c], j->sums[j->c + c], &p, &q, &r);                                           \
+            m[c] = (T) j->mean[c];                                                                                  \
+            mean[c] = (T) p;                                                                                        \
+            k2[c] = (T) q;                                                                                          \
+            scale[c] = (T) r;                                                                                       \
+        }                                                                                                           \
+    }                                                                                                               \
+    static void first_row_##T(const job *j) {                                                                       \
+        for (int64_t c = 0; c < j->c; c++)                                                                          \
+            j->m[c] = (double) ((const T *) j->x)[c];                                                               \
+    }
+ROWS(float)
+ROWS(double)
+
+static tr_status over_rows(const tr_kernel_call *c, job *j, bool wide) {
+    int64_t rows = j->n * j->s, n = j->c;
+    bool sums = j->training || j->backward;
+    j->chunk = tr__max(tr__max(16, TR__GRAIN / 2 / n), (rows + MAX_CHUNKS - 1) / MAX_CHUNKS);
+    j->chunk = (j->chunk + 3) / 4 * 4;
+    int64_t chunks = (rows + j->chunk - 1) / j->chunk;
+    j->coef = tr__scratch(c, (size_t) (4 * n) * (wide ? sizeof(double) : sizeof(float)));
+    j->sums = tr__scratch(c, (size_t) (2 * n * chunks) * sizeof(double));
+    if (!j->coef || !j->sums)
+        return TR_E_NOMEM;
+    if (j->backward) {
+        j->m = j->mean;
+    } else {
+        j->m = tr__scratch(c, (size_t) n * sizeof(double));
+        if (!j->m)
+            return TR_E_NOMEM;
+        (wide ? first_row_double : first_row_float)(j);
+    }
+    if (sums)
+        tr__parallel(c->ctx, chunks, 1, wide ? row_sums_double : row_sums_float, j);
+    for (int64_t i = 1; sums && i < chunks; i++)
+        for (int64_t k = 0; k < 2 * n; k++)
+            j->sums[k] += j->sums[2 * n * i + k];
+    if (j->backward)
+        (wide ? set_backward_double : set_backward_float)(j);
+    else
+        (wide ? set_forward_double : set_forward_float)(j);
+    tr__range_fn apply = j->backward ? wide ? row_backward_double : row_backward_float : wide ? row_forward_double : row_forward_float;
+    tr__parallel(c->ctx, rows, tr__max(1, TR__GRAIN / n), apply, j);
+    return TR_OK;
+}
+
+/* Without elements: the means of nothing. */
+static void over_nothing(const job *j) {
+    for (int64_t c = 0; c < j->c; c++) {
+        double a, b, d;
+        if (j->backward)
+            gradient_of(j, c, 0, 0, &a, &b, &d);
+        else if (j->training)
+            set_statistics(j, c, 0, 0, 0);
+    }
+}
+
+static tr_status over_images(const tr_kernel_call *c, job *j, bool wide) {
+    int64_t work = j->n * j->s;
+    if (work == 0 || j->c == 0) {
+        over_nothing(j);
+        return TR_OK;
+    }
+    if (j->rows)
+        return over_rows(c, j, wide);
+    tr__range_fn fn = j->backward ? wide ? backward_planes_double : backward_planes_float
+                           : wide ? forward_planes_double : forward_planes_float;
+    tr__parallel(c->ctx, j->c, tr__max(1, TR__GRAIN / work), fn, j);
+    return TR_OK;
+}
+
+/* ------------------------------------------------------------------------------------------ operands */
+
+static void shape_of(job *j, const tr_meta *m) {
+    j->n = m->shape[0];
+    j->c = m->shape[1];
+    j->s = 1;
+    for (int d = 2; d < m->ndim; d++)
+        j->s *= m->shape[d];
+}
+
+/* Is it [rows, C] in memory? */
+static bool lies_as_rows(const tr_meta *m, tr_dtype wide) {
+    if (m->dtype != wide || m->numel == 0 || m->shape[1] == 1)
+        return false;
+    int64_t step = m->shape[1];
+    bool fits = m->strides[1] == 1;
+    for (int d = m->ndim - 1; d >= 0; d--)
+        if (d != 1) {
+            fits &= m->shape[d] == 1 || m->strides[d] == step;
+            step *= m->shape[d];
+        }
+    return fits;
+}
+
+static tr_status running(const tr_kernel_call *c, const tr_arg *a, double momentum, const double *now, double factor) {
+    const double *old;
+    double *new;
+    if (tr__absent(a))
+        return TR_OK;
+    int64_t n = a->meta->numel;
+    TR_TRY(tr__read_doubles(c, a, &old));
+    TR_TRY(tr__doubles(c, n, &new));
+    for (int64_t k = 0; k < n; k++)
+        new[k] = momentum *(now[k] * factor) + (1 - momentum) * old[k];
+    return tr__write_doubles(c, a, new);
+}
+
+/* Statistics that are given, not taken. */
+static tr_status given(const tr_kernel_call *c, const job *j, const tr_arg *running_mean, const tr_arg *running_var) {
+    const double *mean, *var;
+    TR_TRY(tr__read_doubles(c, running_mean, &mean));
+    TR_TRY(tr__read_doubles(c, running_var, &var));
+    for (int64_t k = 0; k < j->c; k++) {
+        j->mean[k] = mean[k];
+        j->inv[k] = 1 / sqrt(var[k] + j->eps);
+    }
+    return TR_OK;
+}
+
+static tr_status forward(const tr_kernel_call *c, const tr_norm_forward *f) {
+    tr_dtype wide = tr__wide_float((tr_dtype) f->x.meta->dtype);
+    job j = {.training = f->training, .eps = f->eps, .flags = f->flags};
+    bool add = f->flags & TR_NORM_ADD;
+    shape_of(&j, f->x.meta);
+    j.rows = lies_as_rows(f->x.meta, wide) && lies_as_rows(f->y.meta, wide) && (!add || lies_as_rows(f->other.meta, wide));
+    j.x = f->x.data;
+    j.y = f->y.data;
+    j.other = add ? f->other.data : NULL;
+    if (!j.rows) {
+        TR_TRY(tr__dense_in(c, &f->x, wide, &j.x));
+        TR_TRY(tr__dense_out(c, &f->y, wide, &j.y));
+        if (add)
+            TR_TRY(tr__dense_in(c, &f->other, wide, &j.other));
+    }
+    TR_TRY(tr__read_doubles(c, &f->weight, &j.w));
+    TR_TRY(tr__read_doubles(c, &f->bias, &j.b));
+    TR_TRY(tr__doubles(c, j.c, &j.mean));
+    TR_TRY(tr__doubles(c, j.c, &j.inv));
+    TR_TRY(tr__doubles(c, j.c, &j.var));
+    if (!j.training)
+        TR_TRY(given(c, &j, &f->running_mean, &f->running_var));
+    TR_TRY(over_images(c, &j, wide == TR_F64));
+    if (j.training && f->x.meta->numel) {
+        double count = count_of(&j);
+        TR_TRY(running(c, &f->running_mean, f->momentum, j.mean, 1));
+        TR_TRY(running(c, &f->running_var, f->momentum, j.var, count / (count - 1)));
+    }
+    TR_TRY(tr__write_doubles(c, &f->mean, j.mean));
+    TR_TRY(tr__write_doubles(c, &f->inv, j.inv));
+    return j.rows ? TR_OK : tr__dense_out_end(c, &f->y, wide, j.y);
+}
+
+static tr_status backward(const tr_kernel_call *c, const tr_norm_backward *f) {
+    tr_dtype wide = tr__wide_float((tr_dtype) f->x.meta->dtype);
+    job j = {.training = f->training, .backward = true, .flags = f->flags};
+    bool relu = f->flags & TR_NORM_RELU, passes = !tr__absent(&f->dother);
+    const double *mean, *inv;
+    shape_of(&j, f->x.meta);
+    j.rows = lies_as_rows(f->grad.meta, wide) && lies_as_rows(f->x.meta, wide) && lies_as_rows(f->dx.meta, wide) &&
+             (!relu || lies_as_rows(f->y.meta, wide)) && (!passes || lies_as_rows(f->dother.meta, wide));
+    j.g = f->grad.data;
+    j.x = f->x.data;
+    j.y = f->dx.data;
+    j.out = relu ? f->y.data : NULL;
+    j.dg = passes ? f->dother.data : NULL;
+    if (!j.rows) {
+        TR_TRY(tr__dense_in(c, &f->grad, wide, &j.g));
+        TR_TRY(tr__dense_in(c, &f->x, wide, &j.x));
+        TR_TRY(tr__dense_out(c, &f->dx, wide, &j.y));
+        if (relu)
+            TR_TRY(tr__dense_in(c, &f->y, wide, &j.out));
+        if (passes)
+            TR_TRY(tr__dense_out(c, &f->dother, wide, &j.dg));
+    }
+    TR_TRY(tr__read_doubles(c, &f->weight, &j.w));
+    TR_TRY(tr__read_doubles(c, &f->mean, &mean));
+    TR_TRY(tr__read_doubles(c, &f->inv, &inv));
+    j.mean = (double *) mean;
+    j.inv = (double *) inv;
+    TR_TRY(tr__doubles(c, j.c, &j.dw));
+    TR_TRY(tr__doubles(c, j.c, &j.db));
+    TR_TRY(over_images(c, &j, wide == TR_F64));
+    TR_TRY(tr__write_doubles(c, &f->dweight, j.dw));
+    TR_TRY(tr__write_doubles(c, &f->dbias, j.db));
+    if (!j.rows && passes)
+        TR_TRY(tr__dense_out_end(c, &f->dother, wide, j.dg));
+    return j.rows ? TR_OK : tr__dense_out_end(c, &f->dx, wide, j.y);
+}
+
+/* ------------------------------------------------------------------------------------------ public */
+
+TR__ISA_KERNEL(batch_norm) {
+    const tr_arg *in = c->in;
+    tr_norm_forward f = {.training = c->attrs[0],
+                         .momentum = tr_arg_double(&in[5]),
+                         .eps = tr_arg_double(&in[6]),
+                         .x = in[0],
+                         .weight = in[1],
+                         .bias = in[2],
+                         .running_mean = in[3],
+                         .running_var = in[4],
+                         .y = c->out[0],
+                         .mean = c->out[1],
+                         .inv = c->out[2]};
+    return forward(c, &f);
+}
+
+TR__ISA_KERNEL(batch_norm_backward) {
+    const tr_arg *in = c->in;
+    tr_norm_backward f = {.training = c->attrs[0],
+                          .grad = in[0],
+                          .x = in[1],
+                          .weight = in[2],
+                          .mean = in[3],
+                          .inv = in[4],
+                          .dx = c->out[0],
+                          .dweight = c->out[1],
+                          .dbias = c->out[2]};
+    return backward(c, &f);
+}
+
+tr_status TR__SUFFIXED(tr__norm_forward)(const tr_norm_forward *f, tr_kernel_ctx *ctx) {
+    return forward(&(tr_kernel_call){.op = TR_OP_batch_norm, .ctx = ctx}, f);
+}
+
+tr_status TR__SUFFIXED(tr__norm_backward)(const tr_norm_backward *f, tr_kernel_ctx *ctx) {
+    return backward(&(tr_kernel_call){.op = TR_OP_batch_norm_backward, .ctx = ctx}, f);
+}
