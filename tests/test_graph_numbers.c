@@ -25,6 +25,8 @@ static tr_kernel_ctx fresh_context(void) {
     return (tr_kernel_ctx){.threads = 1, .scratch = scratch, .scratch_base = arena, .scratch_size = sizeof arena};
 }
 
+enum { ROOM = 4096 };
+
 static tr_arg resolved(const store *s, uint32_t operand) {
     const tr_path_operand *o = &s->p->operands[operand];
     tr_arg a = {.meta = o->meta, .at.i = s->p->args[operand]};
@@ -79,6 +81,15 @@ static void run_instr(store *s, const tr_plan *plan, const tr_instr *instr) {
             }
         tr_rows_run run = {instr->rows, s->p, args};
         cr_assert_eq(tr_rows_run_all(&run, 2), TR_OK, "%s", tr_status_detail());
+    } else if (instr->kind == TR_INSTR_NORM) {
+        // Op by op, what lies between in memory of the test's: the fused forms have tests of their own.
+        for (uint32_t i = 0; i < instr->n_ops; i++) {
+            const tr_path_op *op = &s->p->ops[ops[i]];
+            tr_ref v = s->p->operands[op->operand + op->n_in].ref;
+            if (!op->in_place && !s->value[v])
+                s->value[v] = aligned_alloc(64, ROOM); // the process ends with the test
+            run_single(s, ops[i]);
+        }
     } else if (instr->kind == TR_INSTR_DNN) {
         void *data[TR_DNN_MAX_VALUES];
         for (uint32_t i = 0; i < instr->n_args; i++)
@@ -89,7 +100,6 @@ static void run_instr(store *s, const tr_plan *plan, const tr_instr *instr) {
     }
 }
 
-enum { ROOM = 4096 };
 
 static store make_store(const tr_path *p) {
     store s = {

@@ -226,6 +226,69 @@ static tr_status run_rows(tr_runner *r, const tr_instr *instr) {
     return tr_rows_run_all(&run, r->ctx.threads);
 }
 
+static tr_status resolve_unless_elided(tr_runner *r, uint32_t operand, tr_arg *arg) {
+    const tr_plan *plan = r->current->plan;
+    tr_ref v = plan->path->operands[operand].ref;
+    if (tr_ref_is_value(v) && plan->slot[v] == TR_SLOT_ELIDED) {
+        *arg = (tr_arg){0};
+        return TR_OK;
+    }
+    return resolve(r, operand, true, arg);
+}
+
+/* batch_norm, and behind it an addition, a relu, or both. */
+static tr_status run_norm_forward(tr_runner *r, const tr_path_op *const *op, uint32_t n_ops) {
+    const tr_path *path = r->current->plan->path;
+    const tr_path_op *norm = op[0], *last = op[n_ops - 1];
+    uint32_t at = norm->operand;
+    tr_arg momentum, eps;
+    tr_norm_forward f = {.training = path->attrs[norm->attr] != 0};
+    tr_arg *const in[] = {&f.x, &f.weight, &f.bias, &f.running_mean, &f.running_var, &momentum, &eps};
+    for (uint32_t i = 0; i < 7; i++)
+        TR_TRY(resolve(r, at + i, true, in[i]));
+    TR_TRY(resolve(r, at + norm->n_in + 1, true, &f.mean));
+    TR_TRY(resolve(r, at + norm->n_in + 2, true, &f.inv));
+    TR_TRY(resolve(r, last->operand + last->n_in, true, &f.y));
+    f.momentum = tr_arg_double(&momentum);
+    f.eps = tr_arg_double(&eps);
+    for (uint32_t i = 1; i < n_ops; i++) {
+        f.flags |= op[i]->op == TR_OP_add ? TR_NORM_ADD : TR_NORM_RELU;
+        if (op[i]->op == TR_OP_add) {
+            bool first = path->operands[op[i]->operand].ref == path->operands[at + norm->n_in].ref;
+            TR_TRY(resolve(r, op[i]->operand + (first ? 1 : 0), true, &f.other));
+        }
+    }
+    return tr_norm_forward_fused(&f, &r->ctx);
+}
+
+/* threshold_backward, then batch_norm_backward. */
+static tr_status run_norm_backward(tr_runner *r, const tr_path_op *mask, const tr_path_op *norm) {
+    const tr_path *path = r->current->plan->path;
+    tr_norm_backward f = {.flags = TR_NORM_RELU, .training = path->attrs[norm->attr] != 0};
+    uint32_t at = norm->operand;
+    TR_TRY(resolve(r, mask->operand, true, &f.grad));
+    TR_TRY(resolve(r, mask->operand + 1, true, &f.y));
+    TR_TRY(resolve_unless_elided(r, mask->operand + mask->n_in, &f.dother));
+    TR_TRY(resolve(r, at + 1, true, &f.x));
+    TR_TRY(resolve(r, at + 2, true, &f.weight));
+    TR_TRY(resolve(r, at + 3, true, &f.mean));
+    TR_TRY(resolve(r, at + 4, true, &f.inv));
+    TR_TRY(resolve(r, at + norm->n_in, true, &f.dx));
+    TR_TRY(resolve_unless_elided(r, at + norm->n_in + 1, &f.dweight));
+    TR_TRY(resolve_unless_elided(r, at + norm->n_in + 2, &f.dbias));
+    return tr_norm_backward_fused(&f, &r->ctx);
+}
+
+static tr_status run_norm(tr_runner *r, const tr_instr *instr) {
+    const tr_plan *plan = r->current->plan;
+    const tr_path_op *op[3];
+    for (uint32_t i = 0; i < instr->n_ops; i++)
+        op[i] = &plan->path->ops[plan->covered[instr->first + i]];
+    tr_status status = op[0]->op == TR_OP_batch_norm ? run_norm_forward(r, op, instr->n_ops) : run_norm_backward(r, op[0], op[1]);
+    tr__runner_reset_scratch(r);
+    return status;
+}
+
 static tr_status run_multi(tr_runner *r, const tr_instr *instr) {
     const tr_plan *plan = r->current->plan;
     const tr_path *path = plan->path;
@@ -302,6 +365,8 @@ static tr_status run_instr(tr_runner *r, const tr_instr *instr) {
         return run_multi(r, instr);
     case TR_INSTR_DNN:
         return run_partition(r, instr);
+    case TR_INSTR_NORM:
+        return run_norm(r, instr);
     case TR_INSTR_ROWS:
         return run_rows(r, instr);
     case TR_INSTR_SKIP:

@@ -87,6 +87,7 @@ static const struct {
     {"layout", tr__pass_layout},
     {"home", tr__pass_home},
     {"dead", tr__pass_dead},
+    {"norm", tr__pass_norm},
     {"partition", tr__pass_partition},
     {"multi", tr__pass_multi},
     {"elementwise", tr__pass_elementwise},

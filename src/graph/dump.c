@@ -36,6 +36,7 @@ static void TR_PRINTF(2, 3) put(text *t, const char *fmt, ...) {
 
 static const char *const kinds[] = {
     [TR_INSTR_OP] = "op", [TR_INSTR_EW] = "ew", [TR_INSTR_MULTI] = "multi", [TR_INSTR_DNN] = "dnn", [TR_INSTR_SKIP] = "skip",
+    [TR_INSTR_NORM] = "norm",
     [TR_INSTR_ROWS] = "rows",
 };
 

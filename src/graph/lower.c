@@ -61,6 +61,8 @@ tr_status tr__lower(tr__graph *g, tr_plan *plan) {
             TR_TRY(tr__elementwise_lower(g, list[i], instr));
         else if (group->kind == TR_INSTR_ROWS)
             TR_TRY(tr__rows_lower(g, list[i], instr));
+        else if (group->kind == TR_INSTR_NORM)
+            TR_TRY(tr__norm_lower(g, list[i], instr));
         else if (group->kind == TR_INSTR_DNN)
             TR_TRY(tr__partition_lower(g, list[i], instr));
     }

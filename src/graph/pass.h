@@ -134,6 +134,7 @@ tr_status tr__pass_layout(tr__graph *g);
 tr_status tr__pass_home(tr__graph *g);
 tr_status tr__pass_dead(tr__graph *g);
 tr_status tr__pass_elementwise(tr__graph *g);
+tr_status tr__pass_norm(tr__graph *g);
 tr_status tr__pass_partition(tr__graph *g);
 tr_status tr__pass_multi(tr__graph *g);
 tr_status tr__pass_rows(tr__graph *g);
@@ -155,6 +156,7 @@ bool tr__is_program(tr__graph *g, uint32_t group);
 tr_status tr__elementwise_lower_ops(tr__graph *g, const uint32_t *ops, uint32_t n, tr_instr *instr);
 tr_status tr__rows_lower(tr__graph *g, uint32_t group, tr_instr *instr);
 void tr__rows_free(tr_rows *rows);
+tr_status tr__norm_lower(const tr__graph *g, uint32_t group, tr_instr *instr);
 tr_status tr__partition_lower(const tr__graph *g, uint32_t group, tr_instr *instr);
 
 #endif

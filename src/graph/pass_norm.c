@@ -1,0 +1,129 @@
+/* pass_norm.c - batch norm with what stands next to it: an addition and a relu behind it; before its derivative the
+ * relu's.
+ *
+ * Normalising reads and writes an image once; so would each of the others. Forward, what batch_norm alone gives is never
+ * stored where only the next op sees it; in-place forms write over it, and nothing need be left out. Backward, the masked
+ * gradient is stored only if a residual passes it on. */
+#include "graph/pass.h"
+
+#include "terra/alloc.h"
+
+enum { PATIENCE = 64 }; /* ops of Python's that the group may wait for the death of what it leaves out */
+
+/* The next op behind k that touches v; NIL. */
+static uint32_t next_toucher(const tr__graph *g, uint32_t k, tr_ref v) {
+    for (uint32_t t = g->touch.at[v]; t < g->touch.at[v + 1]; t++)
+        if (g->touch.item[t] > k)
+            return g->touch.item[t];
+    return TR__NIL;
+}
+
+/* Is v read by ops k (its maker) and reader only, and dead soon after? */
+static bool is_passing(const tr__graph *g, tr_ref v, uint32_t k, uint32_t reader) {
+    const tr_path *p = g->path;
+    uint32_t deadline = g->deadline[k] < g->deadline[reader] ? g->deadline[k] : g->deadline[reader];
+    if (p->fetched[v] || p->death[v] == TR_DEATH_NEVER || p->death[v] + 1 > deadline || p->death[v] > reader + PATIENCE)
+        return false;
+    for (uint32_t t = g->touch.at[v]; t < g->touch.at[v + 1]; t++)
+        if (g->touch.item[t] != k && g->touch.item[t] != reader)
+            return false;
+    return true;
+}
+
+static const tr_path_operand *result_of(const tr_path *p, uint32_t k) {
+    return &tr__operands(p, &p->ops[k])[p->ops[k].n_in];
+}
+
+static bool is_single(const tr_path *p, uint32_t k) { // precision
+    return p->ops[k].cdtype == TR_F32 && tr__operands(p, &p->ops[k])[0].meta->dtype == TR_F32;
+}
+
+/* The number at operand i as the path has it. */
+static double number_at(const tr_path *p, uint32_t k, uint32_t i) {
+    const tr_path_op *op = &p->ops[k];
+    tr_number n = {.i = p->args[op->operand + i]};
+    return tr__operands(p, op)[i].meta->dtype == TR_F64 ? n.d : (double) n.i;
+}
+
+/* May op u follow in the group of k, reading (or overwriting) all of v? */
+static bool follows(const tr__graph *g, uint32_t u, tr_op kind, const tr_path_operand *v) {
+    const tr_path *p = g->path;
+    const tr_path_op *op = &p->ops[u];
+    const tr_path_operand *o = tr__operands(p, op);
+    if (op->op != kind || op->cdtype != TR_F32 || g->groups[g->group[u]].n_ops > 1 || g->groups[g->group[u]].kind != TR_INSTR_OP)
+        return false;
+    bool first = o[0].ref == v->ref, second = kind == TR_OP_add && o[1].ref == v->ref;
+    if (first == second || (op->in_place && !first))
+        return false;
+    const tr_path_operand *other = kind == TR_OP_add ? &o[first ? 1 : 0] : NULL;
+    if (other && (other->ref == TR_REF_NONE || !tr_meta_same_shape(other->meta, v->meta) || other->meta->dtype != TR_F32))
+        return false;
+    if (other && number_at(p, u, 2) != 1)
+        return false;
+    return o[first ? 0 : 1].meta == v->meta && result_of(p, u)->meta->dtype == TR_F32;
+}
+
+static bool join(tr__graph *g, uint32_t k, uint32_t u, tr_ref v) {
+    bool writes_over = g->path->ops[u].in_place;
+    if (u - k > PATIENCE || u >= g->groups[g->group[k]].deadline || (!writes_over && !is_passing(g, v, k, u)))
+        return false;
+    if (!tr__merge(g, g->group[k], g->group[u]))
+        return false;
+    g->groups[g->group[k]].kind = TR_INSTR_NORM;
+    if (!writes_over)
+        g->elided[v] = true;
+    return true;
+}
+
+static void join_forward(tr__graph *g, uint32_t k) {
+    const tr_path *p = g->path;
+    static const tr_op order[] = {TR_OP_add, TR_OP_relu};
+    uint32_t last = k;
+    for (int step = 0; step < 2; step++) {
+        const tr_path_operand *v = result_of(p, last);
+        uint32_t u = next_toucher(g, last, v->ref);
+        if (u != TR__NIL && follows(g, u, order[step], v) && join(g, last, u, v->ref))
+            last = u;
+    }
+}
+
+static void join_backward(tr__graph *g, uint32_t k) {
+    const tr_path *p = g->path;
+    const tr_path_operand *grad = tr__operands(p, &p->ops[k]);
+    if (!tr_ref_is_value(grad->ref) || g->writes[grad->ref])
+        return;
+    uint32_t mask = g->birth[grad->ref];
+    const tr_path_op *op = &p->ops[mask];
+    if (op->op != TR_OP_threshold_backward || op->in_place || op->cdtype != TR_F32 || g->groups[g->group[mask]].n_ops > 1 ||
+        result_of(p, mask)->meta != grad->meta || number_at(p, mask, 2) != 0 || k - mask > PATIENCE || k >= g->groups[g->group[mask]].deadline)
+        return;
+    bool passing = is_passing(g, grad->ref, mask, k);
+    if (!tr__merge(g, g->group[mask], g->group[k]))
+        return;
+    g->groups[g->group[k]].kind = TR_INSTR_NORM;
+    g->elided[grad->ref] = passing;
+}
+
+tr_status tr__pass_norm(tr__graph *g) {
+    const tr_path *p = g->path;
+    for (uint32_t k = 0; k < p->n_ops; k++) {
+        if (g->groups[g->group[k]].n_ops > 1 || g->groups[g->group[k]].kind != TR_INSTR_OP || !is_single(p, k))
+            continue;
+        if (p->ops[k].op == TR_OP_batch_norm)
+            join_forward(g, k);
+        else if (p->ops[k].op == TR_OP_batch_norm_backward)
+            join_backward(g, k);
+    }
+    return TR_OK;
+}
+
+/* Guards: numbers that the fused forms know only one value of, add's alpha and the relu's threshold. */
+tr_status tr__norm_lower(const tr__graph *g, uint32_t group, tr_instr *instr) {
+    const tr_path *p = g->path;
+    if (!(instr->args = tr_malloc(4 * sizeof *instr->args)))
+        return TR_FAIL(TR_E_NOMEM, "no memory for a plan's norms");
+    for (uint32_t k = g->groups[group].head; k != TR__NIL; k = g->next[k])
+        if (p->ops[k].op == TR_OP_add || p->ops[k].op == TR_OP_threshold_backward)
+            instr->args[instr->n_guards++] = p->ops[k].operand + 2;
+    return TR_OK;
+}

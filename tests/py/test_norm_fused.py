@@ -1,0 +1,77 @@
+"""Batch norm with the addition and the relu behind it, and their derivatives, in one instruction, against op by op
+execution."""
+
+import numpy as np
+import pytest
+
+import terra as torch
+from terra import _C
+
+F = torch.nn.functional
+
+
+def forward(kind, norms, x, identity):
+    y = norms[0](x)
+    if kind == "relu":
+        y = F.relu(y)
+    elif kind == "relu_":
+        y = F.relu(y, inplace=True)
+    elif kind == "residual":
+        y = F.relu(y + identity)
+    elif kind == "residual, first":
+        y = F.relu(identity + y)
+    elif kind == "residual, in place":
+        y += identity
+        y = F.relu(y, inplace=True)
+    elif kind == "two norms":
+        y = F.relu(y + norms[1](identity))
+    elif kind == "addition only":
+        y = y + identity
+    elif kind == "kept":
+        z = y + identity
+        y = F.relu(z) + 0.1 * z
+    elif kind == "alpha":
+        y = F.relu(torch.add(y, identity, alpha=0.5))
+    return y
+
+
+KINDS = ("relu", "relu_", "residual", "residual, first", "residual, in place", "two norms", "addition only", "kept", "alpha")
+
+
+def train(kind, channels, sync):
+    _C._set_sync(sync)
+    try:
+        torch.manual_seed(3)
+        norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(channels) for _ in range(2))
+        convs = torch.nn.ModuleList(torch.nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        params = list(norms.parameters()) + list(convs.parameters())
+        optimizer = torch.optim.SGD(params, lr=0.05, momentum=0.9)
+        out = []
+        for step in range(10):
+            rng = np.random.RandomState(step)
+            x = torch.tensor(rng.randn(4, channels, 6, 5).astype("f"))
+            optimizer.zero_grad()
+            h = convs[0](x)
+            y = forward(kind, norms, convs[1](h), h)
+            loss = (y * y).mean()
+            loss.backward()
+            optimizer.step()
+            out.append(loss.item())
+        norms.eval()
+        with torch.no_grad():
+            for _ in range(4):
+                out.append(forward(kind, norms, x, x * 1).sum().item())
+        state = [p.detach().numpy().copy() for p in params] + [b.numpy().copy() for b in norms.buffers()]
+        return out, state, torch.explain()
+    finally:
+        _C._set_sync(False)
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_as_single_ops(kind, channels):
+    have, want = train(kind, channels, False), train(kind, channels, True)
+    np.testing.assert_allclose(have[0], want[0], rtol=1e-5)
+    for a, b in zip(have[1], want[1]):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
+    assert " norm " in have[2], have[2]
