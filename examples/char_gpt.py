@@ -73,6 +73,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sample", type=int, default=200)
     parser.add_argument("--losses", help="write each step's loss to this file")
+    parser.add_argument("--state", help="write the trained model and the random generator's state to this file")
     args = parser.parse_args()
 
     text = "".join(topics.topics.values())
@@ -98,6 +99,8 @@ def main():
     seconds = time.perf_counter() - start
     if args.losses:
         np.save(args.losses, np.array(losses))
+    if args.state:
+        torch.save({"model": model.state_dict(), "rng": torch.get_rng_state()}, args.state)
     print(f"{args.steps} steps in {seconds:.1f} s; loss {np.mean(losses[:10]):.3f} -> {np.mean(losses[-10:]):.3f}")
     if args.sample:
         prompt = "The "
