@@ -58,23 +58,6 @@ def accuracy(model, loader):
     return right / total
 
 
-def summary(seconds, reached):
-    print(f"trained in {seconds:.1f} s; test accuracy {100 * reached:.2f} %")
-    stats = getattr(torch, "stats", None)
-    if stats is None:
-        return
-    s = stats()
-    print(f"  iterations        {s['iterations_traced']} traced, {s['iterations_coexecuted']} co-executed, {s['side_exits']} side exits")
-    if s.get("ops"):
-        print(f"  operators         {s['ops']}, {100 * s['ops_from_plans'] / s['ops']:.1f} % from plans")
-    if s.get("instructions"):
-        print(f"  instructions      {s['instructions']}, {s['ops_covered'] / s['instructions']:.2f} operators each; "
-              f"{s['bytes_elided'] / 2**20:.1f} MiB never written")
-    if s.get("skeleton_ops"):
-        print(f"  skeleton          {s['skeleton_ns'] / s['skeleton_ops']:.0f} ns per operator")
-    print(f"  executors         {s['executors']} with {s['threads']} threads; {torch.placement() if hasattr(torch, 'placement') else ''}")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=14)
@@ -92,8 +75,10 @@ def main():
     model = Net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=1e-2)
     losses = []
+    if hasattr(torch, "watch"):  # Terra counts how it runs the steps
+        torch.watch()
     start = time.perf_counter()
-    with tqdm(total=args.epochs * len(loader), unit="step") as bar:
+    with tqdm(total=args.epochs * len(loader), unit=" steps", mininterval=0.5, disable=None) as bar:
         for epoch in range(args.epochs):
             for x, y in loader:
                 optimizer.zero_grad()
@@ -102,7 +87,7 @@ def main():
                 optimizer.step()
                 losses.append(loss.item())
                 bar.update()
-                bar.set_postfix(epoch=epoch + 1, loss=f"{losses[-1]:.4f}")
+                bar.set_postfix(epoch=epoch + 1, loss=f"{losses[-1]:.4f}", refresh=False)
                 if args.steps and len(losses) == args.steps:
                     break
             if args.steps and len(losses) == args.steps:
@@ -114,7 +99,9 @@ def main():
         np.save(args.losses, np.array(losses))
     if args.state:
         torch.save({"model": model.state_dict(), "rng": rng_state}, args.state)
-    summary(seconds, reached)
+    print(f"{len(losses)} steps in {seconds:.1f} s; test accuracy {100 * reached:.2f} %")
+    if hasattr(torch, "summary"):
+        print(torch.summary())
 
 
 if __name__ == "__main__":

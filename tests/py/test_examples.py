@@ -1,6 +1,7 @@
 """The same script under torch and under Terra, same seed: the same course. And Terra's own modes with each other."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,15 @@ def test_modes_agree(tmp_path, name):
         assert far < 1e-4
         assert np.array_equal(have_rng, rng)
     assert np.array_equal(runs["tier 0"][0], losses)
+
+
+def test_summary():
+    """What the digits example says of its steady state: full batches from plans alone, executors with their cores."""
+    out = subprocess.run([sys.executable, "-m", "terra", str(ROOT / "examples" / "digits.py"), "--steps", "120"], check=True,
+                         capture_output=True, text=True, timeout=600)
+    rows = {line[:20].strip(): line[20:] for line in out.stdout.splitlines()[1:]}
+    share = float(re.search(r"([\d.]+) % of", rows["steady state"])[1])
+    assert share >= 99 and "0 side exits" in rows["iterations"]
+    assert re.search(r"cpus \d", rows["executors"])
+    assert rows["last batches"].startswith("5 steps")
+    assert not out.stderr, "a progress bar where there is no terminal"

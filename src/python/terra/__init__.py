@@ -16,6 +16,9 @@ from ._C import (Tensor, dtype, explain, from_numpy, get_default_dtype, graphviz
                  set_executors, stats, synchronize)
 from ._C import bfloat16, bool, float32, float64, int32, int64, uint8  # noqa: A004
 
+from ._C import _stats_reset as reset_stats
+from ._summary import placement, summary, watch
+
 Size.__module__ = device.__module__ = "torch"
 
 for _name in _C._functions:  # the op table's functions; the composites below may cover some
