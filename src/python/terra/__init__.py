@@ -46,7 +46,7 @@ from .random import (Generator, default_generator, get_rng_state, initial_seed, 
 from . import autograd, random  # noqa: E402
 from .autograd import enable_grad, inference_mode, no_grad, set_grad_enabled  # noqa: E402
 from . import nn, optim, utils  # noqa: E402
-from . import _utils, accelerator, backends, cuda, linalg, safetensors, serialization  # noqa: E402, F401
+from . import _utils, accelerator, backends, cuda, distributions, linalg, onnx, safetensors, serialization  # noqa: E402, F401
 from .serialization import load, save  # noqa: E402
 
 for _storage in serialization.STORAGES.values():
