@@ -73,6 +73,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sample", type=int, default=200)
     parser.add_argument("--losses", help="write each step's loss to this file")
+    parser.add_argument("--state", help="write the trained model and the random generator's state to this file")
     args = parser.parse_args()
 
     text = "".join(topics.topics.values())
@@ -84,8 +85,10 @@ def main():
     model = GPT(len(letters), args.context, args.width, args.layers, args.heads, args.dropout)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
+    if hasattr(torch, "watch"):  # Terra counts how it runs the steps
+        torch.watch()
     start = time.perf_counter()
-    for step in (bar := tqdm(range(args.steps), unit="step")):
+    for step in (bar := tqdm(range(args.steps), unit=" steps", mininterval=0.5, disable=None)):
         at = rng.randint(0, len(data) - args.context - 1, args.batch)
         batch = np.stack([data[i:i + args.context + 1] for i in at])
         x, y = torch.from_numpy(batch[:, :-1].copy()), torch.from_numpy(batch[:, 1:].copy())
@@ -94,20 +97,19 @@ def main():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-        bar.set_postfix(loss=f"{losses[-1]:.3f}")
+        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
     seconds = time.perf_counter() - start
     if args.losses:
         np.save(args.losses, np.array(losses))
+    if args.state:
+        torch.save({"model": model.state_dict(), "rng": torch.get_rng_state()}, args.state)
     print(f"{args.steps} steps in {seconds:.1f} s; loss {np.mean(losses[:10]):.3f} -> {np.mean(losses[-10:]):.3f}")
     if args.sample:
         prompt = "The "
         tokens = model.write(torch.tensor([[number[c] for c in prompt]]), args.sample)
         print("".join(letters[i] for i in tokens[0].tolist()))
-    stats = getattr(torch, "stats", None)
-    if stats is not None:
-        s = stats()
-        print(f"{s['iterations_traced']} iterations traced, {s['iterations_coexecuted']} co-executed, {s['side_exits']} side exits, "
-              f"{100 * s['ops_from_plans'] / max(1, s['ops']):.1f} % of operators from plans")
+    if hasattr(torch, "summary"):
+        print(torch.summary())
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from ._C import (Tensor, dtype, explain, from_numpy, get_default_dtype, graphviz
                  set_executors, stats, synchronize)
 from ._C import bfloat16, bool, float32, float64, int32, int64, uint8  # noqa: A004
 
+from ._C import _stats_reset as reset_stats
+from ._summary import placement, summary, watch
+
 Size.__module__ = device.__module__ = "torch"
 
 for _name in _C._functions:  # the op table's functions; the composites below may cover some
@@ -43,7 +46,7 @@ from .random import (Generator, default_generator, get_rng_state, initial_seed, 
 from . import autograd, random  # noqa: E402
 from .autograd import enable_grad, inference_mode, no_grad, set_grad_enabled  # noqa: E402
 from . import nn, optim, utils  # noqa: E402
-from . import _utils, accelerator, backends, cuda, linalg, safetensors, serialization  # noqa: E402, F401
+from . import _utils, accelerator, backends, cuda, distributions, linalg, onnx, safetensors, serialization  # noqa: E402, F401
 from .serialization import load, save  # noqa: E402
 
 for _storage in serialization.STORAGES.values():

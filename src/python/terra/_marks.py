@@ -1,6 +1,6 @@
 """Where iterations end, as far as Python knows: an outermost optimizer step, a batch handed out, a backward."""
 
-from . import _C
+from . import _C, _summary
 
 _depth = 0
 
@@ -17,6 +17,7 @@ class step:
         _depth -= 1
         if _depth == 0 and kind is None:
             _C._mark_optimizer_step()
+            _summary.step()
 
 
 def backward():
@@ -24,6 +25,7 @@ def backward():
         _C._mark_backward()
 
 
-def dataloader():
+def dataloader(partial):
+    _summary.partial = partial
     if _depth == 0:
         _C._mark_dataloader()

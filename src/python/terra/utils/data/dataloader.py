@@ -1,6 +1,7 @@
 """DataLoader: batches of a dataset, in this process or by workers that are forked."""
 
 import itertools
+import math
 import multiprocessing
 import os
 import queue
@@ -110,10 +111,17 @@ class DataLoader:
         pass
 
 
+def _full_batches(loader):
+    """How many of an epoch's batches are of the whole batch size; infinite where only a program's own sampler knows."""
+    known = loader.batch_size is not None and type(loader.sampler) in (RandomSampler, SequentialSampler)
+    return len(loader.sampler) // loader.batch_size if known else math.inf
+
+
 class _Iterator:
     def __init__(self, loader):
         self.loader = loader
         self.indices = iter(loader._index_sampler)
+        self.handed, self.full = 0, _full_batches(loader)
         generator = loader.generator or _random.default_generator
         self.base_seed = generator._draw64() & 0x7FFF_FFFF_FFFF_FFFF
 
@@ -125,7 +133,8 @@ class _Iterator:
 
     def __next__(self):
         data = self._next()
-        _marks.dataloader()
+        self.handed += 1
+        _marks.dataloader(self.handed > self.full)
         return data
 
     next = __next__
@@ -182,6 +191,7 @@ class _ByWorkers(_Iterator):
             self.early.pop(self.taken, None)
             self.taken += 1
         self.indices = iter(loader._index_sampler)  # workers keep their seeds
+        self.handed = 0
         for tasks in self.tasks:
             tasks.put("resume")
         self._start()
