@@ -203,35 +203,41 @@ static void scale_row(const unit *u, float *x, int64_t row, int64_t key, int64_t
     if (j->mask) {
         const float *bias = mask_row(u, row, key, seen);
         _Pragma("GCC ivdep") for (int64_t k = 0; k < seen; k++) x[k] = x[k] * scale + bias[k];
-    } else {
+    } else if (scale != 1) {
         _Pragma("GCC ivdep") for (int64_t k = 0; k < seen; k++) x[k] *= scale;
     }
     for (int64_t k = seen; k < n_pad; k++)
         x[k] = -__builtin_inff();
 }
 
+/* NaN is not looked for: it makes the row's sum NaN. */
 static float row_max(const float *x, int64_t n) {
     vF m = (vF){0} - __builtin_inff(), v;
     for (int64_t k = 0; k < n; k += VN_F) {
         memcpy(&v, x + k, sizeof v);
-        m = vF_select((v > m) | (v != v), v, m);
+        m = vF_max(v, m);
     }
     float most = m[0];
     for (int k = 1; k < VN_F; k++)
-        most = m[k] > most || m[k] != m[k] ? m[k] : most;
+        most = m[k] > most ? m[k] : most;
     return most;
 }
 
 /* x = exp(x - m); returns the sum */
 static float exponentials(float *x, float m, int64_t n) {
-    vF s = {0}, v;
-    for (int64_t k = 0; k < n; k += VN_F) {
+    vF s = {0}, t = s, v, w;
+    for (int64_t k = 0; k < n; k += NR) {
         memcpy(&v, x + k, sizeof v);
-        v = vF_exp(v - m);
+        memcpy(&w, x + k + VN_F, sizeof w);
+        v = vF_exp_down(v - m);
+        w = vF_exp_down(w - m);
         s += v;
+        t += w;
         memcpy(x + k, &v, sizeof v);
+        memcpy(x + k + VN_F, &w, sizeof w);
     }
     float total = 0;
+    s += t;
     for (int k = 0; k < VN_F; k++)
         total += s[k];
     return total;
