@@ -252,6 +252,29 @@ static void updates(void) {
     bench("normal", normal_, 4.0 * N, 0, (0), (p), p, number(0), number(1), gen);
 }
 
+/* BERT's: 1024 tokens, 768 wide, 30,522 words. */
+static void bert(void) {
+    enum { TOKENS = 1024, WIDE = 768, INNER = 3072, WORDS = 30522 };
+    tr_arg x = F(TOKENS, INNER), y = F(TOKENS, INNER), d = F(TOKENS, INNER), none = {0};
+    bench("bert gelu", gelu, 8.0 * TOKENS * INNER, 0, (0), (y), x);
+    bench("bert gelu_backward", gelu_backward, 12.0 * TOKENS * INNER, 0, (0), (d), y, x);
+    tr_generator state;
+    tr_generator_seed(&state, 1);
+    tr_arg gen = {&state, tr_meta_get(TR_U8, 1, (int64_t[]){sizeof state}, NULL), {0}}, h = F(TOKENS, WIDE), o = F(TOKENS, WIDE),
+           mask = TENSOR(TR_BOOL, TOKENS, WIDE);
+    bench("bert dropout", _dropout, 9.0 * TOKENS * WIDE, 0, (0), (o, mask), h, number(0.1), gen);
+    tr_arg logits = F(TOKENS, WORDS), dl = F(TOKENS, WORDS), target = TENSOR(TR_I64, TOKENS), loss = make(TR_F32, 0, (int64_t[]){0}, NULL),
+           total = make(TR_F32, 0, (int64_t[]){0}, NULL), sums = F(TOKENS);
+    for (int k = 0; k < TOKENS; k++)
+        ((int64_t *) target.data)[k] = k * 7919 % WORDS;
+    bench("bert cross_entropy", _cross_entropy, 4.0 * TOKENS * WORDS, 0, (1), (loss, total, sums), logits, target, none,
+          number(-100));
+    bench("bert cross_entropy backward", _cross_entropy_backward, 8.0 * TOKENS * WORDS, 0, (1), (dl), loss, logits, target, none,
+          total, sums, number(-100));
+    tr_arg table = F(WORDS, WIDE);
+    bench("bert embedding backward", embedding_backward, 4.0 * WORDS * WIDE, 0, (WORDS, -1), (table), h, target);
+}
+
 static void products(void) {
     static const int sizes[][3] = {{1024, 768, 3072}, {1024, 512, 16384}, {128, 128, 128}, {16, 64, 64}};
     for (int i = 0; i < 4; i++) {
@@ -319,6 +342,7 @@ int main(int argc, char **argv) {
     reductions();
     layers();
     updates();
+    bert();
     products();
     attention();
     convolutions();

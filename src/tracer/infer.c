@@ -399,6 +399,13 @@ static tr_status infer_nll_loss(tr_infer *c) {
     TR_TRY(set_out(c, 0, c->cdtype, none && x->ndim == 2 ? 1 : 0, x->shape));
     return set_out(c, 1, c->cdtype, 0, NULL);
 }
+static tr_status infer_cross_entropy(tr_infer *c) {
+    const tr_meta *x = c->in[0].meta;
+    TR_TRY(infer_nll_loss(c));
+    if (x->ndim != 2 || (x->dtype != TR_F32 && x->dtype != TR_F64))
+        return TR_FAIL(TR_E_RUNTIME, "_cross_entropy: the input must have two dimensions and be float32 or float64");
+    return set_out(c, 2, c->cdtype, 1, x->shape);
+}
 static tr_status infer_nll_loss_backward(tr_infer *c) {
     c->cdtype = c->in[1].meta->dtype;
     return set_meta(c, 0, tr_meta_as_contiguous(c->in[1].meta, c->cdtype));

@@ -238,6 +238,14 @@ row("nll_loss", lambda t, F, x, y: F.nll_loss(x, y) + F.nll_loss(x, y, reduction
 row("nll_loss_backward", lambda t, F, x, y, w: F.cross_entropy(x, y, weight=w.detach()), [In((6, 4)), In((6,), "index:4"), In((4,), "positive", grad=False)],
     dtypes=("float32", "float64"), tol=4, bad=_nll_bad)
 
+_ce_bad = [lambda t, F: F.cross_entropy(t.ones(2, 3), t.tensor([0, 1, 2])), lambda t, F: F.cross_entropy(t.ones(2, 3), t.ones(2)),
+           lambda t, F: F.cross_entropy(t.ones(2, 3), t.tensor([0, 7])).item()]
+row("_cross_entropy", lambda t, F, x, y: (F.cross_entropy(x, y), F.cross_entropy(x * 30, y, reduction="sum", ignore_index=1), F.cross_entropy(x, y, reduction="none")),
+    [In((6, 4)), In((6,), "index:4")], [In((3, 2070)), In((3,), "index:2070")], [In((5, 1)), In((5,), "index:1")], dtypes=("float32", "float64"), tol=4, bad=_ce_bad)
+row("_cross_entropy_backward", lambda t, F, x, y, w: F.cross_entropy(x, y, weight=w.detach(), ignore_index=2) + F.cross_entropy(x, y, w.detach(), reduction="none").sum(),
+    [In((6, 4)), In((6,), "index:4"), In((4,), "positive", grad=False)], [In((4, 37)), In((4,), "index:37"), In((37,), "positive", grad=False)],
+    dtypes=("float32", "float64"), tol=4, bad=_ce_bad)
+
 # ---- attention
 _sdpa_bad = [lambda t, F: F.scaled_dot_product_attention(t.ones(1, 1, 2, 3), t.ones(1, 1, 2, 4), t.ones(1, 1, 2, 3)),
              lambda t, F: F.scaled_dot_product_attention(t.ones(1, 1, 2, 3), t.ones(1, 1, 2, 3), t.ones(1, 1, 2, 3), t.ones(3, 3)),

@@ -480,6 +480,8 @@ def cross_entropy(input, target, weight=None, size_average=None, ignore_index=-1
     dim = 0 if input.ndim == 1 else 1
     if target.dtype.is_floating_point and target.shape == input.shape:
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing, dim)
+    if label_smoothing == 0.0 and input.ndim == 2 and (input.dtype is _C.float32 or input.dtype is _C.float64):
+        return _op._cross_entropy(input, target, weight, ignore_index, reduction)[0]
     if label_smoothing == 0.0:
         return nll_loss(_op._log_softmax(input, dim), target, weight, None, ignore_index, None, reduction)
     return _smoothed(input, target, weight, ignore_index, reduction, label_smoothing, dim)
