@@ -252,6 +252,29 @@ static void updates(void) {
     bench("normal", normal_, 4.0 * N, 0, (0), (p), p, number(0), number(1), gen);
 }
 
+/* BERT's: 1024 tokens, 768 wide, 30,522 words. */
+static void bert(void) {
+    enum { TOKENS = 1024, WIDE = 768, INNER = 3072, WORDS = 30522 };
+    tr_arg x = F(TOKENS, INNER), y = F(TOKENS, INNER), d = F(TOKENS, INNER), none = {0};
+    bench("bert gelu", gelu, 8.0 * TOKENS * INNER, 0, (0), (y), x);
+    bench("bert gelu_backward", gelu_backward, 12.0 * TOKENS * INNER, 0, (0), (d), y, x);
+    tr_generator state;
+    tr_generator_seed(&state, 1);
+    tr_arg gen = {&state, tr_meta_get(TR_U8, 1, (int64_t[]){sizeof state}, NULL), {0}}, h = F(TOKENS, WIDE), o = F(TOKENS, WIDE),
+           mask = TENSOR(TR_BOOL, TOKENS, WIDE);
+    bench("bert dropout", _dropout, 9.0 * TOKENS * WIDE, 0, (0), (o, mask), h, number(0.1), gen);
+    tr_arg logits = F(TOKENS, WORDS), dl = F(TOKENS, WORDS), target = TENSOR(TR_I64, TOKENS), loss = make(TR_F32, 0, (int64_t[]){0}, NULL),
+           total = make(TR_F32, 0, (int64_t[]){0}, NULL), sums = F(TOKENS);
+    for (int k = 0; k < TOKENS; k++)
+        ((int64_t *) target.data)[k] = k * 7919 % WORDS;
+    bench("bert cross_entropy", _cross_entropy, 4.0 * TOKENS * WORDS, 0, (1), (loss, total, sums), logits, target, none,
+          number(-100));
+    bench("bert cross_entropy backward", _cross_entropy_backward, 8.0 * TOKENS * WORDS, 0, (1), (dl), loss, logits, target, none,
+          total, sums, number(-100));
+    tr_arg table = F(WORDS, WIDE);
+    bench("bert embedding backward", embedding_backward, 4.0 * WORDS * WIDE, 0, (WORDS, -1), (table), h, target);
+}
+
 static void products(void) {
     static const int sizes[][3] = {{1024, 768, 3072}, {1024, 512, 16384}, {128, 128, 128}, {16, 64, 64}};
     for (int i = 0; i < 4; i++) {
@@ -264,6 +287,26 @@ static void products(void) {
     bench("bmm 96x128x64x128", bmm, 0, 2.0 * 96 * 128 * 64 * 128, (0), (F(96, 128, 128)), F(96, 128, 64), F(96, 64, 128));
     tr_arg d = make(TR_F64, 2, (int64_t[]){256, 256}, NULL);
     bench("mm, float64", mm, 0, 2.0 * 256 * 256 * 256, (0), (make(TR_F64, 2, (int64_t[]){256, 256}, NULL)), d, d);
+}
+
+/* As projections leave them: [B, L, H, D], seen as [B, H, L, D]. */
+static tr_arg heads(int64_t b, int64_t h, int64_t l, int64_t d) {
+    return make(TR_F32, 4, (int64_t[]){b, h, l, d}, (int64_t[]){l * h * d, d, h * d, 1});
+}
+static void attention(void) {
+    static const int sizes[][5] = {{8, 12, 128, 64, 0}, {4, 8, 256, 64, 1}, {1, 8, 2048, 64, 1}};
+    for (int i = 0; i < 3; i++) {
+        int64_t b = sizes[i][0], h = sizes[i][1], l = sizes[i][2], d = sizes[i][3], causal = sizes[i][4];
+        tr_arg q = heads(b, h, l, d), k = heads(b, h, l, d), v = heads(b, h, l, d), y = heads(b, h, l, d), g = heads(b, h, l, d),
+               dq = heads(b, h, l, d), dk = heads(b, h, l, d), dv = heads(b, h, l, d), sums = F(b, h, l), none = {0};
+        double flops = 4.0 * (double) (b * h * l * l * d) / (causal ? 2 : 1);
+        char name[64];
+        snprintf(name, sizeof name, "attention %dx%dx%dx%d%s", sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3],
+                 causal ? " causal" : "");
+        bench(name, _sdpa, 0, flops, (causal), (y, sums), q, k, v, none, none, number(0.125), number(0));
+        bench("attention, backward", _sdpa_backward, 0, 2.5 * flops, (causal), (dq, dk, dv), g, q, k, v, none, none, y, sums,
+              number(0.125), number(0));
+    }
 }
 
 static void convolutions(void) {
@@ -299,7 +342,9 @@ int main(int argc, char **argv) {
     reductions();
     layers();
     updates();
+    bert();
     products();
+    attention();
     convolutions();
     return 0;
 }

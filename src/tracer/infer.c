@@ -399,9 +399,67 @@ static tr_status infer_nll_loss(tr_infer *c) {
     TR_TRY(set_out(c, 0, c->cdtype, none && x->ndim == 2 ? 1 : 0, x->shape));
     return set_out(c, 1, c->cdtype, 0, NULL);
 }
+static tr_status infer_cross_entropy(tr_infer *c) {
+    const tr_meta *x = c->in[0].meta;
+    TR_TRY(infer_nll_loss(c));
+    if (x->ndim != 2 || (x->dtype != TR_F32 && x->dtype != TR_F64))
+        return TR_FAIL(TR_E_RUNTIME, "_cross_entropy: the input must have two dimensions and be float32 or float64");
+    return set_out(c, 2, c->cdtype, 1, x->shape);
+}
 static tr_status infer_nll_loss_backward(tr_infer *c) {
     c->cdtype = c->in[1].meta->dtype;
     return set_meta(c, 0, tr_meta_as_contiguous(c->in[1].meta, c->cdtype));
+}
+
+/* ------------------------------------------------------------------------------------------------ attention */
+
+static tr_status infer_sdpa(tr_infer *c) {
+    const tr_meta *q = c->in[0].meta, *k = c->in[1].meta, *v = c->in[2].meta, *mask = c->in[3].meta, *keep = c->in[4].meta;
+    bool fits = q->ndim == 4 && k->ndim == 4 && v->ndim == 4;
+    for (int d = 0; d < 2; d++)
+        fits = fits && q->shape[d] == k->shape[d] && q->shape[d] == v->shape[d];
+    if (!fits || q->shape[3] != k->shape[3] || k->shape[2] != v->shape[2] || !k->shape[2] || !q->shape[3])
+        return TR_FAIL(TR_E_SHAPE, "_sdpa: query, key and value must be [B, H, L, D], [B, H, S, D] and [B, H, S, E]");
+    if (q->dtype != TR_F32 || k->dtype != TR_F32 || v->dtype != TR_F32)
+        return TR_FAIL(TR_E_RUNTIME, "_sdpa: query, key and value must be float32");
+    const int64_t scores[] = {q->shape[0], q->shape[1], q->shape[2], k->shape[2]};
+    fits = !mask || mask->ndim <= 4;
+    for (int d = 0; mask && fits && d < mask->ndim; d++)
+        fits = mask->shape[d] == 1 || mask->shape[d] == scores[d + 4 - mask->ndim];
+    if (!fits || (keep && memcmp(keep->shape, scores, sizeof scores) != 0))
+        return TR_FAIL(TR_E_SHAPE, "_sdpa: the mask does not fit the scores");
+    c->cdtype = TR_F32;
+    // As PyTorch has it: heads side by side, but not where there is dropout.
+    const int64_t shape[] = {q->shape[0], q->shape[1], q->shape[2], v->shape[3]};
+    const int64_t row = shape[1] * shape[3], strides[] = {shape[2] * row, shape[3], row, 1};
+    bool beside = !keep && q->shape[3] == v->shape[3] && q->numel;
+    TR_TRY(set_meta(c, 0, tr_meta_get(TR_F32, 4, shape, beside ? strides : NULL)));
+    return set_out(c, 1, TR_F32, 3, shape);
+}
+
+/* A dense meta with the dimensions of `m` in the order in which they lie in memory. */
+static const tr_meta *dense_like(const tr_meta *m) {
+    int order[TR_MAX_DIMS];
+    int64_t strides[TR_MAX_DIMS], step = 1;
+    for (int d = 0; d < m->ndim; d++) {
+        int k = d;
+        if (m->strides[d] == 0 && m->shape[d] != 1)
+            return tr_meta_as_contiguous(m, (tr_dtype) m->dtype);
+        for (; k > 0 && m->strides[order[k - 1]] < m->strides[d]; k--)
+            order[k] = order[k - 1];
+        order[k] = d;
+    }
+    for (int k = m->ndim - 1; k >= 0; k--) {
+        strides[order[k]] = step;
+        step *= m->shape[order[k]] > 1 ? m->shape[order[k]] : 1;
+    }
+    return tr_meta_get((tr_dtype) m->dtype, m->ndim, m->shape, strides);
+}
+static tr_status infer_sdpa_backward(tr_infer *c) {
+    c->cdtype = TR_F32;
+    for (int i = 0; i < 3; i++)
+        TR_TRY(set_meta(c, i, dense_like(c->in[1 + i].meta)));
+    return TR_OK;
 }
 
 /* ------------------------------------------------------------------------------------------------ matrix products */

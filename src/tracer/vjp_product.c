@@ -3,6 +3,8 @@
 
 #include "tracer/vjp.h"
 
+#include <math.h>
+
 static bool column_major(const tr_meta *m) {
     return m->strides[0] == 1 && m->strides[1] == m->shape[0] && !m->contiguous;
 }
@@ -102,4 +104,60 @@ VJP(adaptive_avg_pool2d, BIT(0), 0) { GIVE(0, WORD(adaptive_avg_pool2d_backward,
 VJP(adaptive_avg_pool2d_backward, 0, 0) {
     if (NEEDS(0))
         GIVE(0, WORD_A(adaptive_avg_pool2d, A(META(0)->shape[2], META(0)->shape[3]), tr_in(G)));
+}
+
+/* ---- attention ---- */
+
+static T product(tr_vjp *v, T a, T b) {
+    T out = NULL;
+    if (v->status == TR_OK && a && b)
+        v->status = tr_matmul(a, b, &out);
+    return v->status == TR_OK ? tr__vjp_own(v, out) : NULL;
+}
+
+/* By ops that can be differentiated again: the probabilities are computed once more. */
+static void sdpa_composed(tr_vjp *v) {
+    T q = IN(0), k = IN(1), value = IN(2), g = G;
+    double factor = NUMBER(5), kept = 1 / (1 - NUMBER(6));
+    T scores = scale(v, product(v, q, transposed(v, k, 2, 3)), factor);
+    if (META(3) && META(3)->dtype == TR_BOOL)
+        scores = WORD(where, X(3), tr_in(scores), tr_in_double(-INFINITY));
+    else if (META(3))
+        scores = add(v, scores, IN(3));
+    if (ATTR(0) && scores) {
+        T ones = full_like(v, tr_meta_get(TR_BOOL, 2, scores->meta->shape + 2, NULL), 1);
+        scores = WORD(where, tr_in(WORD_A(tril, A(0), tr_in(ones))), tr_in(scores), tr_in_double(-INFINITY));
+    }
+    T p = WORD_A(_softmax, A(3), tr_in(scores)), dropped = p, dp = product(v, g, transposed(v, value, 2, 3));
+    if (META(4)) {
+        dropped = WORD(masked_scale, tr_in(p), X(4), tr_in_double(kept));
+        dp = WORD(masked_scale, tr_in(dp), X(4), tr_in_double(kept));
+    }
+    T ds = scale(v, WORD_A(_softmax_backward, A(3), tr_in(dp), tr_in(p)), factor);
+    if (NEEDS(0))
+        GIVE(0, product(v, ds, k));
+    if (NEEDS(1))
+        GIVE(1, product(v, transposed(v, ds, 2, 3), q));
+    if (NEEDS(2))
+        GIVE(2, product(v, transposed(v, dropped, 2, 3), g));
+}
+
+VJP(sdpa, BIT(0) | BIT(1) | BIT(2) | BIT(3) | BIT(4), BIT(0) | BIT(1)) {
+    if (!G)
+        return;
+    if (v->create_graph) {
+        sdpa_composed(v);
+        return;
+    }
+    T out[TR_MAX_OUTPUTS] = {0};
+    tr_input mask = META(3) ? X(3) : (tr_input){0}, keep = META(4) ? X(4) : (tr_input){0};
+    tr_input in[] = {tr_in(G), X(0), X(1), X(2), mask, keep, tr_in(OUT(0)), tr_in(OUT(1)), X(5), X(6)};
+    if (v->status == TR_OK)
+        v->status = tr_apply(TR_OP__sdpa_backward, in, 10, A(ATTR(0)), NULL, false, out);
+    for (int i = 0; i < 3; i++) {
+        if (v->status == TR_OK && tr__needs(v, i))
+            v->results[i] = out[i];
+        else
+            tr_tensor_release(out[i]);
+    }
 }

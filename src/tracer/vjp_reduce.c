@@ -153,6 +153,20 @@ VJP(nll_loss_backward, BIT(2) | BIT(3), 0) {
     if (NEEDS(1))
         GIVE(1, full_like(v, META(1), 0));
 }
+/* The rows' sums serve one pass over the logits; what can be differentiated again is composed. */
+VJP(cross_entropy, BIT(0) | BIT(1) | BIT(2), BIT(1) | BIT(2)) {
+    tr_input ignore = {.meta = META(3), .number = v->node->numbers[3]};
+    if (!G)
+        return;
+    if (!v->create_graph) {
+        GIVE(0, WORD_A(_cross_entropy_backward, A(ATTR(0)), tr_in(G), X(0), X(1), optional(v, 2), tr_in(OUT(1)), tr_in(OUT(2)),
+                       ignore));
+        return;
+    }
+    T logs = WORD_A(_log_softmax, A(1), X(0));
+    T d = WORD_A(nll_loss_backward, A(ATTR(0)), tr_in(G), tr_in(logs), X(1), optional(v, 2), tr_in(OUT(1)), ignore);
+    GIVE(0, WORD_A(_log_softmax_backward, A(1), tr_in(d), tr_in(logs)));
+}
 
 /* ---- normalisation ---- */
 

@@ -238,6 +238,40 @@ row("nll_loss", lambda t, F, x, y: F.nll_loss(x, y) + F.nll_loss(x, y, reduction
 row("nll_loss_backward", lambda t, F, x, y, w: F.cross_entropy(x, y, weight=w.detach()), [In((6, 4)), In((6,), "index:4"), In((4,), "positive", grad=False)],
     dtypes=("float32", "float64"), tol=4, bad=_nll_bad)
 
+_ce_bad = [lambda t, F: F.cross_entropy(t.ones(2, 3), t.tensor([0, 1, 2])), lambda t, F: F.cross_entropy(t.ones(2, 3), t.ones(2)),
+           lambda t, F: F.cross_entropy(t.ones(2, 3), t.tensor([0, 7])).item()]
+row("_cross_entropy", lambda t, F, x, y: (F.cross_entropy(x, y), F.cross_entropy(x * 30, y, reduction="sum", ignore_index=1), F.cross_entropy(x, y, reduction="none")),
+    [In((6, 4)), In((6,), "index:4")], [In((3, 2070)), In((3,), "index:2070")], [In((5, 1)), In((5,), "index:1")], dtypes=("float32", "float64"), tol=4, bad=_ce_bad)
+row("_cross_entropy_backward", lambda t, F, x, y, w: F.cross_entropy(x, y, weight=w.detach(), ignore_index=2) + F.cross_entropy(x, y, w.detach(), reduction="none").sum(),
+    [In((6, 4)), In((6,), "index:4"), In((4,), "positive", grad=False)], [In((4, 37)), In((4,), "index:37"), In((37,), "positive", grad=False)],
+    dtypes=("float32", "float64"), tol=4, bad=_ce_bad)
+
+# ---- attention
+_sdpa_bad = [lambda t, F: F.scaled_dot_product_attention(t.ones(1, 1, 2, 3), t.ones(1, 1, 2, 4), t.ones(1, 1, 2, 3)),
+             lambda t, F: F.scaled_dot_product_attention(t.ones(1, 1, 2, 3), t.ones(1, 1, 2, 3), t.ones(1, 1, 2, 3), t.ones(3, 3)),
+             lambda t, F: F.scaled_dot_product_attention(t.ones(1, 1, 2, 3), t.ones(1, 1, 2, 3), t.ones(1, 1, 2, 3, dtype=t.float64))]
+# torch's fused form can't be differentiated twice: see below.
+row("_sdpa", lambda t, F, q, k, v: F.scaled_dot_product_attention(q, k, v) + F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.7)
+    + F.scaled_dot_product_attention(q, k, v, dropout_p=0.4),
+    [In((2, 3, 5, 4)), In((2, 3, 7, 4)), In((2, 3, 7, 6))], [In((1, 2, 9, 3)), In((1, 2, 9, 3)), In((1, 2, 9, 3))],
+    [In((1, 1, 61, 20)), In((1, 1, 40, 20)), In((1, 1, 40, 20))], [In((0, 2, 3, 4)), In((0, 2, 3, 4)), In((0, 2, 3, 4))],
+    dtypes=("float32", "float64"), tol=8, random=True, gradgrad=False, bad=_sdpa_bad)
+
+
+def _sdpa_masked(t, F, q, k, v, m, b):
+    first = t.tensor([True] + [False] * (k.shape[2] - 1))  # no row without a key
+    y = (F.scaled_dot_product_attention(q, k, v, m.detach(), 0.2) + F.scaled_dot_product_attention(q, k, v, b | first)
+         + F.scaled_dot_product_attention(q, k, v, m))
+    if q.requires_grad:  # double gradients in float32 as well, where there is a kernel
+        y = y + sum(g.sum() for g in t.autograd.grad(t.square(y).sum(), (q, k, v), create_graph=True))
+    return y
+
+
+row("_sdpa_backward", _sdpa_masked,
+    [In((2, 3, 5, 4)), In((2, 3, 7, 4)), In((2, 3, 7, 6)), In((2, 1, 5, 7)), In((5, 7), "bool")],
+    [In((1, 2, 50, 8)), In((1, 2, 20, 8)), In((1, 2, 20, 6)), In((1, 1, 1, 20)), In((1, 2, 1, 20), "bool")],
+    dtypes=("float32", "float64"), tol=16, random=True, bad=_sdpa_bad)
+
 # ---- products
 _mm_bad = lambda f: [lambda t, F: f(t, t.ones(2, 3), t.ones(2, 3)), lambda t, F: f(t, t.ones(2, 3), t.ones(3)),
                      lambda t, F: f(t, t.ones(2, 3), t.ones(3, 2, dtype=t.float64))]

@@ -480,6 +480,8 @@ def cross_entropy(input, target, weight=None, size_average=None, ignore_index=-1
     dim = 0 if input.ndim == 1 else 1
     if target.dtype.is_floating_point and target.shape == input.shape:
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing, dim)
+    if label_smoothing == 0.0 and input.ndim == 2 and (input.dtype is _C.float32 or input.dtype is _C.float64):
+        return _op._cross_entropy(input, target, weight, ignore_index, reduction)[0]
     if label_smoothing == 0.0:
         return nll_loss(_op._log_softmax(input, dim), target, weight, None, ignore_index, None, reduction)
     return _smoothed(input, target, weight, ignore_index, reduction, label_smoothing, dim)
@@ -600,6 +602,23 @@ def cosine_embedding_loss(input1, input2, target, margin=0, size_average=None, r
 # ---- attention ----
 
 
+def _sdpa_fits(query, key, value, mask, p, causal):
+    """Is there a kernel for these operands? Others are composed of ops."""
+    q, k, v = query.shape, key.shape, value.shape
+    if len(q) != 4 or len(k) != 4 or len(v) != 4 or q[:2] != k[:2] or q[:2] != v[:2] or q[3] != k[3] or k[2] != v[2]:
+        return False
+    if query.dtype is not _C.float32 or key.dtype is not _C.float32 or value.dtype is not _C.float32:
+        return False
+    if not 0.0 <= p < 1.0 or not query.numel() or not value.numel():
+        return False
+    if mask is None:
+        return True
+    if causal or mask.requires_grad or mask.dtype is not _C.bool and mask.dtype is not _C.float32:
+        return False
+    scores, own = (q[0], q[1], q[2], k[2]), mask.shape
+    return len(own) <= 4 and all(a == 1 or a == b for a, b in zip(own[::-1], scores[::-1]))
+
+
 def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None,
                                  enable_gqa=False):
     """softmax(query key^T * scale + mask) value; [..., L, E], [..., S, E], [..., S, Ev]"""
@@ -607,6 +626,11 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
         value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    if _sdpa_fits(query, key, value, attn_mask, dropout_p, is_causal):
+        keep = None
+        if dropout_p > 0.0:  # drawn as dropout draws for the probabilities
+            keep = _op._bernoulli_(_C._new_empty((*query.shape[:3], key.shape[2]), _C.bool), 1 - dropout_p)
+        return _op._sdpa(query, key, value, attn_mask, keep, scale, dropout_p, is_causal)[0]
     scores = query.matmul(_C.transpose(key, -2, -1)) * scale
     if is_causal:
         if attn_mask is not None:

@@ -1,0 +1,134 @@
+/* Attention against a plain loop in double, over sizes with remainders everywhere, more keys than a block, causal, masked and
+ * with dropout; the same bits with any number of threads. */
+#include "kernel_call.h"
+
+TestSuite(attention, .init = kc_init);
+
+typedef struct sizes {
+    int64_t b, h, l, s, d, e;
+    bool causal, mask, keep;
+} sizes;
+
+static float *noise(int64_t n, uint32_t seed) {
+    float *x = malloc((size_t) n * sizeof *x);
+    kc_noise(x, n, seed);
+    return x;
+}
+
+/* Rows of heads lie [L, H, columns]. */
+static tr_arg heads(float *data, const sizes *z, int64_t rows, int64_t columns) {
+    return kc_strided(TR_F32, data, 4, (int64_t[]){z->b, z->h, rows, columns},
+                      (int64_t[]){rows * z->h * columns, columns, z->h * columns, 1});
+}
+static double element(const float *x, const sizes *z, int64_t rows, int64_t columns, int64_t b, int64_t h, int64_t r, int64_t c) {
+    return x[((b * rows + r) * z->h + h) * columns + c];
+}
+
+/* A row's probabilities, and what dropout makes of them. */
+static void probabilities(const sizes *z, const float *q, const float *k, const float *mask, const uint8_t *keep, int64_t b,
+                          int64_t h, int64_t i, double *p, double *dropped) {
+    double most = -INFINITY, sum = 0;
+    for (int64_t j = 0; j < z->s; j++) {
+        double x = 0;
+        for (int64_t c = 0; c < z->d; c++)
+            x += element(q, z, z->l, z->d, b, h, i, c) * element(k, z, z->s, z->d, b, h, j, c);
+        p[j] = z->causal && j > i ? -INFINITY : x * 0.25 + (z->mask ? (double) mask[i * z->s + j] : 0);
+        most = fmax(most, p[j]);
+    }
+    for (int64_t j = 0; j < z->s; j++)
+        sum += p[j] = exp(p[j] - most);
+    for (int64_t j = 0; j < z->s; j++) {
+        p[j] /= sum;
+        dropped[j] = !z->keep ? p[j] : keep[((b * z->h + h) * z->l + i) * z->s + j] ? p[j] / 0.75 : 0;
+    }
+}
+
+static void check(sizes z) {
+    int64_t nq = z.b * z.h * z.l * z.d, nk = z.b * z.h * z.s * z.d, nv = z.b * z.h * z.s * z.e, ny = z.b * z.h * z.l * z.e,
+            nl = z.b * z.h * z.l;
+    float *q = noise(nq, 1), *k = noise(nk, 2), *v = noise(nv, 3), *g = noise(ny, 4), *mask = noise(z.l * z.s, 5);
+    float *y[2], *lse[2], *dq[2], *dk[2], *dv[2];
+    uint8_t *keep = malloc((size_t) (nl * z.s));
+    for (int64_t i = 0; i < nl * z.s; i++)
+        keep[i] = i * 7919 % 4 != 0;
+    for (int t = 0; t < 2; t++) {
+        y[t] = noise(ny, 9), lse[t] = noise(nl, 9), dq[t] = noise(nq, 9), dk[t] = noise(nk, 9), dv[t] = noise(nv, 9);
+        tr_arg aq = heads(q, &z, z.l, z.d), ak = heads(k, &z, z.s, z.d), av = heads(v, &z, z.s, z.e),
+               ay = heads(y[t], &z, z.l, z.e), ag = heads(g, &z, z.l, z.e), al = kc_tensor(TR_F32, lse[t], z.b, z.h, z.l);
+        tr_arg am = z.mask ? kc_tensor(TR_F32, mask, z.l, z.s) : kc_none();
+        tr_arg ap = z.keep ? kc_tensor(TR_BOOL, keep, z.b, z.h, z.l, z.s) : kc_none();
+        kc_ctx.threads = 1 + 2 * t;
+        cr_assert_eq(kc_call(_sdpa, TR_F32, (z.causal), (ay, al), aq, ak, av, am, ap, kc_number(0.25), kc_number(0.25)), TR_OK);
+        cr_assert_eq(kc_call(_sdpa_backward, TR_F32, (z.causal),
+                             (heads(dq[t], &z, z.l, z.d), heads(dk[t], &z, z.s, z.d), heads(dv[t], &z, z.s, z.e)), ag, aq, ak, av,
+                             am, ap, ay, al, kc_number(0.25), kc_number(0.25)),
+                     TR_OK);
+    }
+    cr_assert_arr_eq(y[0], y[1], (size_t) ny * sizeof(float));
+    cr_assert_arr_eq(dq[0], dq[1], (size_t) nq * sizeof(float));
+    cr_assert_arr_eq(dk[0], dk[1], (size_t) nk * sizeof(float));
+    cr_assert_arr_eq(dv[0], dv[1], (size_t) nv * sizeof(float));
+
+    double *p = malloc((size_t) z.s * 8), *dropped = malloc((size_t) z.s * 8), *ds = malloc((size_t) z.s * 8);
+    double *wk = calloc((size_t) nk, 8), *wv = calloc((size_t) nv, 8);
+    for (int64_t b = 0; b < z.b; b++)
+        for (int64_t h = 0; h < z.h; h++)
+            for (int64_t i = 0; i < z.l; i++) {
+                double delta = 0;
+                probabilities(&z, q, k, mask, keep, b, h, i, p, dropped);
+                for (int64_t c = 0; c < z.e; c++) {
+                    double want = 0;
+                    for (int64_t j = 0; j < z.s; j++)
+                        want += dropped[j] * element(v, &z, z.s, z.e, b, h, j, c);
+                    cr_assert_float_eq(element(y[0], &z, z.l, z.e, b, h, i, c), want, 2e-5);
+                    delta += want * element(g, &z, z.l, z.e, b, h, i, c);
+                }
+                for (int64_t j = 0; j < z.s; j++) {
+                    double dp = 0;
+                    for (int64_t c = 0; c < z.e; c++) {
+                        double gi = element(g, &z, z.l, z.e, b, h, i, c);
+                        dp += gi * element(v, &z, z.s, z.e, b, h, j, c);
+                        wv[((b * z.s + j) * z.h + h) * z.e + c] += dropped[j] * gi;
+                    }
+                    ds[j] = (dropped[j] * dp - p[j] * delta) * 0.25;
+                    for (int64_t c = 0; c < z.d; c++)
+                        wk[((b * z.s + j) * z.h + h) * z.d + c] += ds[j] * element(q, &z, z.l, z.d, b, h, i, c);
+                }
+                for (int64_t c = 0; c < z.d; c++) {
+                    double want = 0;
+                    for (int64_t j = 0; j < z.s; j++)
+                        want += ds[j] * element(k, &z, z.s, z.d, b, h, j, c);
+                    cr_assert_float_eq(element(dq[0], &z, z.l, z.d, b, h, i, c), want, 5e-5);
+                }
+            }
+    for (int64_t i = 0; i < nk; i++)
+        cr_assert_float_eq(dk[0][i], wk[i], 2e-4);
+    for (int64_t i = 0; i < nv; i++)
+        cr_assert_float_eq(dv[0][i], wv[i], 2e-4);
+    free(q), free(k), free(v), free(g), free(mask), free(keep), free(p), free(dropped), free(ds), free(wk), free(wv);
+    for (int t = 0; t < 2; t++)
+        free(y[t]), free(lse[t]), free(dq[t]), free(dk[t]), free(dv[t]);
+}
+
+Test(attention, one_of_each) { check((sizes){.b = 1, .h = 1, .l = 1, .s = 1, .d = 1, .e = 1}); }
+Test(attention, many_heads) { check((sizes){.b = 2, .h = 35, .l = 20, .s = 33, .d = 16, .e = 24}); }
+Test(attention, remainders) { check((sizes){.b = 1, .h = 3, .l = 101, .s = 77, .d = 19, .e = 35, .mask = true}); }
+Test(attention, more_keys_than_a_block) { check((sizes){.b = 1, .h = 2, .l = 53, .s = 1100, .d = 8, .e = 8, .mask = true}); }
+Test(attention, causal) { check((sizes){.b = 2, .h = 2, .l = 131, .s = 131, .d = 32, .e = 32, .causal = true}); }
+Test(attention, causal_over_blocks) { check((sizes){.b = 1, .h = 2, .l = 600, .s = 570, .d = 4, .e = 4, .causal = true}); }
+Test(attention, dropout) { check((sizes){.b = 2, .h = 3, .l = 50, .s = 41, .d = 16, .e = 16, .keep = true}); }
+
+Test(attention, a_row_without_keys_is_zero) {
+    float q[] = {1, 2}, k[] = {1, 2, 3, 4}, y[2], lse[1], d[3][4], g[] = {1, 1};
+    uint8_t mask[] = {0, 0};
+    tr_arg aq = kc_tensor(TR_F32, q, 1, 1, 1, 2), ak = kc_tensor(TR_F32, k, 1, 1, 2, 2), ay = kc_tensor(TR_F32, y, 1, 1, 1, 2),
+           al = kc_tensor(TR_F32, lse, 1, 1, 1), am = kc_tensor(TR_BOOL, mask, 1, 2), ag = kc_tensor(TR_F32, g, 1, 1, 1, 2);
+    float zero[4] = {0};
+    kc_call(_sdpa, TR_F32, (0), (ay, al), aq, ak, ak, am, kc_none(), kc_number(1), kc_number(0));
+    cr_assert_arr_eq(y, zero, sizeof y);
+    kc_call(_sdpa_backward, TR_F32, (0),
+            (kc_tensor(TR_F32, d[0], 1, 1, 1, 2), kc_tensor(TR_F32, d[1], 1, 1, 2, 2), kc_tensor(TR_F32, d[2], 1, 1, 2, 2)), ag, aq,
+            ak, ak, am, kc_none(), ay, al, kc_number(1), kc_number(0));
+    for (int i = 0; i < 3; i++)
+        cr_assert_arr_eq(d[i], zero, i ? sizeof zero : sizeof y);
+}
