@@ -79,8 +79,9 @@ static void run_instr(store *s, const tr_plan *plan, const tr_instr *instr) {
                 bool passed_on = instr->rows->stages[k].args[i].scratch >= 0;
                 args[n++] = passed_on ? (tr_arg){.at = {.i = s->p->args[operand]}} : resolved(s, operand);
             }
-        tr_rows_run run = {instr->rows, s->p, args};
-        cr_assert_eq(tr_rows_run_all(&run, 2), TR_OK, "%s", tr_status_detail());
+        ctx.threads = 2;
+        tr_rows_run run = {instr->rows, s->p, args, &ctx};
+        cr_assert_eq(tr_rows_run_all(&run), TR_OK, "%s", tr_status_detail());
     } else if (instr->kind == TR_INSTR_NORM) {
         // Op by op, what lies between in memory of the test's: the fused forms have tests of their own.
         for (uint32_t i = 0; i < instr->n_ops; i++) {

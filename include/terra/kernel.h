@@ -54,6 +54,11 @@ TR_API tr_kernel tr_kernel_of(tr_op op);
  * between them. */
 TR_API tr_status tr_kernel_multi(tr_op op, const tr_kernel_call *calls, int n);
 
+/* The halves of a _dropout: all words are drawn into the mask; then, for the whole or any slice of input, mask and result, the
+ * product. */
+TR_API tr_status tr_dropout_draw(const tr_kernel_call *call);
+TR_API tr_status tr_dropout_apply(const tr_kernel_call *call);
+
 /* ---- normalisation with what stands next to it, in one pass ----
  * Results are bit for bit those of the ops one after another (batch_norm, then add, then relu; and backwards), which is what op
  * by op execution gives. Absent operands have meta NULL. The caller owns all operands; nothing is kept. Called by an executor's

@@ -87,6 +87,7 @@ typedef struct tr_rows {
     tr_row_stage *stages;   /* in an order that respects what they hang on */
     int64_t chunk, n_chunks; /* units in each slice; slices */
     size_t scratch;         /* bytes of each thread's memory */
+    bool draws;             /* a stage draws random words: all of them before the first slice, in program order */
     tr_meta *metas;         /* what slices see, of */
     const tr_meta **from;   /* these */
 } tr_rows;
@@ -117,8 +118,9 @@ typedef struct tr_rows_run {
     const tr_rows *rows;
     const struct tr_path *path;
     const tr_arg *args;
+    tr_kernel_ctx *ctx; /* the team's, and scratch for what comes before the slices */
 } tr_rows_run;
-TR_API tr_status tr_rows_run_all(const tr_rows_run *run, int threads);
+TR_API tr_status tr_rows_run_all(const tr_rows_run *run);
 
 enum { TR_SLOT_ELIDED = -1, TR_SLOT_CARRY = -2 };
 

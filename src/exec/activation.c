@@ -222,8 +222,10 @@ static tr_status run_rows(tr_runner *r, const tr_instr *instr) {
             else
                 TR_TRY(resolve(r, a->operand, true, arg));
         }
-    tr_rows_run run = {rows, r->current->plan->path, r->args};
-    return tr_rows_run_all(&run, r->ctx.threads);
+    tr_rows_run run = {rows, r->current->plan->path, r->args, &r->ctx};
+    tr_status status = tr_rows_run_all(&run);
+    tr__runner_reset_scratch(r);
+    return status;
 }
 
 static tr_status resolve_unless_elided(tr_runner *r, uint32_t operand, tr_arg *arg) {

@@ -110,7 +110,12 @@ static tr_status run_stage(const tr_rows_run *run, const tr_row_stage *s, tr_arg
             .out = args + op->n_in,
             .ctx = &w->ctx,
         };
-        status = tr_kernel_of(op->op)(&call);
+        status = op->op == TR_OP__dropout ? tr_dropout_apply(&call) : tr_kernel_of(op->op)(&call);
+        if (TR_UNLIKELY(status != TR_OK)) {
+            char text[TR_STATUS_DETAIL_MAX];
+            snprintf(text, sizeof text, "%s", tr_status_detail());
+            TR_FAIL(status, "%s [%s, called at %s]", text, tr_op_info_of((tr_op) op->op)->name, tr__site_text(op->site));
+        }
     }
     if (w->ctx.scratch_used)
         reset(w);
@@ -132,8 +137,29 @@ static tr_status run_slice(const tr_rows_run *run, int64_t c) {
     return TR_OK;
 }
 
-tr_status tr_rows_run_all(const tr_rows_run *run, int threads) {
+/* Random words come in program order, and one after the other: before any slice. */
+static tr_status draw_all(const tr_rows_run *run) {
+    const tr_arg *whole = run->args;
+    for (uint32_t s = 0; s < run->rows->n_stages; s++) {
+        const tr_row_stage *stage = &run->rows->stages[s];
+        const tr_path_op *op = &run->path->ops[stage->ops[0]];
+        if (op->op == TR_OP__dropout) {
+            tr_arg args[TR_EW_MAX_ARGS];
+            memcpy(args, whole, stage->n_args * sizeof *args);
+            tr_kernel_call call = {.op = op->op, .cdtype = op->cdtype, .n_in = op->n_in, .n_out = op->n_out, .in = args,
+                                   .out = args + op->n_in, .ctx = run->ctx};
+            TR_TRY(tr_dropout_draw(&call));
+        }
+        whole += stage->n_args;
+    }
+    return TR_OK;
+}
+
+tr_status tr_rows_run_all(const tr_rows_run *run) {
     int64_t n = run->rows->n_chunks;
+    int threads = run->ctx->threads;
+    if (run->rows->draws)
+        TR_TRY(draw_all(run));
     if (n == 1 || threads == 1) {
         for (int64_t c = 0; c < n; c++)
             TR_TRY(run_slice(run, c));

@@ -106,6 +106,8 @@ static inline uint32_t tr__operand_count(const tr_path_op *op) {
 /* Does operand i (results included) of this op get written? */
 bool tr__operand_written(const tr_path_op *op, uint32_t i);
 /* Is its present value read? copy_ and fill_ only write what they cover. */
+/* Can running it fail on a value? */
+bool tr__may_fail(const tr_path_op *op);
 bool tr__operand_read(const tr_path_op *op, uint32_t i);
 /* Is operand i the first appearance of a value? */
 static inline bool tr__operand_born(const tr_path_op *op, uint32_t i) {
@@ -118,7 +120,12 @@ bool tr__same_look(const tr_meta *a, const tr_meta *b);
 bool tr__is_whole(const tr_path *p, tr_ref r, const tr_meta *m);
 
 /* How a stage of rows takes an operand (pass_rows.c; the verifier asks as well). */
-typedef enum tr__row_kind { TR__ROW_NOT, TR__ROW_SLICED, TR__ROW_WHOLE } tr__row_kind;
+typedef enum tr__row_kind {
+    TR__ROW_NOT,
+    TR__ROW_SLICED,
+    TR__ROW_WHOLE,
+    TR__ROW_DRAWN, /* a generator: used before the first slice */
+} tr__row_kind;
 enum { TR__ROW_OPERANDS = 16 };
 tr__row_kind tr__row_kind_of(const tr_path *p, uint32_t op, uint32_t operand);
 /* Is each of so many equal slices of this look, along its leading dimension, within its own slice of the value's bytes? */

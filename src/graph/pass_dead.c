@@ -5,7 +5,7 @@
  * then Python could still leave the path and look. */
 #include "graph/pass.h"
 
-static bool may_fail(const tr_path_op *op) {
+bool tr__may_fail(const tr_path_op *op) {
     switch (tr_op_info_of((tr_op) op->op)->op_class) {
         case TR_CLASS_EW:
             return !tr_dtype_is_float((tr_dtype) op->cdtype);
@@ -23,7 +23,7 @@ static bool may_fail(const tr_path_op *op) {
 }
 
 static bool has_effect(const tr__graph *g, const tr_path_op *op) {
-    if (may_fail(op) || op->n_out == 0)
+    if (tr__may_fail(op) || op->n_out == 0)
         return true;
     for (uint32_t i = 0; i < op->n_in; i++)
         if (tr__operands(g->path, op)[i].ref != TR_REF_NONE && tr__operand_written(op, i))

@@ -22,6 +22,24 @@ static bool is_elementwise(const tr_path *p, uint32_t k) {
     return tr_op_info_of((tr_op) p->ops[k].op)->op_class == TR_CLASS_EW || p->ops[k].op == TR_OP__full;
 }
 
+/* Does row r of the gradient lie within row r of the base? Its offset is a guard. */
+static bool is_scattered_in_rows(const tr_path *p, uint32_t k) {
+    const tr_path_op *op = &p->ops[k];
+    const tr_path_operand *o = tr__operands(p, op);
+    const tr_meta *grad = o[0].meta, *base = o[op->n_in].meta;
+    const int64_t *strides = p->attrs + op->attr + 2 + TR_MAX_DIMS;
+    int64_t offset = p->args[op->operand + 1], last = offset;
+    if (o[1].meta->dtype != TR_I64 || grad->ndim == 0 || base->ndim == 0 || grad->numel == 0 || !base->contiguous ||
+        grad->shape[0] != base->shape[0] || strides[0] != base->strides[0])
+        return false;
+    for (int d = 1; d < grad->ndim; d++) {
+        if (strides[d] < 0)
+            return false;
+        last += (grad->shape[d] - 1) * strides[d];
+    }
+    return offset >= 0 && last < strides[0];
+}
+
 tr__row_kind tr__row_kind_of(const tr_path *p, uint32_t k, uint32_t i) {
     const tr_path_op *op = &p->ops[k];
     const tr_path_operand *o = tr__operands(p, op);
@@ -35,6 +53,29 @@ tr__row_kind tr__row_kind_of(const tr_path *p, uint32_t k, uint32_t i) {
             break;
         case TR_OP_addmm:
             sliced = i != 2 && (i != 0 || o[0].meta->ndim == 2);
+            break;
+        case TR_OP__dropout:
+            if (i == 2)
+                return TR__ROW_DRAWN;
+            sliced = true;
+            break;
+        case TR_OP__sdpa:
+        case TR_OP__sdpa_backward: // masks may be broadcast
+            sliced = o[i].meta->ndim >= 3 && o[i].meta->shape[0] == o[0].meta->shape[0];
+            break;
+        case TR_OP_embedding:
+            sliced = i != 0;
+            break;
+        case TR_OP_nll_loss_backward:
+        case TR_OP__cross_entropy_backward:
+            if (o[1].meta->ndim != 2)
+                return TR__ROW_NOT;
+            sliced = i == 1 || i == 2 || i >= op->n_in || (i == 0 && o[0].meta->ndim) || (op->op == TR_OP__cross_entropy_backward && i == 5);
+            break;
+        case TR_OP_as_strided_scatter:
+            sliced = i != 1;
+            if (!is_scattered_in_rows(p, k))
+                return TR__ROW_NOT;
             break;
         case TR_OP_bmm:
         case TR_OP_max_pool2d:
@@ -129,7 +170,7 @@ static bool is_apart(tr__graph *g, uint32_t a, uint32_t b, int64_t units) {
         for (uint32_t k = g->groups[both[s]].head; k != TR__NIL; k = g->next[k])
             for (uint32_t i = 0; i < tr__operand_count(&p->ops[k]); i++) {
                 const tr_path_operand *o = &tr__operands(p, &p->ops[k])[i];
-                if (o->ref == TR_REF_NONE)
+                if (o->ref == TR_REF_NONE || tr__row_kind_of(p, k, i) == TR__ROW_DRAWN)
                     continue;
                 if (tr__operand_written(&p->ops[k], i))
                     g->ref_stamp[tr__ref_index(p, o->ref)] = g->stamp + 1;
@@ -248,6 +289,15 @@ static void mark_stage(tr__graph *g, uint32_t group) {
             g->stage[k] = group;
 }
 
+/* Random words are drawn before the slices: an op that may fail on a value would come after them, whatever its place. */
+static bool has(const tr__graph *g, uint32_t group, bool drawing) {
+    const tr_path *p = g->path;
+    for (uint32_t k = g->groups[group].head; k != TR__NIL; k = g->next[k])
+        if (drawing ? p->ops[k].op == TR_OP__dropout : p->ops[k].op != TR_OP__dropout && tr__may_fail(&p->ops[k]))
+            return true;
+    return false;
+}
+
 static void try_join(tr__graph *g, uint32_t a, uint32_t b) {
     if (a == b)
         return;
@@ -270,7 +320,8 @@ static void try_join(tr__graph *g, uint32_t a, uint32_t b) {
         return;
     uint32_t tail = x->tail > y->tail ? x->tail : y->tail, head = x->head < y->head ? x->head : y->head;
     uint32_t deadline = x->deadline < y->deadline ? x->deadline : y->deadline;
-    if (tail - head > patience(bytes) || tail >= deadline || !is_apart(g, a, b, units))
+    if (tail - head > patience(bytes) || tail >= deadline || !is_apart(g, a, b, units) ||
+        ((has(g, a, true) || has(g, b, true)) && (has(g, a, false) || has(g, b, false))))
         return;
     mark_stage(g, a);
     mark_stage(g, b);
@@ -292,7 +343,8 @@ static void elide(tr__graph *g, uint32_t group) {
         for (uint32_t i = p->ops[k].n_in; !p->ops[k].in_place && i < tr__operand_count(&p->ops[k]); i++) {
             tr_ref v = tr__operands(p, &p->ops[k])[i].ref;
             uint32_t ready = p->death[v] + 1;
-            if (g->elided[v] || p->fetched[v] || p->death[v] == TR_DEATH_NEVER || ready > x->deadline ||
+            bool drawn = p->ops[k].op == TR_OP__dropout && i == p->ops[k].n_in + 1u; // before the slices
+            if (drawn || g->elided[v] || p->fetched[v] || p->death[v] == TR_DEATH_NEVER || ready > x->deadline ||
                 ready > x->tail + 1 + patience(p->value_bytes[v]))
                 continue;
             bool own = true;
@@ -429,6 +481,7 @@ static tr_status build_stage(builder *b, uint32_t group, uint32_t stage, tr_row_
         if (g->stage[k] == stage)
             s->ops[n++] = k;
     const tr_path_op *op = &p->ops[s->ops[0]];
+    b->rows->draws |= op->op == TR_OP__dropout;
     if (!is_elementwise(p, s->ops[0])) {
         s->n_args = tr__operand_count(op);
         for (uint32_t i = 0; i < s->n_args; i++)
@@ -456,7 +509,9 @@ static tr_status add_guards(builder *b, uint32_t group, tr_instr *instr) {
         for (uint32_t k = b->g->groups[group].head; k != TR__NIL; k = b->g->next[k])
             for (uint32_t i = 0; i < tr__operand_count(&p->ops[k]); i++) {
                 const tr_path_operand *o = &tr__operands(p, &p->ops[k])[i];
-                if (!tr_ref_is_value(o->ref) || tr__is_whole(p, o->ref, o->meta) || b->g->group[b->g->birth[o->ref]] != group)
+                bool part = tr_ref_is_value(o->ref) && !tr__is_whole(p, o->ref, o->meta) && b->g->group[b->g->birth[o->ref]] == group;
+                bool scattered = p->ops[k].op == TR_OP_as_strided_scatter && i == 1;
+                if (!part && !scattered)
                     continue;
                 if (pass)
                     instr->args[instr->n_guards++] = p->ops[k].operand + i;

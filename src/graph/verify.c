@@ -387,6 +387,11 @@ static tr_status check_rows(checker *c, uint32_t index) {
                 const tr_path_operand *o = &tr__operands(p, &p->ops[k])[i];
                 if (o->ref == TR_REF_NONE || c->use[tr__ref_index(p, o->ref)] != WRITTEN)
                     continue;
+                if (tr__row_kind_of(p, k, i) == TR__ROW_DRAWN) {
+                    if (!r->draws || c->plan->slot[tr__operands(p, &p->ops[k])[p->ops[k].n_in + 1].ref] == TR_SLOT_ELIDED)
+                        BUG("rows: op %u (%s) draws into nothing", k, name_of(c, k));
+                    continue;
+                }
                 bool apart = tr__row_kind_of(p, k, i) == TR__ROW_SLICED &&
                              tr__row_is_apart(p, o->ref, o->meta, p->args[p->ops[k].operand + i], r->n_chunks);
                 if (!apart)
@@ -409,7 +414,8 @@ static tr_status check_rows(checker *c, uint32_t index) {
             if (a->step && (a->meta->shape[0] * r->n_chunks != o->meta->shape[0] ||
                             a->step != o->meta->strides[0] * a->meta->shape[0] * (int64_t) tr_dtype_size((tr_dtype) o->meta->dtype)))
                 BUG("rows: stage %u of instruction %u: argument %u is cut wrongly", s, index, i);
-            if (!a->step && (c->use[tr__ref_index(p, o->ref)] == WRITTEN || a->meta != o->meta))
+            bool drawn = !stage->program && tr__row_kind_of(p, stage->ops[0], a->operand - p->ops[stage->ops[0]].operand) == TR__ROW_DRAWN;
+            if (!a->step && !drawn && (c->use[tr__ref_index(p, o->ref)] == WRITTEN || a->meta != o->meta))
                 BUG("rows: stage %u of instruction %u: argument %u is taken whole", s, index, i);
         }
     }

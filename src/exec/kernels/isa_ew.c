@@ -770,6 +770,8 @@ const tr__isa
             .store = {STORES(BOOL), STORES(U8), STORES(I32), STORES(I64), STORES(BF16), STORES(F32), STORES(F64)},
             .round = {ROUNDS(F), ROUNDS(D), ROUNDS(L), ROUNDS(B)},
             .update_all = TR__SUFFIXED(tr__update_all),
+            .dropout_draw = TR__SUFFIXED(tr__dropout_draw),
+            .dropout_apply = TR__SUFFIXED(tr__dropout_apply),
             .norm_forward = TR__SUFFIXED(tr__norm_forward),
             .norm_backward = TR__SUFFIXED(tr__norm_backward),
             .layer_norm_forward = TR__SUFFIXED(tr__layer_norm_forward),

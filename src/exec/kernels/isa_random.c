@@ -453,11 +453,11 @@ TR__ISA_KERNEL(multinomial) {
 
 /* ------------------------------------------------------------------------------------------ dropout */
 
-TR__ISA_KERNEL(_dropout) {
-    const tr_arg *in = &c->in[0], *mask = &c->out[1];
+tr_status TR__SUFFIXED(tr__dropout_draw)(const tr_kernel_call *c) {
+    const tr_arg *mask = &c->out[1];
     tr_generator *g = generator_of(c, 2);
     double keep = 1 - tr_arg_double(&c->in[1]);
-    tr_meta m, k;
+    tr_meta m;
     tr_arg view = in_stride_order(mask, &m);
     draw d = {.a = keep, .per = 2, .fn = bernoulli_fill};
     TR_TRY(need_generator(g));
@@ -470,6 +470,13 @@ TR__ISA_KERNEL(_dropout) {
         TR_TRY(draw_each(c, g, &d, m.numel));
         TR_TRY(tr__dense_out_end(c, &view, TR_BOOL, d.y));
     }
+    return TR_OK;
+}
+
+tr_status TR__SUFFIXED(tr__dropout_apply)(const tr_kernel_call *c) {
+    const tr_arg *in = &c->in[0], *mask = &c->out[1];
+    double keep = 1 - tr_arg_double(&c->in[1]);
+    tr_meta k;
     tr__meta_make(&k, TR_F64, 0, NULL, NULL);
     double scale = keep <= 0 ? 0 : in->meta->dtype == TR_F64 ? 1 / keep : 1.0f / (float) keep;
     tr_ew_program p = {.n_steps = 1, .n_args = 4};
@@ -480,4 +487,9 @@ TR__ISA_KERNEL(_dropout) {
                               .store = 3};
     tr_arg args[4] = {*in, *mask, {NULL, &k, {.d = scale}}, c->out[0]};
     return tr_ew_run(&p, c->out[0].meta, args, c->ctx);
+}
+
+TR__ISA_KERNEL(_dropout) {
+    TR_TRY(TR__SUFFIXED(tr__dropout_draw)(c));
+    return TR__SUFFIXED(tr__dropout_apply)(c);
 }

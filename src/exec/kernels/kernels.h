@@ -42,6 +42,8 @@
 tr_status tr__kernel_elementwise(const tr_kernel_call *c);
 #ifdef TR_ISA
 tr_status TR__SUFFIXED(tr__update_all)(tr_op op, const tr_kernel_call *calls, int n);
+tr_status TR__SUFFIXED(tr__dropout_draw)(const tr_kernel_call *c);
+tr_status TR__SUFFIXED(tr__dropout_apply)(const tr_kernel_call *c);
 tr_status TR__SUFFIXED(tr__norm_forward)(const tr_norm_forward *f, tr_kernel_ctx *ctx);
 tr_status TR__SUFFIXED(tr__norm_backward)(const tr_norm_backward *f, tr_kernel_ctx *ctx);
 tr_status TR__SUFFIXED(tr__layer_norm_forward)(const tr_layer_norm_forward *f, tr_kernel_ctx *ctx);
@@ -131,6 +133,7 @@ typedef struct tr__isa {
     tr__ew_round round[TR__CLASSES][TR_DTYPE_COUNT]; /* result has the dtype's own class */
     tr_kernel kernel[TR_OP_COUNT];
     tr_status (*update_all)(tr_op op, const tr_kernel_call *calls, int n); /* optimizers */
+    tr_status (*dropout_draw)(const tr_kernel_call *c), (*dropout_apply)(const tr_kernel_call *c);
     tr_status (*norm_forward)(const tr_norm_forward *f, tr_kernel_ctx *ctx);
     tr_status (*norm_backward)(const tr_norm_backward *f, tr_kernel_ctx *ctx);
     tr_status (*layer_norm_forward)(const tr_layer_norm_forward *f, tr_kernel_ctx *ctx);

@@ -53,6 +53,14 @@ tr_kernel tr_kernel_of(tr_op op) {
     return tr__isa_now->kernel[op];
 }
 
+tr_status tr_dropout_draw(const tr_kernel_call *c) {
+    return tr__isa_now->dropout_draw(c);
+}
+
+tr_status tr_dropout_apply(const tr_kernel_call *c) {
+    return tr__isa_now->dropout_apply(c);
+}
+
 static tr_status no_bf16(const tr_arg *x) {
     return x->meta->dtype == TR_BF16 ? TR_FAIL(TR_E_NOTIMPL, "fused normalisation: bfloat16 is not supported") : TR_OK;
 }
