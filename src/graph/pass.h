@@ -160,6 +160,7 @@ tr_status tr__elementwise_lower(tr__graph *g, uint32_t group, tr_instr *instr);
 /* Can the group be an elementwise program? */
 bool tr__is_program(tr__graph *g, uint32_t group);
 /* The same of a list of ops, in program order. */
+bool tr__elementwise_fits(tr__graph *g, uint32_t op); /* a single one */
 tr_status tr__elementwise_lower_ops(tr__graph *g, const uint32_t *ops, uint32_t n, tr_instr *instr);
 tr_status tr__rows_lower(tr__graph *g, uint32_t group, tr_instr *instr);
 void tr__rows_free(tr_rows *rows);

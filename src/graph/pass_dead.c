@@ -6,9 +6,25 @@
 #include "graph/pass.h"
 
 bool tr__may_fail(const tr_path_op *op) {
+    switch (op->op) {
+        case TR_OP_div: // of integers, by zero
+        case TR_OP_remainder:
+        case TR_OP_fmod:
+        case TR_OP_pow:
+            return !tr_dtype_is_float((tr_dtype) op->cdtype);
+        case TR_OP_cat:
+        case TR_OP_constant_pad_nd:
+        case TR_OP_flip:
+        case TR_OP_roll:
+        case TR_OP_tril:
+        case TR_OP_triu:
+        case TR_OP_as_strided_scatter:
+            return false;
+        default:
+            break;
+    }
     switch (tr_op_info_of((tr_op) op->op)->op_class) {
         case TR_CLASS_EW:
-            return !tr_dtype_is_float((tr_dtype) op->cdtype);
         case TR_CLASS_RED:
         case TR_CLASS_MM:
         case TR_CLASS_CONV:

@@ -407,6 +407,12 @@ tr_status tr__elementwise_lower(tr__graph *g, uint32_t group, tr_instr *instr) {
     return lower_draft(g, instr);
 }
 
+bool tr__elementwise_fits(tr__graph *g, uint32_t op) {
+    g->ew->n_ops = 1;
+    g->ew->ops[0] = op;
+    return can_step(g->path, &g->path->ops[op]) && make_draft(g, was_elided, NULL);
+}
+
 tr_status tr__elementwise_lower_ops(tr__graph *g, const uint32_t *ops, uint32_t n, tr_instr *instr) {
     g->ew->n_ops = n;
     memcpy(g->ew->ops, ops, n * sizeof *ops);

@@ -155,7 +155,9 @@ static int64_t units_of(const tr__graph *g, uint32_t group) {
 }
 
 bool tr__row_is_apart(const tr_path *p, tr_ref r, const tr_meta *m, int64_t offset, int64_t units) {
-    if (!tr_ref_is_value(r) || m->shape[0] % units)
+    if (units == 1)
+        return tr__is_whole(p, r, m);
+    if (!tr_ref_is_value(r) || m->ndim == 0 || m->shape[0] % units)
         return false;
     int64_t size = (int64_t) tr_dtype_size((tr_dtype) m->dtype), rows = m->shape[0] / units;
     int64_t step = m->strides[0] * rows, unit = (m->extent - 1) - (m->shape[0] - rows) * m->strides[0] + 1;
@@ -208,7 +210,7 @@ enum { LITTLE = 256, LINES = 2, WEIGHTS = 64 << 10 };
 #else
 /* Elements that one thread does alone; rows that keep a product busy; elements of weights that stay in a core's cache: the
  * library packs them anew for each slice, which costs more than the traffic that a chain spares once they are larger. */
-enum { LITTLE = 96 << 10, LINES = 48, WEIGHTS = 64 << 10 };
+enum { LITTLE = 96 << 10, LINES = 16, WEIGHTS = 64 << 10 };
 #endif
 
 static bool is_work_for_all(const tr__graph *g, uint32_t a, uint32_t b) {
@@ -298,22 +300,95 @@ static bool has(const tr__graph *g, uint32_t group, bool drawing) {
     return false;
 }
 
+/* ---- small things ----
+ * Ops so small that dispatching them costs more than computing them are one instruction whatever they are: a group of one
+ * unit, whose stages run one after the other. Only an op that may fail must not come behind a write to what lives outside. */
+
+#ifdef TR_DEBUG
+enum { SMALL = 64 };
+#else
+enum { SMALL = 4 << 10 }; /* elements read and written, multiplications of a product by 16 */
+#endif
+
+static bool writes_outside(const tr__graph *g, uint32_t group) {
+    const tr_path *p = g->path;
+    for (uint32_t k = g->groups[group].head; k != TR__NIL; k = g->next[k])
+        for (uint32_t i = 0; i < tr__operand_count(&p->ops[k]); i++)
+            if (tr_ref_is_external(tr__operands(p, &p->ops[k])[i].ref) && tr__operand_written(&p->ops[k], i))
+                return true;
+    return false;
+}
+
+static bool is_small(const tr__graph *g, uint32_t group) {
+    const tr_path *p = g->path;
+    const tr__group *x = &g->groups[group];
+    if (x->kind != TR_INSTR_OP && x->kind != TR_INSTR_EW && x->kind != TR_INSTR_ROWS)
+        return false;
+    for (uint32_t k = x->head; k != TR__NIL; k = g->next[k]) {
+        const tr_path_op *op = &p->ops[k];
+        tr_op_class class = tr_op_info_of((tr_op) op->op)->op_class;
+        if (class == TR_CLASS_OPTIM || class == TR_CLASS_CONV || (class == TR_CLASS_NEW && op->op != TR_OP__full) || tr__operand_count(op) > TR__ROW_OPERANDS)
+            return false;
+        for (uint32_t i = 0; i < op->n_in; i++)
+            if (tr__operands(p, op)[i].ref != TR_REF_NONE && tr__operands(p, op)[i].meta->numel > SMALL)
+                return false;
+    }
+    return work_of(g, group) <= SMALL;
+}
+
+static bool may_stand_together(const tr__graph *g, uint32_t a, uint32_t b) {
+    bool fails = has(g, a, false) || has(g, b, false), outside = writes_outside(g, a) || writes_outside(g, b);
+    return !(fails && (outside || has(g, a, true) || has(g, b, true)));
+}
+
+static void make_rows(tr__graph *g, uint32_t a, uint32_t b, int64_t units) {
+    tr__group before[] = {g->groups[a], g->groups[b]};
+    mark_stage(g, a);
+    mark_stage(g, b);
+    if (!tr__merge(g, a, b))
+        return;
+    uint32_t both = g->group[before[0].head];
+    if (!take_stages(g, both, a, b, before))
+        return;
+    g->groups[both].kind = TR_INSTR_ROWS;
+    g->groups[both].units = units;
+    g->groups[both].patience = 0;
+}
+
+enum { NEIGHBOURS = 24 }; /* ops of Python's between small things that one instruction does */
+
+/* The one that ranks lower first: its stages come first. */
+static void in_order(const tr__graph *g, uint32_t *a, uint32_t *b) {
+    if (g->groups[*a].rank > g->groups[*b].rank) {
+        uint32_t c = *a;
+        *a = *b;
+        *b = c;
+    }
+}
+
+static void join_small(tr__graph *g, uint32_t a, uint32_t b) {
+    in_order(g, &a, &b);
+    const tr__group *x = &g->groups[a], *y = &g->groups[b];
+    uint32_t tail = x->tail > y->tail ? x->tail : y->tail, head = x->head < y->head ? x->head : y->head;
+    uint32_t deadline = x->deadline < y->deadline ? x->deadline : y->deadline;
+    if (x->n_ops + y->n_ops > MAX_OPS || stages_in(x) + stages_in(y) > MAX_STAGES || !is_small(g, a) || !is_small(g, b) || tail - head > NEIGHBOURS || tail >= deadline || !may_stand_together(g, a, b))
+        return;
+    make_rows(g, a, b, 1);
+}
+
 static void try_join(tr__graph *g, uint32_t a, uint32_t b) {
     if (a == b)
         return;
-    if (g->groups[a].rank > g->groups[b].rank) {
-        uint32_t c = a;
-        a = b;
-        b = c;
-    }
-    tr__group before[] = {g->groups[a], g->groups[b]};
-    const tr__group *x = &before[0], *y = &before[1];
+    in_order(g, &a, &b);
+    const tr__group *x = &g->groups[a], *y = &g->groups[b];
     if (x->n_ops + y->n_ops > MAX_OPS || stages_in(x) + stages_in(y) > MAX_STAGES)
         return;
     int64_t units = gcd(units_of(g, a), units_of(g, b));
     size_t bytes = units_of(g, a) && units_of(g, b) && units > 1 ? bytes_between(g, a, b) : 0;
-    if (bytes == 0)
+    if (bytes == 0) {
+        join_small(g, a, b);
         return;
+    }
     int64_t team = tr_exec_team();
     if (is_work_for_all(g, a, b) &&
         (units < team || has_large_weights(g, a) || has_large_weights(g, b) || least_rows(g, a, units) * (units / team) < LINES || least_rows(g, b, units) * (units / team) < LINES))
@@ -321,18 +396,9 @@ static void try_join(tr__graph *g, uint32_t a, uint32_t b) {
     uint32_t tail = x->tail > y->tail ? x->tail : y->tail, head = x->head < y->head ? x->head : y->head;
     uint32_t deadline = x->deadline < y->deadline ? x->deadline : y->deadline;
     if (tail - head > patience(bytes) || tail >= deadline || !is_apart(g, a, b, units) ||
-        ((has(g, a, true) || has(g, b, true)) && (has(g, a, false) || has(g, b, false))))
+        !may_stand_together(g, a, b))
         return;
-    mark_stage(g, a);
-    mark_stage(g, b);
-    if (!tr__merge(g, a, b))
-        return;
-    uint32_t both = g->group[x->head];
-    if (!take_stages(g, both, a, b, before))
-        return;
-    g->groups[both].kind = TR_INSTR_ROWS;
-    g->groups[both].units = units;
-    g->groups[both].patience = 0;
+    make_rows(g, a, b, units);
 }
 
 /* What only the group's ops see, dead by the time that it should run, lies in the thread's own memory, or nowhere. */
@@ -364,10 +430,16 @@ tr_status tr__pass_rows(tr__graph *g) {
         return TR_FAIL(TR_E_NOMEM, "no memory to chain %u ops", p->n_ops);
     memset(g->ref_stamp, 0, g->n_refs * sizeof *g->ref_stamp);
     g->stamp++;
-    for (uint32_t k = 0; k < p->n_ops; k++)
-        if (units_of(g, g->group[k]) > 1)
-            for (uint32_t e = g->pred.at[k]; e < g->pred.at[k + 1]; e++)
-                try_join(g, g->group[g->pred.item[e]], g->group[k]);
+    uint32_t small = TR__NIL; // the last small thing
+    for (uint32_t k = 0; k < p->n_ops; k++) {
+        for (uint32_t e = g->pred.at[k]; e < g->pred.at[k + 1]; e++)
+            try_join(g, g->group[g->pred.item[e]], g->group[k]);
+        if (!is_small(g, g->group[k]))
+            continue;
+        if (small != TR__NIL && g->group[small] != g->group[k])
+            join_small(g, g->group[small], g->group[k]);
+        small = k;
+    }
     for (uint32_t r = 0; r < p->n_ops; r++)
         if (g->order[r] != TR__NIL && g->groups[g->order[r]].kind == TR_INSTR_ROWS)
             elide(g, g->order[r]);
@@ -449,12 +521,12 @@ static void fill_arg(builder *b, uint32_t operand, uint32_t k, tr_row_arg *a) {
     const tr_path_op *op = &p->ops[k];
     const tr_path_operand *o = &p->operands[operand];
     *a = (tr_row_arg){.operand = operand, .meta = o->meta, .scratch = -1};
-    if (o->ref == TR_REF_NONE || tr__row_kind_of(p, k, operand - op->operand) != TR__ROW_SLICED)
+    if (o->ref != TR_REF_NONE && tr_ref_is_value(o->ref) && b->g->spared[o->ref])
+        a->scratch = scratch_of(b, o->ref);
+    if (b->rows->n_chunks == 1 || o->ref == TR_REF_NONE || tr__row_kind_of(p, k, operand - op->operand) != TR__ROW_SLICED)
         return;
     a->meta = slice_of(b, o->meta);
     a->step = o->meta->strides[0] * (o->meta->shape[0] / b->units) * b->rows->chunk * (int64_t) tr_dtype_size((tr_dtype) o->meta->dtype);
-    if (tr_ref_is_value(o->ref) && b->g->spared[o->ref])
-        a->scratch = scratch_of(b, o->ref);
 }
 
 /* The op that an argument of a program belongs to. */
@@ -482,7 +554,7 @@ static tr_status build_stage(builder *b, uint32_t group, uint32_t stage, tr_row_
             s->ops[n++] = k;
     const tr_path_op *op = &p->ops[s->ops[0]];
     b->rows->draws |= op->op == TR_OP__dropout;
-    if (!is_elementwise(p, s->ops[0])) {
+    if (!is_elementwise(p, s->ops[0]) || (s->n_ops == 1 && !tr__elementwise_fits(g, s->ops[0]))) {
         s->n_args = tr__operand_count(op);
         for (uint32_t i = 0; i < s->n_args; i++)
             fill_arg(b, op->operand + i, s->ops[0], &s->args[i]);
@@ -493,7 +565,7 @@ static tr_status build_stage(builder *b, uint32_t group, uint32_t stage, tr_row_
     s->program = like.program;
     if (status == TR_OK) {
         s->n_args = s->program->n_args;
-        s->space = slice_of(b, like.space);
+        s->space = b->rows->n_chunks == 1 ? like.space : slice_of(b, like.space);
         for (uint32_t i = 0; i < s->n_args; i++)
             fill_arg(b, like.args[i], owner_of(g, s, like.args[i]), &s->args[i]);
     }

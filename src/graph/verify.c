@@ -361,6 +361,29 @@ static tr_status check_elementwise(checker *c, uint32_t index) {
     return check_program(c, &e);
 }
 
+/* Do two ops touch one storage, one of them writing it? */
+static bool are_tied(const tr_path *p, uint32_t a, uint32_t b) {
+    for (uint32_t i = 0; i < tr__operand_count(&p->ops[a]); i++)
+        for (uint32_t j = 0; j < tr__operand_count(&p->ops[b]); j++) {
+            tr_ref r = tr__operands(p, &p->ops[a])[i].ref;
+            if (r != TR_REF_NONE && r == tr__operands(p, &p->ops[b])[j].ref &&
+                (tr__operand_written(&p->ops[a], i) || tr__operand_written(&p->ops[b], j)))
+                return true;
+        }
+    return false;
+}
+
+static tr_status check_stage_order(const checker *c, uint32_t index) {
+    const tr_rows *r = c->plan->instrs[index].rows;
+    for (uint32_t s = 0; s < r->n_stages; s++)
+        for (uint32_t t = s + 1; t < r->n_stages; t++)
+            for (uint32_t i = 0; i < r->stages[s].n_ops; i++)
+                for (uint32_t j = 0; j < r->stages[t].n_ops; j++)
+                    if (r->stages[s].ops[i] > r->stages[t].ops[j] && are_tied(c->path, r->stages[s].ops[i], r->stages[t].ops[j]))
+                        BUG("rows: instruction %u runs op %u before op %u", index, r->stages[s].ops[i], r->stages[t].ops[j]);
+    return TR_OK;
+}
+
 /* Stages cover the instruction's ops, each after what it hangs on; what the group writes is touched slice by slice only, the
  * same bytes by all; the rest may be shared by slices. */
 static tr_status check_rows(checker *c, uint32_t index) {
@@ -392,10 +415,12 @@ static tr_status check_rows(checker *c, uint32_t index) {
                         BUG("rows: op %u (%s) draws into nothing", k, name_of(c, k));
                     continue;
                 }
-                bool apart = tr__row_kind_of(p, k, i) == TR__ROW_SLICED &&
-                             tr__row_is_apart(p, o->ref, o->meta, p->args[p->ops[k].operand + i], r->n_chunks);
+                bool apart = r->n_chunks == 1 || (tr__row_kind_of(p, k, i) == TR__ROW_SLICED &&
+                             tr__row_is_apart(p, o->ref, o->meta, p->args[p->ops[k].operand + i], r->n_chunks));
                 if (!apart)
                     BUG("rows: op %u (%s) touches %u across slices", k, name_of(c, k), o->ref);
+                if (tr_ref_is_external(o->ref))
+                    continue;
                 if (tr__operand_born(&p->ops[k], i))
                     c->version[o->ref] = s + 1;
                 else if (c->version[o->ref] == 0 && c->born[o->ref] == index)
@@ -415,10 +440,11 @@ static tr_status check_rows(checker *c, uint32_t index) {
                             a->step != o->meta->strides[0] * a->meta->shape[0] * (int64_t) tr_dtype_size((tr_dtype) o->meta->dtype)))
                 BUG("rows: stage %u of instruction %u: argument %u is cut wrongly", s, index, i);
             bool drawn = !stage->program && tr__row_kind_of(p, stage->ops[0], a->operand - p->ops[stage->ops[0]].operand) == TR__ROW_DRAWN;
-            if (!a->step && !drawn && (c->use[tr__ref_index(p, o->ref)] == WRITTEN || a->meta != o->meta))
+            if (!a->step && !drawn && r->n_chunks > 1 && (c->use[tr__ref_index(p, o->ref)] == WRITTEN || a->meta != o->meta))
                 BUG("rows: stage %u of instruction %u: argument %u is taken whole", s, index, i);
         }
     }
+    TR_TRY(check_stage_order(c, index));
     if (n_ops != instr->n_ops)
         BUG("rows: instruction %u has stages of %u ops, covers %u", index, n_ops, instr->n_ops);
     for (uint32_t k = instr->first; k < instr->first + instr->n_ops; k++)
