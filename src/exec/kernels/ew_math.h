@@ -30,6 +30,7 @@ enum { VN_F = VW / 4, VN_D = VW / 8 };
 typedef float vF __attribute__((vector_size(VW)));
 typedef double vD __attribute__((vector_size(VW)));
 typedef int32_t vFi __attribute__((vector_size(VW)));
+typedef uint32_t vFu __attribute__((vector_size(VW)));
 typedef int64_t vDi __attribute__((vector_size(VW)));
 
 #if TR_ISA_LEVEL >= 2
@@ -221,7 +222,7 @@ static inline vF vF_exp_down(vF x) {
     p = vF_fma(p, r, VF_CONST(1.66666667e-1f));
     p = vF_fma(p, r, VF_CONST(0.5f));
     p = vF_fma(p * r, r, r) + 1;
-    p = (vF) ((vFi) p + ((vFi) t << 23));
+    p = (vF) ((vFu) p + ((vFu) t << 23)); // wraps where the result isn't taken
     return vF_select(x < -86.6f, (vF){0}, vF_select(x != x, x, p));
 }
 static inline vD vD_exp_down(vD x) {

@@ -158,6 +158,7 @@ typedef struct job {
     float scale, kept;     /* kept: 1 / (1 - p) */
     float *scratch;
     size_t per_thread;     /* floats */
+    float *parts;          /* backward in several groups: [heads, groups, s, d + e padded], their dk and dv */
 } job;
 
 static float *at(const matrix4 *m, int64_t b, int64_t h) {
@@ -424,17 +425,43 @@ static void backward_units(void *env, int64_t begin, int64_t end, int thread) {
                         .dq = take(&p, TILE * d),
                         .dk = take(&p, j->s * d),
                         .dv = take(&p, j->s * e)};
-    for (int64_t head = begin; head < end; head++) {
+    int64_t packed = -1;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t head = i / j->groups;
         unit u = {j, head / j->heads, head % j->heads, d, e, p};
-        pack_transposed(w.kt, at(&j->k, u.b, u.h), j->k.row, j->d, j->s);
-        pack(w.k, at(&j->k, u.b, u.h), j->k.row, j->s, j->d);
-        pack_transposed(w.vt, at(&j->v, u.b, u.h), j->v.row, j->e, j->s);
+        if (head != packed) {
+            pack_transposed(w.kt, at(&j->k, u.b, u.h), j->k.row, j->d, j->s);
+            pack(w.k, at(&j->k, u.b, u.h), j->k.row, j->s, j->d);
+            pack_transposed(w.vt, at(&j->v, u.b, u.h), j->v.row, j->e, j->s);
+            packed = head;
+        }
+        if (j->parts) {
+            w.dk = j->parts + i * j->s * (d + e);
+            w.dv = w.dk + j->s * d;
+        }
         memset(w.dk, 0, (size_t) (j->s * d) * sizeof *w.dk);
         memset(w.dv, 0, (size_t) (j->s * e) * sizeof *w.dv);
-        for (int64_t row = 0; row < j->l; row += TILE)
-            backward_tile(&u, &w, row, tr__min(TILE, j->l - row));
-        store_rows(at(&j->dk, u.b, u.h), j->dk.row, w.dk, d, j->s, j->d);
-        store_rows(at(&j->dv, u.b, u.h), j->dv.row, w.dv, e, j->s, j->e);
+        for (int64_t t = i % j->groups; t < j->tiles; t += j->groups)
+            backward_tile(&u, &w, t * TILE, tr__min(TILE, j->l - t * TILE));
+        if (!j->parts) {
+            store_rows(at(&j->dk, u.b, u.h), j->dk.row, w.dk, d, j->s, j->d);
+            store_rows(at(&j->dv, u.b, u.h), j->dv.row, w.dv, e, j->s, j->e);
+        }
+    }
+}
+
+/* A head's dk and dv out of its groups', in their order. */
+static void add_parts(void *env, int64_t begin, int64_t end, int thread) {
+    const job *j = env;
+    int64_t d = padded(j->d), e = padded(j->e), n = j->s * (d + e);
+    for (int64_t head = begin; head < end; head++) {
+        float *sum = j->parts + head * j->groups * n;
+        for (int64_t i = 1; i < j->groups; i++) {
+            const float *part = sum + i * n;
+            _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) sum[k] += part[k];
+        }
+        store_rows(at(&j->dk, head / j->heads, head % j->heads), j->dk.row, sum, d, j->s, j->d);
+        store_rows(at(&j->dv, head / j->heads, head % j->heads), j->dv.row, sum + j->s * d, e, j->s, j->e);
     }
 }
 
@@ -559,7 +586,18 @@ TR__ISA_KERNEL(_sdpa_backward) {
     TR_TRY(open_out(c, &out[0], &j.dq));
     TR_TRY(open_out(c, &out[1], &j.dk));
     TR_TRY(open_out(c, &out[2], &j.dv));
-    TR_TRY(run(c, &j, j.batch * j.heads, j.l * j.s * (j.d + j.e), backward_floats(&j), backward_units));
+    // Few heads of many queries: in groups, each a few tiles at least, because keys are packed for each.
+    int64_t heads = j.batch * j.heads, groups = tr__min(j.tiles / 4, UNITS / 2 / heads);
+    j.groups = tr__max(1, groups);
+    if (j.groups > 1) {
+        j.parts = tr__scratch(c, (size_t) (heads * j.groups * j.s * (padded(j.d) + padded(j.e))) * sizeof(float));
+        if (!j.parts)
+            return TR_E_NOMEM;
+    }
+    int64_t work = j.l * j.s * (j.d + j.e);
+    TR_TRY(run(c, &j, heads * j.groups, work / j.groups, backward_floats(&j), backward_units));
+    if (j.parts)
+        tr__parallel(c->ctx, heads, 1, add_parts, &j);
     TR_TRY(close_out(c, &out[0], &j.dq));
     TR_TRY(close_out(c, &out[1], &j.dk));
     return close_out(c, &out[2], &j.dv);
