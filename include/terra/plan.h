@@ -10,6 +10,8 @@
 #ifndef TERRA_PLAN_H
 #define TERRA_PLAN_H
 
+#include <stdatomic.h>
+
 #include "terra/kernel.h"
 
 /* Names a storage within a path: a value, or with the top bit an external; NONE for numbers and absent operands. */
@@ -98,6 +100,9 @@ typedef struct tr_plan {
     int64_t compile_ns;
     uint32_t id;
     struct tr_plan_state *state; /* the executor's: pools of slabs */
+    struct tr_plan *next;        /* among those that are being dropped */
+    bool dropping;               /* the executor has been told */
+    _Atomic bool dropped;        /* the executor holds nothing of it any more */
 } tr_plan;
 
 #endif

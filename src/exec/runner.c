@@ -112,6 +112,8 @@ static bool obey(tr_runner *r, tr_msg *m) {
         break;
     case TR_MSG_DROP_PLAN:
         tr__plan_state_drop(r, m->object);
+        // Release: pairs with the acquire in tr_exec_drop_plan.
+        atomic_store_explicit(&((tr_plan *) m->object)->dropped, true, memory_order_release);
         break;
     case TR_MSG_STOP:
         return false;
@@ -433,18 +435,22 @@ tr_status tr_exec_exit(tr_activation *a) {
     return status;
 }
 
-void tr_exec_drop_plan(tr_plan *plan) {
+bool tr_exec_drop_plan(tr_plan *plan) {
     if (!plan->state)
-        return;
-    quiet++;
-    bool dropped = send(TR_MSG_DROP_PLAN, plan, 0) == TR_OK && tr_exec_synchronize(0) == TR_OK;
-    quiet--;
-    if (!dropped)
-        return;
+        return true;
+    if (!plan->dropping) {
+        quiet++;
+        plan->dropping = send(TR_MSG_DROP_PLAN, plan, 0) == TR_OK;
+        quiet--;
+    }
+    // Acquire: pairs with the release in obey; the executor has seen the last of its activations end.
+    if (!atomic_load_explicit(&plan->dropped, memory_order_acquire))
+        return false;
     for (int i = 0; i < MAX_OPEN_ACTIVATIONS; i++)
         if (open_now[i] && open_now[i]->plan == plan)
             open_now[i] = NULL;
     tr__activations_free(plan);
+    return true;
 }
 
 /* ---- stopping and forking ---- */
