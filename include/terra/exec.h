@@ -119,6 +119,11 @@ typedef struct tr_exec_stats {
     int executors, threads;
 } tr_exec_stats;
 TR_API void tr_exec_stats_get(tr_exec_stats *out);
+/* What Python's side has waited for so far: room in the ring, the oldest activation, answers. */
+typedef struct tr_exec_waits {
+    int64_t room_ns, activation_ns, answer_ns;
+} tr_exec_waits;
+TR_API void tr_exec_waits_get(tr_exec_waits *out);
 TR_API const char *tr_exec_placement(void); /* text for info(); static */
 
 /* The executor prints where a call came from through this. */

@@ -217,13 +217,21 @@ void tr_exec_set_wait_host(const tr_wait_host *host) {
  * until the interpreter looks for it. */
 static int quiet;
 
-/* One slice of a wait without the GIL. `wait` returns TR_OK when there is nothing left to wait for. */
-static tr_status wait_slices(tr_status (*wait)(void *arg), void *arg, bool (*done)(void *arg)) {
+static tr_exec_waits waits; /* the GIL's */
+
+void tr_exec_waits_get(tr_exec_waits *out) {
+    *out = waits;
+}
+
+/* Waits without the GIL, in slices. `wait` returns TR_OK when there is nothing left to wait for. */
+static tr_status wait_slices(tr_status (*wait)(void *arg), void *arg, bool (*done)(void *arg), int64_t *waited_ns) {
     for (;;) {
+        int64_t start = tr_now_ns();
         void *token = wait_host.release ? wait_host.release() : NULL;
         tr_status status = wait(arg);
         if (wait_host.acquire)
             wait_host.acquire(token);
+        *waited_ns += tr_now_ns() - start;
         if (done(arg))
             return status;
         if (wait_host.check && !quiet)
@@ -265,7 +273,7 @@ static tr_msg *reserve(size_t bytes, tr_status *status) {
             return m;
         }
         room_wait w = {bytes};
-        if ((*status = wait_slices(room_slice, &w, room_done)) != TR_OK)
+        if ((*status = wait_slices(room_slice, &w, room_done, &waits.room_ns)) != TR_OK)
             return NULL;
     }
 }
@@ -355,7 +363,7 @@ tr_status tr_exec_fetch(const tr_operand *t, uint32_t need, void *dst, size_t by
     }
     if (t && t->storage)
         t->storage->sent = true;
-    status = wait_slices(future_slice, future, future_done);
+    status = wait_slices(future_slice, future, future_done, &waits.answer_ns);
     if (!tr_future_is_done(future)) {
         // Interrupted. The executor still writes into f: it is left to it, and lost.
         tr_future_release(future);
@@ -396,7 +404,7 @@ static tr_status finished_slice(void *arg) {
 static tr_activation *begin(tr_plan *plan) {
     // Run-ahead is bounded: at most MAX_OPEN_ACTIVATIONS that have not finished.
     tr_activation *oldest = open_now[0];
-    if (oldest && !finished(oldest) && wait_slices(finished_slice, oldest, finished_done) != TR_OK)
+    if (oldest && !finished(oldest) && wait_slices(finished_slice, oldest, finished_done, &waits.activation_ns) != TR_OK)
         return NULL;
     tr_activation *a = tr__activation_take(plan);
     if (!a) {

@@ -5,6 +5,7 @@
  * a plan, an activation of it begins. As long as op after op equals the path's, nothing is sent. The first that differs, a
  * value that outlives the death that the path knows, or a mark too early: the path is left (a side exit). What was validated
  * until then will have run exactly so; the rest of the iteration is recorded and sent op by op. */
+#include "tracer/clock.h"
 #include "tracer/dispatch.h"
 #include "tracer/path.h"
 #include "tracer/trace.h"
@@ -777,7 +778,7 @@ static bool backward_marks(uint32_t site) {
     return marks;
 }
 
-tr_status tr_mark(tr_mark_kind kind, uint32_t site) {
+static tr_status mark(tr_mark_kind kind, uint32_t site) {
     if (kind != TR_MARK_BACKWARD)
         tr.other_marks++;
     else if (!backward_marks(site))
@@ -797,10 +798,18 @@ tr_status tr_mark(tr_mark_kind kind, uint32_t site) {
     return TR_OK;
 }
 
+tr_status tr_mark(tr_mark_kind kind, uint32_t site) {
+    bool timed = tr__clock_enter();
+    tr_status status = mark(kind, site);
+    tr__clock_leave(timed);
+    return status;
+}
+
 /* ------------------------------------------------------------------------------------------------ start, stop, fork */
 
 tr_status tr__trace_init(const tr_host *host) {
     tr.host_site = host->site;
+    tr__clock_init();
     tr.sync = tr_options_get()->sync;
     return TR_OK;
 }
@@ -830,6 +839,10 @@ bool tr__following(void) {
 void tr__note_skeleton(int64_t ns, int64_t ops) {
     stats.skeleton_ns += ns;
     stats.skeleton_ops += ops;
+}
+
+int64_t tr__ops_so_far(void) {
+    return stats.ops;
 }
 
 void tr_fork_prepare(void) {
@@ -910,6 +923,10 @@ char *tr_explain(void) {
     text t = {0};
     say(&t, "%lld iterations traced, %lld co-executed, %lld side exits\n", (long long) stats.iterations_traced,
         (long long) stats.iterations_coexecuted, (long long) stats.side_exits);
+    tr_exec_waits w;
+    tr_exec_waits_get(&w);
+    say(&t, "Python waited %.1f ms for values, %.1f ms for the oldest of too many plans under way, %.1f ms for room in the ring\n",
+        (double) w.answer_ns / 1e6, (double) w.activation_ns / 1e6, (double) w.room_ns / 1e6);
     for (tr_graph *g = tr__graph_first(); g; g = g->next) {
         say(&t, "\n%s that begin %s %s: %u known path%s\n", g->is_piece ? "pieces" : "iterations after the",
             g->is_piece ? "at" : kinds[g->kind], tr_site_text(g->site), g->n_known, g->n_known == 1 ? "" : "s");
