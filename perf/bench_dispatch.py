@@ -1,93 +1,116 @@
-"""What an operator costs the Python thread: `x + y` from Python beside torch's eager figure, and the skeleton over a GPT's training
-step (tensors, tape and backward included).
+"""What an operator costs the Python thread, in two figures with limits; exit status 1 beyond them.
 
-    .venv/bin/python perf/bench_dispatch.py
+* The skeleton: time inside the C core per operator, over whole training steps of a GPT that run from a plan: tensors, tape,
+  backward and optimizer included, the interpreter and waits for the executor not (TERRA_TIME_CALLS; src/tracer/clock.h). The
+  median over steps.
+* `x + y` from Python, beside torch's eager figure for the same line.
+
+    python perf/bench_dispatch.py
 """
 
+import os
 import statistics
+import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+SKELETON_NS, ADD_NS = 300, 600
+STEPS, ADDS = 200, 100
 
 
-def add_ns(t, n=20000):
+def add_ns(t):
+    """Some at a time, the executor idle before: what Python pays, not what computing costs."""
     x, y = t.ones(4, 4), t.ones(4, 4)
     times = []
-    for _ in range(15):
+    for _ in range(400):
         if hasattr(t, "synchronize"):
             t.synchronize()
-        start = time.perf_counter()
-        for _ in range(n // 20):
+        start = time.perf_counter_ns()
+        for _ in range(ADDS):
             x + y
-        times.append((time.perf_counter() - start) / (n // 20) * 1e9)
-    return statistics.median(times)
+        times.append((time.perf_counter_ns() - start) / ADDS)
+    return statistics.median(times), min(times)
 
 
-def gpt_step():
-    import terra
+class Gpt:
+    """Four blocks of attention and a two-layer perceptron, cross-entropy, AdamW; small, so that Python never waits."""
 
-    sys.modules.setdefault("torch", terra)
-    from terra import nn
-    from terra.nn import functional as F
+    VOCABULARY, WIDTH, CONTEXT, BATCH = 64, 32, 16, 2
 
-    terra.manual_seed(0)
-    vocabulary, width, context, batch = 64, 64, 32, 4
-    block = lambda: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-    letters, places = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
-    qkv, blocks, head = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(4)), nn.ModuleList(block() for _ in range(4)), nn.Linear(width, vocabulary)
-    params = [p for m in (letters, places, qkv, blocks, head) for p in m.parameters()]
-    optimizer = terra.optim.AdamW(params)
-    data = np.random.RandomState(0).randint(0, vocabulary, (batch, context + 1))
+    def __init__(self, t):
+        nn, width = t.nn, self.WIDTH
+        self.t = t
+        t.manual_seed(0)
+        self.letters, self.places = nn.Embedding(self.VOCABULARY, width), nn.Embedding(self.CONTEXT, width)
+        self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(4))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)) for _ in range(4))
+        self.head = nn.Linear(width, self.VOCABULARY)
+        modules = (self.letters, self.places, self.qkv, self.blocks, self.head)
+        self.optimizer = t.optim.AdamW([p for m in modules for p in m.parameters()])
+        self.data = np.random.RandomState(0).randint(0, self.VOCABULARY, (self.BATCH, self.CONTEXT + 1))
 
-    def step():
-        x, y = terra.tensor(data[:, :-1]), terra.tensor(data[:, 1:])
-        h = letters(x) + places(terra.arange(context))
-        for a, b in zip(qkv, blocks):
+    def step(self):
+        t, F = self.t, self.t.nn.functional
+        x, y = t.tensor(self.data[:, :-1]), t.tensor(self.data[:, 1:])
+        h = self.letters(x) + self.places(t.arange(self.CONTEXT))
+        for a, b in zip(self.qkv, self.blocks):
             q, k, v = a(h).chunk(3, -1)
             h = h + F.softmax(q @ k.transpose(1, 2) * 0.125, -1) @ v
             h = h + b(h)
-        loss = F.cross_entropy(head(h).view(-1, vocabulary), y.view(-1))
-        optimizer.zero_grad()
-        before = time.perf_counter()
+        loss = F.cross_entropy(self.head(h).view(-1, self.VOCABULARY), y.view(-1))
+        self.optimizer.zero_grad()
         loss.backward()
-        backward = time.perf_counter() - before
-        optimizer.step()
-        return loss, backward
+        self.optimizer.step()
 
-    for _ in range(10):
-        step()
+
+def skeleton():
+    import terra
+
+    gpt = Gpt(terra)
+    for _ in range(20):
+        gpt.step()
     terra.synchronize()
     terra._C._stats_reset()
-    steps, backward = 100, []
-    start = time.perf_counter()
-    for _ in range(steps):
-        loss, b = step()
-        backward.append(b)
-        if len(backward) % 2 == 0:
-            loss.item()
-    terra.synchronize()
-    total = time.perf_counter() - start
+    per_op, ops, before = [], [], terra.stats()
+    for _ in range(STEPS):
+        gpt.step()
+        terra.synchronize()
+        now = terra.stats()
+        ops.append(now["ops"] - before["ops"])
+        per_op.append((now["skeleton_ns"] - before["skeleton_ns"]) / ops[-1])
+        before = now
     s = terra.stats()
-    print(f"GPT step: {s['ops'] / steps:.0f} operators, {100 * s['ops_from_plans'] / s['ops']:.1f} % from plans, {total / steps * 1e6:.0f} us a step")
-    print(f"  skeleton            {s['skeleton_ns'] / max(1, s['skeleton_ops']):7.0f} ns per operator in C (one call in 64 timed, clock included)")
-    print(f"  backward()          {statistics.median(backward) * 1e6:7.0f} us on the Python thread")
+    ns = statistics.median(per_op)
+    print(f"GPT step: {statistics.median(ops):.0f} operators, {100 * s['ops_from_plans'] / s['ops']:.1f} % from plans")
+    print(f"  in C, per operator: {ns:.0f} ns, least {min(per_op):.0f} ns (limit {SKELETON_NS})")
+    return ns <= SKELETON_NS
+
+
+def child(what, **environment):
+    return subprocess.run([sys.executable, __file__, what], env={**os.environ, **environment}).returncode == 0
 
 
 def main():
-    import torch
+    if "skeleton" in sys.argv:
+        return not skeleton()
+    if "add" in sys.argv:
+        import terra
 
-    torch.set_num_threads(1)
-    want = add_ns(torch)
-    del sys.modules["torch"]
-    import terra
+        ns, least = add_ns(terra)
+        print(f"x + y from Python: {ns:.0f} ns, least {least:.0f} ns (limit {ADD_NS})")
+        return not ns <= ADD_NS
+    if "torch" in sys.argv:
+        import torch
 
-    print(f"x + y from Python: {add_ns(terra):.0f} ns; torch eager {want:.0f} ns")
-    gpt_step()
+        torch.set_num_threads(1)
+        print("torch eager:       {:.0f} ns, least {:.0f} ns".format(*add_ns(torch)))
+        return 0
+    fine = [child("skeleton", TERRA_TIME_CALLS="1"), child("add"), child("torch")]
+    return not all(fine)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

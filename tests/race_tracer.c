@@ -6,7 +6,7 @@
 
 int main(void) {
     setenv("TERRA_THREADS", "1", 1);
-    RP_OK(tr_tracer_init(&(tr_host){0}));
+    RP_OK(tr_tracer_init(&(tr_host){.site = rp_site}));
     int wrong = 0;
     for (uint64_t seed = 1; seed <= 4; seed++) {
         rp_run(seed, 120, true); // shapes seen for the first time use other kernels: not compared

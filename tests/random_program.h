@@ -26,6 +26,10 @@ typedef struct rp {
     int fetches;
 } rp;
 
+/* Where the program is: the line of an op in its path. The host's `site`. */
+static uint32_t rp_line;
+static inline uint32_t rp_site(void) { return rp_line; }
+
 static inline uint32_t rp_next(uint64_t *s) {
     *s = *s * 6364136223846793005u + 1442695040888963407u;
     return (uint32_t) (*s >> 33);
@@ -168,6 +172,7 @@ static inline void rp_step(rp *p, int step) {
         rp_push(p, p->param[i]);
     }
     for (int i = 0; i < n_ops && !(break_early && i == stop); i++) {
+        rp_line = 100 + (uint32_t) i;
         rp_op(p, &course);
         if (rp_next(&course) % 12 == 0 || (extra_fetch && i == stop))
             rp_fetch(p, p->pool[p->n_pool - 1]);
@@ -178,6 +183,7 @@ static inline void rp_step(rp *p, int step) {
             tr_tensor_retain(p->kept[at]);
         }
     }
+    rp_line = 1;
     tr_tensor *loss = NULL, *last = p->pool[p->n_pool - 1];
     for (int i = p->n_pool - 1; i >= 0 && !last->requires_grad; i--)
         last = p->pool[i];
@@ -194,7 +200,9 @@ static inline void rp_step(rp *p, int step) {
             if (p->kept[i])
                 rp_fetch(p, p->kept[i]);
     tr_tensor_release(loss);
+    rp_line = 2;
     rp_update(p, step);
+    rp_line = 0;
     RP_OK(tr_mark(TR_MARK_OPTIMIZER, 1));
 }
 

@@ -4,7 +4,7 @@
 #include <criterion/criterion.h>
 
 static void compare(uint64_t first, uint64_t last) {
-    RP_OK(tr_tracer_init(&(tr_host){0}));
+    RP_OK(tr_tracer_init(&(tr_host){.site = rp_site}));
     for (uint64_t seed = first; seed <= last; seed++) {
         rp_run(seed, 150, true); // shapes seen for the first time use other kernels: not compared
         uint64_t want = rp_run(seed, 150, true);

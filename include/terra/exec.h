@@ -103,8 +103,9 @@ static inline void tr_exec_advance_quiet(tr_activation *a, uint32_t cursor) {
 TR_API void tr_exec_notify(void);
 TR_API tr_status tr_exec_end(tr_activation *a);
 TR_API tr_status tr_exec_exit(tr_activation *a);
-/* No activation of it may be open; waits for those that run. Frees the plan's pools, not the plan. */
-TR_API void tr_exec_drop_plan(tr_plan *plan);
+/* Lets go of a plan that nobody begins any more, without waiting for its activations. True: the executor is done with it, its
+ * pools are freed, it may be destroyed. False: not yet, call again later. */
+TR_API bool tr_exec_drop_plan(tr_plan *plan);
 
 TR_API void tr_exec_fork_prepare(void);
 TR_API void tr_exec_fork_parent(void);
@@ -122,6 +123,11 @@ typedef struct tr_exec_stats {
 TR_API void tr_exec_stats_get(tr_exec_stats *out);
 /* Threads of an executor's team, for which plans are compiled; 1 before tr_exec_init. Any thread. */
 TR_API int tr_exec_team(void);
+/* What Python's side has waited for so far: room in the ring, the oldest activation, answers. */
+typedef struct tr_exec_waits {
+    int64_t room_ns, activation_ns, answer_ns;
+} tr_exec_waits;
+TR_API void tr_exec_waits_get(tr_exec_waits *out);
 TR_API const char *tr_exec_placement(void); /* text for info(); static */
 
 /* The executor prints where a call came from through this. */

@@ -149,6 +149,9 @@ typedef struct tr_plan {
     uint32_t id;
     _Atomic int64_t *ns;         /* per instruction, with TERRA_PROFILE: the least time it took; the executor writes, relaxed */
     struct tr_plan_state *state; /* the executor's: pools of slabs */
+    struct tr_plan *next;        /* among those that are being dropped */
+    bool dropping;               /* the executor has been told */
+    _Atomic bool dropped;        /* the executor holds nothing of it any more */
 } tr_plan;
 
 #endif

@@ -112,6 +112,8 @@ static bool obey(tr_runner *r, tr_msg *m) {
         break;
     case TR_MSG_DROP_PLAN:
         tr__plan_state_drop(r, m->object);
+        // Release: pairs with the acquire in tr_exec_drop_plan.
+        atomic_store_explicit(&((tr_plan *) m->object)->dropped, true, memory_order_release);
         break;
     case TR_MSG_STOP:
         return false;
@@ -217,13 +219,21 @@ void tr_exec_set_wait_host(const tr_wait_host *host) {
  * until the interpreter looks for it. */
 static int quiet;
 
-/* One slice of a wait without the GIL. `wait` returns TR_OK when there is nothing left to wait for. */
-static tr_status wait_slices(tr_status (*wait)(void *arg), void *arg, bool (*done)(void *arg)) {
+static tr_exec_waits waits; /* the GIL's */
+
+void tr_exec_waits_get(tr_exec_waits *out) {
+    *out = waits;
+}
+
+/* Waits without the GIL, in slices. `wait` returns TR_OK when there is nothing left to wait for. */
+static tr_status wait_slices(tr_status (*wait)(void *arg), void *arg, bool (*done)(void *arg), int64_t *waited_ns) {
     for (;;) {
+        int64_t start = tr_now_ns();
         void *token = wait_host.release ? wait_host.release() : NULL;
         tr_status status = wait(arg);
         if (wait_host.acquire)
             wait_host.acquire(token);
+        *waited_ns += tr_now_ns() - start;
         if (done(arg))
             return status;
         if (wait_host.check && !quiet)
@@ -265,7 +275,7 @@ static tr_msg *reserve(size_t bytes, tr_status *status) {
             return m;
         }
         room_wait w = {bytes};
-        if ((*status = wait_slices(room_slice, &w, room_done)) != TR_OK)
+        if ((*status = wait_slices(room_slice, &w, room_done, &waits.room_ns)) != TR_OK)
             return NULL;
     }
 }
@@ -357,7 +367,7 @@ tr_status tr_exec_fetch(const tr_operand *t, uint32_t need, void *dst, size_t by
     if (t && t->storage)
         t->storage->sent = true;
     int64_t start = TR_UNLIKELY(tr_timeline_on) ? tr_now_ns() : 0;
-    status = wait_slices(future_slice, future, future_done);
+    status = wait_slices(future_slice, future, future_done, &waits.answer_ns);
     if (TR_UNLIKELY(tr_timeline_on))
         tr_timeline_add(TR_TRACK_PYTHON, "waits for a value", NULL, 1, 0, 0, start, tr_now_ns());
     if (!tr_future_is_done(future)) {
@@ -400,7 +410,7 @@ static tr_status finished_slice(void *arg) {
 static tr_activation *begin(tr_plan *plan) {
     // Run-ahead is bounded: at most MAX_OPEN_ACTIVATIONS that have not finished.
     tr_activation *oldest = open_now[0];
-    if (oldest && !finished(oldest) && wait_slices(finished_slice, oldest, finished_done) != TR_OK)
+    if (oldest && !finished(oldest) && wait_slices(finished_slice, oldest, finished_done, &waits.activation_ns) != TR_OK)
         return NULL;
     tr_activation *a = tr__activation_take(plan);
     if (!a) {
@@ -451,18 +461,22 @@ tr_status tr_exec_exit(tr_activation *a) {
     return status;
 }
 
-void tr_exec_drop_plan(tr_plan *plan) {
+bool tr_exec_drop_plan(tr_plan *plan) {
     if (!plan->state)
-        return;
-    quiet++;
-    bool dropped = send(TR_MSG_DROP_PLAN, plan, 0) == TR_OK && tr_exec_synchronize(0) == TR_OK;
-    quiet--;
-    if (!dropped)
-        return;
+        return true;
+    if (!plan->dropping) {
+        quiet++;
+        plan->dropping = send(TR_MSG_DROP_PLAN, plan, 0) == TR_OK;
+        quiet--;
+    }
+    // Acquire: pairs with the release in obey; the executor has seen the last of its activations end.
+    if (!atomic_load_explicit(&plan->dropped, memory_order_acquire))
+        return false;
     for (int i = 0; i < MAX_OPEN_ACTIVATIONS; i++)
         if (open_now[i] && open_now[i]->plan == plan)
             open_now[i] = NULL;
     tr__activations_free(plan);
+    return true;
 }
 
 /* ---- stopping and forking ---- */

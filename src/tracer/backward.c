@@ -5,6 +5,7 @@
  * nest (a custom node's backward may call backward): each has a table of its own. */
 #include "tracer/tape.h"
 
+#include "tracer/clock.h"
 #include "tracer/dispatch.h"
 
 #include "terra/alloc.h"
@@ -491,7 +492,7 @@ static tr_status prepare(run *r) {
     return TR_OK;
 }
 
-tr_status tr_backward(const tr_backward_args *args) {
+static tr_status backward(const tr_backward_args *args) {
     run r = {.args = args};
     bool was = tr_set_grad_enabled(args->create_graph);
     uint32_t outer = tr__forward_site;
@@ -515,4 +516,11 @@ tr_status tr_backward(const tr_backward_args *args) {
     tr__forward_site = outer;
     tr_set_grad_enabled(was);
     return r.status;
+}
+
+tr_status tr_backward(const tr_backward_args *args) {
+    bool timed = tr__clock_enter();
+    tr_status status = backward(args);
+    tr__clock_leave(timed);
+    return status;
 }

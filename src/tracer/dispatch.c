@@ -1,10 +1,10 @@
 /* dispatch.c - tr_apply: every op of every program comes through here. */
+#include "tracer/clock.h"
 #include "tracer/dispatch.h"
 #include "tracer/tape.h"
 #include "tracer/trace.h"
 
 #include "terra/alloc.h"
-#include "terra/event.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -277,15 +277,11 @@ void tr_wait_until_idle(void) {
     tr_exec_wait_until_idle();
 }
 
-/* One call in 64 is timed while a path is followed: what the skeleton costs per op. */
 tr_status tr_apply(tr_op op, const tr_input *in, int n_in, const int64_t *attrs, const tr_meta *given, bool in_place,
                    tr_tensor **out) {
-    static uint32_t calls;
-    bool timed = TR_UNLIKELY((++calls & 63) == 0) && tr__following();
-    int64_t start = timed ? tr_now_ns() : 0;
+    bool timed = tr__clock_enter_op();
     tr_status status = apply(op, in, n_in, attrs, given, in_place, out);
-    if (TR_UNLIKELY(timed))
-        tr__note_skeleton(tr_now_ns() - start, 1);
+    tr__clock_leave(timed);
     if (TR_UNLIKELY(op_hook != NULL) && status == TR_OK)
         status = call_hook(op, out);
     return status;

@@ -83,10 +83,6 @@ void tr__recorder_hash(tr_recorder *r, const tr_path_op *op) {
     r->hash = hash_op(r->hash, &r->path, op);
 }
 
-uint64_t tr__path_hash(uint64_t prefix, const tr_path *path, uint32_t op) {
-    return hash_op(prefix, path, &path->ops[op]);
-}
-
 uint64_t tr__path_prefix(const tr_path *path, uint32_t n) {
     uint64_t h = 0x243f6a8885a308d3u;
     for (uint32_t i = 0; i < n; i++)
@@ -318,22 +314,98 @@ static void add_cut(uint32_t location) {
             k->crossed |= is_crossed(k->path);
 }
 
-enum { CUT_MISSES = 2, CUT_RATE = 40 }; /* a fork is cut after 2 misses, if it was missed in one of 40 iterations */
+/* A fork is cut after 2 misses, if it was missed in one of 40 iterations. Traces that part are laid side by side again within
+ * REJOIN ops, MAX_PARTINGS times at most. */
+enum { CUT_MISSES = 2, CUT_RATE = 40, REJOIN = 128, MAX_PARTINGS = 32 };
 
-void tr__graph_missed(tr_graph *g, uint64_t prefix, uint32_t op, uint32_t site, uint32_t expected, uint32_t actual) {
-    tr_fork *f = NULL;
-    for (uint32_t i = 0; i < g->n_forks && !f; i++)
-        if (g->forks[i].prefix == prefix)
-            f = &g->forks[i];
-    if (!f) {
-        if (g->n_forks == TR_MAX_FORKS)
+static tr_fork *fork_after(tr_graph *g, uint32_t after) {
+    for (uint32_t i = 0; i < g->n_forks; i++)
+        if (g->forks[i].after == after)
+            return &g->forks[i];
+    if (g->n_forks == TR_MAX_FORKS)
+        return NULL;
+    tr_fork *f = &g->forks[g->n_forks++];
+    *f = (tr_fork){.after = after};
+    return f;
+}
+
+/* How two traces are walked: one op of each at a time while they agree. */
+typedef struct walk {
+    const tr_path *a, *b;
+    uint32_t i, j;
+} walk;
+
+static bool is_same_call(const walk *w, uint32_t i, uint32_t j) {
+    if (i == w->a->n_ops || j == w->b->n_ops)
+        return i == w->a->n_ops && j == w->b->n_ops; // both end here
+    return w->a->ops[i].op == w->b->ops[j].op && w->a->ops[i].location == w->b->ops[j].location;
+}
+
+/* To the first difference, in any respect. */
+static void walk_equal(walk *w) {
+    uint64_t a = 0, b = 0;
+    while (w->i < w->a->n_ops && w->j < w->b->n_ops) {
+        a = hash_op(a, w->a, &w->a->ops[w->i]);
+        b = hash_op(b, w->b, &w->b->ops[w->j]);
+        if (a != b)
             return;
-        f = &g->forks[g->n_forks++];
-        *f = (tr_fork){.prefix = prefix, .op = op, .site = site};
+        w->i++;
+        w->j++;
     }
-    f->misses++;
+}
+
+/* To the next place where the same calls come, in the nearest way; behind a fork values have other numbers, so that calls are
+ * all there is to compare. False: nowhere near. */
+static bool rejoin(walk *w) {
+    for (uint32_t sum = 1; sum <= REJOIN; sum++)
+        for (uint32_t di = 0; di <= sum; di++) {
+            uint32_t i = w->i + di, j = w->j + sum - di;
+            if (i > w->a->n_ops || j > w->b->n_ops || !is_same_call(w, i, j))
+                continue;
+            if (i < w->a->n_ops && !is_same_call(w, i + 1, j + 1))
+                continue;
+            w->i = i;
+            w->j = j;
+            return i < w->a->n_ops;
+        }
+    return false;
+}
+
+/* The walk stands before a fork: one more miss, but for a loop that parts at one place many times. */
+static void count_miss(tr_graph *g, const walk *w, tr_fork **counted, int *n_counted) {
+    tr_fork *f = fork_after(g, w->i ? w->a->ops[w->i - 1].location : 0);
+    if (!f)
+        return;
+    const tr_path_op *came = w->i < w->a->n_ops ? &w->a->ops[w->i] : NULL;
+    const tr_path_op *expected = w->j < w->b->n_ops ? &w->b->ops[w->j] : NULL;
+    bool again = false;
+    for (int k = 0; k < *n_counted; k++)
+        again |= counted[k] == f;
+    if (!again) {
+        counted[(*n_counted)++] = f;
+        f->misses++;
+        f->op = w->i;
+        f->site = came ? came->site : expected ? expected->site : 0;
+    }
     if (f->misses < CUT_MISSES || f->misses * CUT_RATE < g->iterations)
         return;
-    add_cut(expected);
-    add_cut(actual);
+    add_cut(expected ? expected->location : 0);
+    add_cut(came ? came->location : 0);
+}
+
+void tr__graph_missed(tr_graph *g, const tr_path *trace, const tr_path *predicted) {
+    walk w = {.a = trace, .b = predicted};
+    tr_fork *counted[MAX_PARTINGS];
+    int n_counted = 0;
+    walk_equal(&w);
+    for (int n = 0; n < MAX_PARTINGS && !(w.i == trace->n_ops && w.j == predicted->n_ops); n++) {
+        count_miss(g, &w, counted, &n_counted);
+        // The same call with other operands or shapes: it is the fork, not what follows from it.
+        if (is_same_call(&w, w.i, w.j))
+            w.i++, w.j++;
+        else if (!rejoin(&w))
+            return;
+        while (w.i < trace->n_ops && w.j < predicted->n_ops && is_same_call(&w, w.i, w.j))
+            w.i++, w.j++;
+    }
 }

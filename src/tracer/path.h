@@ -24,16 +24,18 @@ typedef struct tr_known {
     uint64_t taken;            /* when last, by a clock of its graph */
     bool crossed;              /* a cut lies within it: it is not followed any more */
     bool compiling, stale;     /* stale: compile again, something that the plan assumed has changed */
+    bool improvable;           /* compile again when convenient: the plan holds, but more is known by now */
     uint32_t compiles;
     uint64_t cut;              /* ends at a cut: its graph's key; 0: ends at a mark */
     struct tr_known *next;
     struct tr_graph *graph;
 } tr_known;
 
-/* Where paths were left: op index and prefix hash, for cuts. */
+/* Where an iteration went on otherwise than predicted: behind a call, known by its location (0: at the start), whichever way the
+ * program had come there. */
 typedef struct tr_fork {
-    uint64_t prefix;
-    uint32_t op, misses;
+    uint32_t after;
+    uint32_t op, misses;       /* op: its index when last missed */
     uint32_t site;
 } tr_fork;
 
@@ -82,12 +84,10 @@ static inline bool tr__known_usable(const tr_known *k) { return k->plan && !k->s
 void tr__graph_taken(tr_graph *g, tr_known *k);
 /* Cuts are calls, by their location and operator: wherever the program comes to one, a piece ends and another begins. */
 bool tr__is_cut(uint32_t location);
-/* A followed path was left before `op`, as the program went on at `actual` instead of `expected`: a fork missed often enough
- * becomes cuts at both. */
-void tr__graph_missed(tr_graph *g, uint64_t prefix, uint32_t op, uint32_t site, uint32_t expected, uint32_t actual);
+/* An iteration of g went as `trace`, where `predicted` was expected (followed or not): the forks at which they part are missed
+ * once more each. One missed often enough becomes two cuts, at the call that was expected and at the one that came. */
+void tr__graph_missed(tr_graph *g, const tr_path *trace, const tr_path *predicted);
 /* The hash of a path's first n ops. */
 uint64_t tr__path_prefix(const tr_path *path, uint32_t n);
-/* ... and of one op more. */
-uint64_t tr__path_hash(uint64_t prefix, const tr_path *path, uint32_t op);
 
 #endif

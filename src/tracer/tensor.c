@@ -1,4 +1,5 @@
 /* tensor.c - tensors and their storages on the Python side: lifetimes, feeds, fetches, memory shared with the outside. */
+#include "tracer/clock.h"
 #include "tracer/dispatch.h"
 #include "tracer/tape.h"
 
@@ -61,9 +62,7 @@ void tr_tensor_retain(tr_tensor *t) {
     t->refs++;
 }
 
-void tr_tensor_release(tr_tensor *t) {
-    if (!t || --t->refs > 0)
-        return;
+static void tensor_dies(tr_tensor *t) {
     // The storage first: it is what memory plans wait for. Then what may run the program's code.
     tr__storage_release(t->storage);
     tr_tensor *grad = t->grad, *base = t->base;
@@ -73,6 +72,14 @@ void tr_tensor_release(tr_tensor *t) {
     tr_tensor_release(base);
     t->py = unused;
     unused = t;
+}
+
+void tr_tensor_release(tr_tensor *t) {
+    if (!t || --t->refs > 0)
+        return;
+    bool timed = tr__clock_enter();
+    tensor_dies(t);
+    tr__clock_leave(timed);
 }
 
 /* Takes s. */

@@ -5,6 +5,7 @@
  * a plan, an activation of it begins. As long as op after op equals the path's, nothing is sent. The first that differs, a
  * value that outlives the death that the path knows, or a mark too early: the path is left (a side exit). What was validated
  * until then will have run exactly so; the rest of the iteration is recorded and sent op by op. */
+#include "tracer/clock.h"
 #include "tracer/dispatch.h"
 #include "tracer/path.h"
 #include "tracer/trace.h"
@@ -18,7 +19,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MIN_MARK_OPS = 8, MAX_TRACE_OPS = 1 << 15, AUTO_MARK_OPS = 4096, COMPILE_AFTER = 2, MAX_COMPILES = 20 };
+enum { MIN_MARK_OPS = 8, AUTO_MARK_OPS = 4096, COMPILE_AFTER = 2, MAX_COMPILES = 20, COMPILE_HERE_OPS = 64 };
 
 static struct {
     uint32_t epoch;            /* of the iteration; storages that carry it are known to its trace */
@@ -29,6 +30,7 @@ static struct {
     tr_graph *graph;
     tr_recorder recorder;      /* the trace, while no path is followed */
     tr_known *known;           /* the path being followed */
+    tr_known *predicted;       /* the path expected of this iteration, whether or not it can be followed; NULL: none */
     tr_activation *act;
     uint32_t cursor, n_values, n_externals;
     uint32_t since_mark;       /* ops since the last mark, in pieces that cuts ended */
@@ -84,6 +86,16 @@ static bool stopping, compiler_runs, compiler_busy;
 static pthread_t compiler;
 static _Atomic bool any_done; /* a hint that spares Python the lock */
 
+/* Any thread: pure functions of the job's copy of the path. */
+static void compile(job *j) {
+    j->status = tr_graph_compile(j->path, &j->plan);
+    if (j->status != TR_OK) {
+        snprintf(j->text, sizeof j->text, "%s", tr_status_detail());
+        tr_status_clear();
+        tr_path_destroy(j->path);
+    }
+}
+
 static void *compiler_main(void *arg) {
     pthread_mutex_lock(&job_lock);
     for (;;) {
@@ -95,11 +107,7 @@ static void *compiler_main(void *arg) {
         todo = j->next;
         compiler_busy = true;
         pthread_mutex_unlock(&job_lock);
-        j->status = tr_graph_compile(j->path, &j->plan);
-        if (j->status != TR_OK) {
-            snprintf(j->text, sizeof j->text, "%s", tr_status_detail());
-            tr_path_destroy(j->path);
-        }
+        compile(j);
         pthread_mutex_lock(&job_lock);
         compiler_busy = false;
         j->next = done;
@@ -112,39 +120,28 @@ static void *compiler_main(void *arg) {
     return NULL;
 }
 
-static void request_plan(tr_known *k) {
-    if (k->compiling || k->compiles >= MAX_COMPILES)
-        return;
-    job *j = tr_calloc(1, sizeof *j);
-    tr_path *path = j ? tr__path_copy(k->path) : NULL;
-    if (!path) {
-        tr_free(j);
-        return; // it stays at tier 0
+static tr_plan *dropped; /* replaced by newer ones; the executor may still be running them */
+
+/* Destroys those that the executor is done with. */
+static void reap_plans(void) {
+    for (tr_plan **at = &dropped; *at;) {
+        tr_plan *plan = *at;
+        if (!tr_exec_drop_plan(plan)) {
+            at = &plan->next;
+            continue;
+        }
+        *at = plan->next;
+        tr_plan_destroy(plan);
     }
-    *j = (job){.known = k, .path = path};
-    k->compiling = true;
-    k->compiles++;
-    k->stale = false;
-    pthread_mutex_lock(&job_lock);
-    job **at = &todo;
-    while (*at)
-        at = &(*at)->next;
-    *at = j;
-    if (!compiler_runs) {
-        compiler_runs = pthread_create(&compiler, NULL, compiler_main, NULL) == 0;
-    }
-    pthread_cond_signal(&job_wake);
-    pthread_mutex_unlock(&job_lock);
 }
 
 static void drop_plan(tr_known *k) {
     if (!k->plan)
         return;
-    tr_exec_drop_plan(k->plan);
-    if (k->plan->state)
-        return; // could not be dropped now: kept rather than freed under the executor
-    tr_plan_destroy(k->plan);
+    k->plan->next = dropped;
+    dropped = k->plan;
     k->plan = NULL;
+    reap_plans();
 }
 
 static void write_file(const char *folder, uint32_t plan, const char *ending, char *text) {
@@ -166,7 +163,26 @@ static void dump(const tr_plan *plan) {
     write_file(folder, plan->id, "dot", tr_plan_graphviz(plan, tr_site_text));
 }
 
-/* Adopts what the compile thread has finished. Not while a path is followed. */
+/* Takes j. Not while a path is followed. */
+static void adopt(job *j) {
+    tr_known *k = j->known;
+    k->compiling = false;
+    if (j->status == TR_OK) {
+        static uint32_t next_plan = 1;
+        drop_plan(k);
+        k->plan = j->plan;
+        k->plan->id = next_plan++;
+        dump(k->plan);
+        stats.plans++;
+        stats.compile_ns += j->plan->compile_ns;
+    } else {
+        fprintf(stderr, "terra: a path of %u ops could not be compiled and runs op by op: %s\n", k->path->n_ops, j->text);
+        k->compiles = MAX_COMPILES;
+    }
+    tr_free(j);
+}
+
+/* Adopts what the compile thread has finished. */
 static void adopt_plans(void) {
     if (!atomic_load_explicit(&any_done, memory_order_relaxed))
         return;
@@ -178,25 +194,47 @@ static void adopt_plans(void) {
     while (list) {
         job *j = list;
         list = j->next;
-        tr_known *k = j->known;
-        k->compiling = false;
-        if (j->status == TR_OK) {
-            drop_plan(k);
-            if (!k->plan) {
-                k->plan = j->plan;
-                static uint32_t next_plan = 1;
-                k->plan->id = next_plan++;
-                dump(k->plan);
-                stats.plans++;
-                stats.compile_ns += j->plan->compile_ns;
-            } else
-                tr_plan_destroy(j->plan);
-        } else {
-            fprintf(stderr, "terra: a path of %u ops could not be compiled and runs op by op: %s\n", k->path->n_ops, j->text);
-            k->compiles = MAX_COMPILES;
-        }
-        tr_free(j);
+        adopt(j);
     }
+}
+
+static void queue_job(job *j) {
+    pthread_mutex_lock(&job_lock);
+    job **at = &todo;
+    while (*at)
+        at = &(*at)->next;
+    *at = j;
+    if (!compiler_runs) {
+        compiler_runs = pthread_create(&compiler, NULL, compiler_main, NULL) == 0;
+    }
+    pthread_cond_signal(&job_wake);
+    pthread_mutex_unlock(&job_lock);
+}
+
+/* A piece between cuts compiles in some tens of microseconds, about what waking a thread takes: it is done here, once, so that
+ * the piece is followed from its second time on, however busy the machine is. Whole iterations go to the compile thread. */
+static bool is_compiled_here(const tr_known *k) {
+    return (k->cut || k->graph->is_piece) && k->path->n_ops <= COMPILE_HERE_OPS;
+}
+
+static void request_plan(tr_known *k) {
+    if (k->compiling || k->compiles >= MAX_COMPILES)
+        return;
+    job *j = tr_calloc(1, sizeof *j);
+    tr_path *path = j ? tr__path_copy(k->path) : NULL;
+    if (!path) {
+        tr_free(j);
+        return; // it stays at tier 0
+    }
+    *j = (job){.known = k, .path = path};
+    k->compiling = true;
+    k->compiles++;
+    k->stale = k->improvable = false;
+    if (is_compiled_here(k)) {
+        compile(j);
+        adopt(j);
+    } else
+        queue_job(j);
 }
 
 static void stop_compiler(void) {
@@ -243,7 +281,7 @@ void tr__note_fetch(tr_storage *s) {
             tr.recorder.path.fetched[s->ref] = 1;
     } else if (!tr.known->path->fetched[s->ref]) {
         tr.known->path->fetched[s->ref] = 1;
-        tr.known->stale = true;
+        tr.known->improvable = true;
     }
 }
 
@@ -432,8 +470,6 @@ static tr_status follow(tr_issue *c, const tr_op_info *info) {
                  !over && path->ops[at].op == c->op ? " (other operands, shapes or attributes)" : "");
         if (!over && path->ops[at].op == c->op)
             stats.shape_misses++;
-        tr__graph_missed(tr.graph, tr__path_prefix(path, at), at, over ? 0 : path->ops[at].site,
-                         over ? 0 : path->ops[at].location, location_of(c->op));
     }
     TR_TRY(leave(why));
     return TR_E_AGAIN;
@@ -556,17 +592,17 @@ static bool begins_with(const tr_known *k, const tr_issue *c) {
     return same;
 }
 
-/* The path to follow from its first op on: the predicted one, or, as that op already tells branches apart, the latest that
- * begins so. */
+/* The path to expect from its first op on: the predicted one, or, as that op already tells branches apart, the latest that begins
+ * so. Whether it has a plan yet decides nothing: what is learnt of the program must not depend on how fast plans come. */
 static tr_known *choose(const tr_issue *c) {
-    tr_known *best = NULL;
     for (int guess = 0; guess <= TR_ORDERS; guess++) {
         tr_known *k = tr__graph_predict(tr.graph, guess);
         if (k && !k->crossed && begins_with(k, c))
-            return tr__known_usable(k) ? k : NULL; // the right one, it seems, but without a plan yet
+            return k;
     }
+    tr_known *best = NULL;
     for (tr_known *k = tr.graph->known; k; k = k->next)
-        if (tr__known_usable(k) && (!best || k->taken > best->taken) && begins_with(k, c))
+        if (!k->crossed && (!best || k->taken > best->taken) && begins_with(k, c))
             best = k;
     return best;
 }
@@ -575,6 +611,7 @@ static void open_iteration(const tr_issue *c) {
     tr.epoch++;
     tr.open = true;
     tr.broken = false;
+    tr.predicted = NULL;
     tr.cursor = tr.n_values = tr.n_externals = 0;
     tr__recorder_reset(&tr.recorder);
     if (!tr.owned) {
@@ -582,12 +619,14 @@ static void open_iteration(const tr_issue *c) {
         tr.owned = true;
     }
     adopt_plans();
+    if (TR_UNLIKELY(dropped != NULL))
+        reap_plans();
     if (!tr.graph && !(tr.graph = tr__graph_at(1, 0, TR_MARK_EXPLICIT)))
         return;
     if (tr.off || tr.sync || !tr.graph->known)
         return;
-    tr_known *k = choose(c);
-    if (!k)
+    tr_known *k = tr.predicted = choose(c);
+    if (!k || !tr__known_usable(k))
         return;
     tr_activation *act = tr_exec_begin(k->plan);
     if (!act) {
@@ -605,22 +644,24 @@ tr_status tr__issue(tr_issue *c) {
         tr.site = tr.host_site ? tr.host_site() : 0;
         return issue_single(c, info, false, tr.act ? tr.cursor : 0);
     }
-    if (TR_UNLIKELY(tr.act && tr.cursor == tr.known->path->n_ops && tr.known->cut))
-        tr.cut_next = cut_key(location_of(c->op));
-    if (!tr.act) {
-        tr.location = location_of(c->op);
-        if (TR_UNLIKELY(tr.open && tr.recorder.path.n_ops && tr__is_cut(tr.location)))
-            tr.cut_next = cut_key(tr.location);
-    }
-    if (TR_UNLIKELY(tr.cut_next))
-        TR_TRY(finish_iteration(tr.cut_next));
-    if (TR_UNLIKELY(!tr.open))
-        open_iteration(c);
-    if (tr.act) {
+    for (;;) {
+        if (TR_UNLIKELY(tr.act && tr.cursor == tr.known->path->n_ops && tr.known->cut))
+            tr.cut_next = cut_key(location_of(c->op));
+        if (!tr.act) {
+            tr.location = location_of(c->op);
+            if (TR_UNLIKELY(tr.open && tr.recorder.path.n_ops && tr__is_cut(tr.location)))
+                tr.cut_next = cut_key(tr.location);
+        }
+        if (TR_UNLIKELY(tr.cut_next))
+            TR_TRY(finish_iteration(tr.cut_next));
+        if (TR_UNLIKELY(!tr.open))
+            open_iteration(c);
+        if (!tr.act)
+            break;
         tr_status status = follow(c, info);
         if (status != TR_E_AGAIN)
             return status;
-        tr.location = location_of(c->op);
+        // The path was left, and another piece may begin here.
     }
     TR_TRY(issue_single(c, info, true, 0));
     if (TR_UNLIKELY(tr.recorder.path.n_ops >= AUTO_MARK_OPS && !tr.marked))
@@ -636,7 +677,7 @@ static void merge_deaths(tr_known *k, const tr_path *trace) {
             changed = true;
         }
         if (trace->fetched[v] && !k->path->fetched[v])
-            k->path->fetched[v] = 1, changed = true;
+            k->path->fetched[v] = k->improvable = true;
     }
     if (!changed)
         return;
@@ -645,36 +686,20 @@ static void merge_deaths(tr_known *k, const tr_path *trace) {
         k->stale = true;
 }
 
-/* A path never seen: where it parts from the last one is a fork, missed as if that had been followed. */
-static void note_divergence(void) {
-    const tr_known *last = tr.graph->last;
-    const tr_path *a = &tr.recorder.path, *b = last ? last->path : NULL;
-    if (!b)
-        return;
-    uint64_t hash = tr__path_prefix(a, 0);
-    for (uint32_t i = 0; i < a->n_ops && i < b->n_ops; i++) {
-        uint64_t ours = tr__path_hash(hash, a, i), theirs = tr__path_hash(hash, b, i);
-        if (ours != theirs) {
-            tr__graph_missed(tr.graph, hash, i, b->ops[i].site, b->ops[i].location, a->ops[i].location);
-            return;
-        }
-        hash = ours;
-    }
-}
-
 /* The iteration was recorded: it joins its graph. */
 static void learn(uint64_t cut) {
     if (tr.broken || tr.recorder.path.n_ops == 0 || !tr.graph)
         return;
     stats.iterations_traced++;
     tr_known *k = tr__graph_find(tr.graph, &tr.recorder);
+    // A path never seen, where nothing was expected, is a miss of the last one.
+    tr_known *expected = tr.predicted || k ? tr.predicted : tr.graph->last;
+    if (expected && expected != k)
+        tr__graph_missed(tr.graph, &tr.recorder.path, expected->path);
     if (k)
         merge_deaths(k, &tr.recorder.path);
-    else {
-        note_divergence();
-        if (!(k = tr__graph_add(tr.graph, &tr.recorder)))
-            return;
-    }
+    else if (!(k = tr__graph_add(tr.graph, &tr.recorder)))
+        return;
     k->seen++;
     if (cut)
         k->cut = cut;
@@ -682,7 +707,7 @@ static void learn(uint64_t cut) {
     if (tr.off || tr.sync || !tr_options_get()->plans)
         return;
     // A piece between cuts is short and one of few: worth a plan at first sight.
-    if ((k->seen >= (cut || tr.graph->is_piece ? 1 : COMPILE_AFTER) && !k->plan) || k->stale)
+    if ((k->seen >= (cut || tr.graph->is_piece ? 1 : COMPILE_AFTER) && !k->plan) || k->stale || (k->plan && k->improvable))
         request_plan(k);
 }
 
@@ -703,11 +728,8 @@ static bool someone_outlives(void) {
 
 static tr_status finish_followed(void) {
     tr_known *k = tr.known;
-    if (tr.cursor < k->path->n_ops) {
-        tr__graph_missed(tr.graph, tr__path_prefix(k->path, tr.cursor), tr.cursor, k->path->ops[tr.cursor].site,
-                         k->path->ops[tr.cursor].location, 0);
+    if (tr.cursor < k->path->n_ops)
         return leave("the iteration ends earlier");
-    }
     if (someone_outlives())
         return leave("a temporary lives beyond the iteration");
     mark_survivors_sent();
@@ -718,7 +740,7 @@ static tr_status finish_followed(void) {
     stats.iterations_coexecuted++;
     stats.ops_from_plans += k->path->n_ops;
     tr__graph_taken(tr.graph, k);
-    if (k->stale)
+    if (k->stale || k->improvable)
         request_plan(k);
     return TR_OK;
 }
@@ -756,7 +778,7 @@ static bool backward_marks(uint32_t site) {
     return marks;
 }
 
-tr_status tr_mark(tr_mark_kind kind, uint32_t site) {
+static tr_status mark(tr_mark_kind kind, uint32_t site) {
     if (kind != TR_MARK_BACKWARD)
         tr.other_marks++;
     else if (!backward_marks(site))
@@ -776,10 +798,18 @@ tr_status tr_mark(tr_mark_kind kind, uint32_t site) {
     return TR_OK;
 }
 
+tr_status tr_mark(tr_mark_kind kind, uint32_t site) {
+    bool timed = tr__clock_enter();
+    tr_status status = mark(kind, site);
+    tr__clock_leave(timed);
+    return status;
+}
+
 /* ------------------------------------------------------------------------------------------------ start, stop, fork */
 
 tr_status tr__trace_init(const tr_host *host) {
     tr.host_site = host->site;
+    tr__clock_init();
     tr.sync = tr_options_get()->sync;
     return TR_OK;
 }
@@ -809,6 +839,10 @@ bool tr__following(void) {
 void tr__note_skeleton(int64_t ns, int64_t ops) {
     stats.skeleton_ns += ns;
     stats.skeleton_ops += ops;
+}
+
+int64_t tr__ops_so_far(void) {
+    return stats.ops;
 }
 
 void tr_fork_prepare(void) {
@@ -889,6 +923,10 @@ char *tr_explain(void) {
     text t = {0};
     say(&t, "%lld iterations traced, %lld co-executed, %lld side exits\n", (long long) stats.iterations_traced,
         (long long) stats.iterations_coexecuted, (long long) stats.side_exits);
+    tr_exec_waits w;
+    tr_exec_waits_get(&w);
+    say(&t, "Python waited %.1f ms for values, %.1f ms for the oldest of too many plans under way, %.1f ms for room in the ring\n",
+        (double) w.answer_ns / 1e6, (double) w.activation_ns / 1e6, (double) w.room_ns / 1e6);
     for (tr_graph *g = tr__graph_first(); g; g = g->next) {
         say(&t, "\n%s that begin %s %s: %u known path%s\n", g->is_piece ? "pieces" : "iterations after the",
             g->is_piece ? "at" : kinds[g->kind], tr_site_text(g->site), g->n_known, g->n_known == 1 ? "" : "s");
@@ -902,8 +940,7 @@ char *tr_explain(void) {
             tr_free(plan);
         }
         for (uint32_t i = 0; i < g->n_forks; i++)
-            say(&t, "  fork before op %u (%s): missed %u times\n", g->forks[i].op, tr_site_text(g->forks[i].site),
-                g->forks[i].misses);
+            say(&t, "  fork at op %u (%s): missed %u times\n", g->forks[i].op, tr_site_text(g->forks[i].site), g->forks[i].misses);
     }
     for (int i = 0; i < n_exits; i++)
         say(&t, "side exit at %s, %lld times: %s\n", tr_site_text(exits[i].site), (long long) exits[i].count, exits[i].text);
