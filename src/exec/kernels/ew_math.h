@@ -222,8 +222,8 @@ static inline vF vF_exp_down(vF x) {
     p = vF_fma(p, r, VF_CONST(1.66666667e-1f));
     p = vF_fma(p, r, VF_CONST(0.5f));
     p = vF_fma(p * r, r, r) + 1;
-    p = (vF) ((vFu) p + ((vFu) t << 23)); // wraps where the result isn't taken
-    return vF_select(x < -86.6f, (vF){0}, vF_select(x != x, x, p));
+    p *= (vF) (((vFu) t << 23) + (127u << 23)); // a product, so that NaN stays NaN
+    return vF_select(x < -86.6f, (vF){0}, p);
 }
 static inline vD vD_exp_down(vD x) {
     return vD_exp(x);
