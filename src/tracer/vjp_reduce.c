@@ -113,7 +113,49 @@ static T reverse_cumsum(tr_vjp *v, T t, int64_t dim) {
     return WORD_A(flip, A(mask), tr_in(WORD_A(cumsum, A(dim, -1), tr_in(WORD_A(flip, A(mask), tr_in(t))))));
 }
 VJP(cumsum, 0, 0) { GIVE(0, reverse_cumsum(v, G, ATTR(0))); }
-VJP(cumprod, BIT(0), BIT(0)) { GIVE(0, divide(v, reverse_cumsum(v, mul(v, G, OUT(0)), ATTR(0)), IN(0))); }
+/* The derivative that can be differentiated again; a quotient would lose what lies at zeros:
+ * dx[k] = sum over j >= k of g[j] prod(x[i], i <= j, i != k). Takes the memory of n times x. */
+static T cumprod_by_pairs(tr_vjp *v, int64_t dim) {
+    const tr_meta *m = META(0), *g = v->grad[0]->meta;
+    int64_t n = m->shape[dim], outer = 1, inner = 1;
+    for (int d = 0; d < m->ndim; d++)
+        *(d < dim ? &outer : &inner) *= d == dim ? 1 : m->shape[d];
+    const tr_meta *square = tr_meta_get(TR_F32, 2, A(n, n), NULL), *column = tr_meta_get(TR_BOOL, 3, A(n, n, 1), NULL);
+    T eye = tr__word(v, TR_OP__eye, NULL, 0, NULL, square, 0);
+    T others = view_as(v, WORD(eq, tr_in(eye), tr_in_int(0)), column); // [k, i, 1]: i != k
+    T upper = WORD(ne, tr_in(WORD_A(triu, A(0), tr_in(full_like(v, square, 1)))), tr_in_int(0));
+    upper = view_as(v, upper, column); // [k, j, 1]: j >= k
+    T x = view_as(v, IN(0), tr_meta_get((tr_dtype) m->dtype, 4, A(outer, 1, n, inner), NULL));
+    T grad = view_as(v, G, tr_meta_get((tr_dtype) g->dtype, 4, A(outer, 1, n, inner), NULL));
+    T products = WORD_A(cumprod, A(2, -1), tr_in(WORD(where, tr_in(others), tr_in(x), tr_in_double(1)))); // [outer, k, j, inner]
+    T all = WORD_A(sum, A(BIT(2), 0, -1), tr_in(where0(v, upper, mul(v, grad, products))));
+    return view_as(v, all, m);
+}
+/* Before the first zero of a row the quotient holds; at it, the sum over what follows, up to the next zero; behind it, nothing. */
+VJP(cumprod, BIT(0), BIT(0)) {
+    int64_t dim = ATTR(0), mask = (int64_t) 1 << dim;
+    if (!G)
+        return;
+    if (META(0)->ndim == 0 || META(0)->numel == 0 || META(0)->shape[dim] == 1) {
+        GIVE(0, G);
+        return;
+    }
+    if (v->create_graph) {
+        GIVE(0, cumprod_by_pairs(v, dim));
+        return;
+    }
+    T zero = WORD(eq, tr_in(IN(0)), tr_in_int(0));
+    T zeros = WORD_A(cumsum, A(dim, -1), tr_in(zero)); // up to and including each element
+    T before = WORD(eq, tr_in(zeros), tr_in_int(0)), within = WORD(eq, tr_in(zeros), tr_in_int(1));
+    T first = WORD(logical_and, tr_in(within), tr_in(zero));
+    T between = WORD(logical_and, tr_in(within), tr_in(WORD(logical_not, tr_in(zero))));
+    T quotient = divide(v, reverse_cumsum(v, where0(v, before, mul(v, G, OUT(0))), dim), IN(0));
+    T after = WORD_A(cumprod, A(dim, -1), tr_in(WORD(where, tr_in(between), tr_in(IN(0)), tr_in_double(1))));
+    T sum = sum_keep(v, where0(v, within, mul(v, G, after)), mask);
+    T head = WORD_A(prod, A(mask, 1, -1), tr_in(WORD(where, tr_in(before), tr_in(IN(0)), tr_in_double(1))));
+    T at_zero = where0(v, first, mul(v, sum, head));
+    GIVE(0, add(v, where0(v, before, quotient), at_zero));
+}
 
 /* ---- softmax and losses ---- */
 

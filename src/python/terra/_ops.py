@@ -306,10 +306,12 @@ def meshgrid(*tensors, indexing="ij"):
 
 
 def roll(input, shifts, dims=None):
-    if dims is None:
-        return _op.roll(input.reshape(-1), shifts if isinstance(shifts, int) else shifts[0], 0).reshape(input.shape)
-    shifts = (shifts,) if isinstance(shifts, int) else shifts
-    dims = (dims,) if isinstance(dims, int) else dims
+    shifts = (shifts,) if isinstance(shifts, int) else tuple(shifts)
+    dims = () if dims is None else (dims,) if isinstance(dims, int) else tuple(dims)
+    if not shifts:
+        raise RuntimeError("`shifts` required")
+    if not dims and len(shifts) == 1:
+        return _op.roll(input.reshape(-1), shifts[0], 0).reshape(input.shape)
     if len(shifts) != len(dims):
         raise RuntimeError(f"shifts and dimensions must align. shifts: {len(shifts)}, dims:{len(dims)}")
     for s, d in zip(shifts, dims):
