@@ -34,7 +34,7 @@ class Net(nn.Module):
         x = F.gelu(self.bn1(self.conv1(x)))
         x = F.avg_pool2d(F.gelu(self.bn2(self.conv2(x))), 2)
         x = self.drop(torch.flatten(x, 1))
-        return self.fc2(self.drop(F.gelu(self.fc1(x))))
+        return self.fc2(self.drop(torch.tanh(self.fc1(x))))
 
 
 def load(test_share=0.2):

@@ -112,8 +112,9 @@ def measure(name, warmup, steps):
 
 
 def partitions():
-    """What of oneDNN the plans hold, by their account: instructions of kind dnn."""
-    return {line.strip() for line in terra.explain().splitlines() if re.match(r"\s*\d+\s+dnn\b", line)}
+    """What of oneDNN the plans hold, by their account: Graph API partitions (of kind dnn), and convolutions whose weights stay in
+    the library's layout."""
+    return {line.strip() for line in terra.explain().splitlines() if re.match(r"\s*\d+\s+dnn\b", line) or "weights at home" in line}
 
 
 def main():

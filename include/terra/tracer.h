@@ -233,6 +233,7 @@ typedef struct tr_stats {
     int64_t plans, compile_ns;
     int64_t skeleton_ops, skeleton_ns; /* time in dispatch while co-executing, sampled */
     int64_t bytes_live, bytes_peak;
+    int64_t allocations;               /* of tensor memory, by the executor */
     int64_t executors, threads;
 } tr_stats;
 TR_API void tr_stats_get(tr_stats *out);

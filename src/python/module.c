@@ -241,6 +241,7 @@ static PyObject *stats(PyObject *module, PyObject *unused) {
         ROW(skeleton_ns),
         ROW(bytes_live),
         ROW(bytes_peak),
+        ROW(allocations),
         ROW(executors),
         ROW(threads),
 #undef ROW

@@ -879,6 +879,7 @@ void tr_stats_get(tr_stats *out) {
     out->starvations = e.starvations - stats.starvations;
     out->bytes_live = e.bytes_live;
     out->bytes_peak = e.bytes_peak;
+    out->allocations = e.allocations - stats.allocations;
     out->executors = e.executors;
     out->threads = e.threads;
 }
@@ -888,7 +889,7 @@ void tr_stats_reset(void) {
     tr_exec_stats e;
     tr_exec_stats_get(&e);
     stats = (tr_stats){.instructions = e.instructions, .ops_covered = e.ops_covered, .bytes_elided = e.bytes_elided,
-                       .demands = e.demands, .starvations = e.starvations};
+                       .demands = e.demands, .starvations = e.starvations, .allocations = e.allocations};
     tr.exits_before = 0;
 }
 
