@@ -33,6 +33,13 @@ TR_API void tr_free(void *block);
 /* A copy of `text`; the caller's, NULL when there is no memory. */
 TR_API char *tr_strdup(const char *text);
 
+/* The next part of a block that several things share: 16-byte aligned if the block is. */
+static inline void *tr_carve(char **at, size_t bytes) {
+    void *part = *at;
+    *at += (bytes + 15) & ~(size_t) 15;
+    return part;
+}
+
 /* Blocks not yet freed: counted in debug builds, -1 in others. */
 TR_API int64_t tr_alloc_live(void);
 

@@ -39,6 +39,13 @@ static inline void tr_event_notify(tr_event *event) {
         tr__event_wake(event);
 }
 
+/* The same without the fence, which waits until all our stores have reached memory: one load. It may miss a waiter who is going to
+ * sleep at this very moment; that one must wait with a timeout, and sees the condition at the next notification at the latest. */
+static inline void tr_event_notify_soon(tr_event *event) {
+    if (TR_UNLIKELY(atomic_load_explicit(&event->waiters, memory_order_relaxed) != 0))
+        tr__event_wake(event);
+}
+
 /* Returns TR_OK once condition(arg) is true. Spins for spin_ns first (0: not at all), then sleeps, altogether no longer
  * than about timeout_ns: TR_E_TIMEOUT then, TR_E_INTERRUPT when a signal handler ran in this thread while it slept; both
  * without a text. Blocks; the caller drops the GIL. Any thread. */

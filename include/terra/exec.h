@@ -100,6 +100,8 @@ static inline void tr_exec_advance_quiet(tr_activation *a, uint32_t cursor) {
     // Pairs with the acquire in the executor's cursor(): publishes args, external and storage_of of the ops below it.
     atomic_store_explicit(&a->cursor, cursor, memory_order_release);
 }
+/* The cursor has made an instruction ready. In case the executor goes to sleep at this very moment, it is seen with the next call,
+ * command or, at the latest, TERRA_STARVE_US later. */
 TR_API void tr_exec_notify(void);
 TR_API tr_status tr_exec_end(tr_activation *a);
 TR_API tr_status tr_exec_exit(tr_activation *a);

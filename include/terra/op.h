@@ -86,6 +86,8 @@ typedef struct tr_op_info {
     bool variadic;       /* takes a tensor list after the fixed operands */
     bool differentiable;
     uint16_t written;    /* bit i: operand i is written */
+    uint16_t generators; /* ... is a generator: the default one where none is given */
+    uint16_t needs_tensor, needs_value; /* ... must be a tensor; must be a tensor or a number */
     tr_param params[TR_MAX_FIXED + 3];
 } tr_op_info;
 

@@ -98,6 +98,7 @@ static bool obey(tr_runner *r, tr_msg *m) {
         take_fetch(r, m->object);
         break;
     case TR_MSG_BEGIN:
+        r->starved_at = UINT32_MAX;
         tr__activation_open(r, m->object);
         break;
     case TR_MSG_END:
@@ -121,20 +122,24 @@ static bool obey(tr_runner *r, tr_msg *m) {
     return true;
 }
 
+/* Python wakes us for commands and where its cursor makes an instruction ready, not for every op: what starves is looked for. */
 static void idle(tr_runner *r) {
     const tr_options *options = tr_options_get();
     bool starved = r->current && !r->failed;
-    int64_t timeout = starved ? options->starve_us * 1000 : TR_FOREVER;
-    if (tr_event_wait(&r->wake, has_work, r, options->spin_us * 1000, timeout) == TR_OK || !starved)
+    bool relieved = starved && r->starved_at == atomic_load_explicit(&r->current->cursor, memory_order_acquire);
+    int64_t timeout = starved ? options->starve_us * (relieved ? 8000 : 1000) : TR_FOREVER;
+    int64_t spin = relieved ? 0 : options->spin_us * 1000;
+    if (tr_event_wait(&r->wake, has_work, r, spin, timeout) == TR_OK || !starved)
         return;
     // Python is busy elsewhere, and validated ops wait for an instruction that waits for more: they need not.
     uint32_t cursor = atomic_load_explicit(&r->current->cursor, memory_order_acquire);
-    if (!tr__activation_has_run(r, cursor) && r->starved_at != cursor) {
-        r->starved_at = cursor;
+    if (r->starved_at == cursor)
+        return;
+    r->starved_at = cursor;
+    if (!tr__activation_has_run(r, cursor)) {
         TR_COUNT(r->starvations, 1);
         tr__activation_catch_up(r, cursor);
-    } else
-        tr_event_wait(&r->wake, has_work, r, 0, TR_FOREVER);
+    }
 }
 
 static void *executor_main(void *arg) {
@@ -306,7 +311,9 @@ void tr_exec_call_commit(void) {
 }
 
 void tr_exec_notify(void) {
-    tr_event_notify(&runner.wake);
+    // Every command notifies with the fence, and nobody waits for an answer without a command; until then the executor sleeps for
+    // a limited time only while an activation is open (idle).
+    tr_event_notify_soon(&runner.wake);
 }
 
 tr_status tr_exec_free(tr_storage *s) {

@@ -3,8 +3,6 @@
 
 #include "terra/alloc.h"
 
-#include <string.h>
-
 /* Freed by the executor, not yet collected: a stack that the executor pushes onto and Python takes whole. */
 static _Atomic(tr_storage *) returned;
 /* Python's: structs ready for use, and the arena that feeds come from (an arena is one thread's; the GIL makes it so). */
@@ -62,10 +60,7 @@ tr_storage *tr_storage_create(size_t bytes) {
         TR_FAIL(TR_E_NOMEM, "no memory for a storage");
         return NULL;
     }
-    memset(s, 0, sizeof *s);
-    s->refs = 1;
-    s->bytes = bytes;
-    s->ref = TR_REF_NONE;
+    *s = (tr_storage){.refs = 1, .bytes = bytes, .ref = TR_REF_NONE};
     return s;
 }
 

@@ -12,66 +12,74 @@
 
 #include <string.h>
 
+/* Nodes know the run that they take part in and their entry in it. A run within another one may enter the same nodes: its
+ * entries keep what the nodes knew before. */
 typedef struct run_entry {
     tr_node *node;
     uint32_t waits;       /* edges into it from nodes that have not run */
     bool needed;          /* leads to one of the inputs asked for */
     bool queued;
-    tr_tensor **grad;     /* [n_out], retained */
-    int32_t capture;      /* first of args->inputs that it captures, + 1; then capture_next */
+    uint32_t outer_run, outer_entry;
+    union {
+        tr_tensor *few[TR_MAX_OUTPUTS];
+        tr_tensor **many;
+    } grad;               /* per output, retained */
 } run_entry;
 
 typedef struct run {
     const tr_backward_args *args;
+    uint32_t id;
     run_entry *table;
-    uint32_t size, count;     /* size: a power of two */
-    tr_node **heap;
+    uint32_t size, count;
+    tr_node **heap;           /* as long as the table */
     uint32_t heap_count;
     tr_edge *inputs;          /* [n_inputs] */
     tr_status status;
 } run;
 
-static run_entry *find(run *r, tr_node *node) {
-    uint32_t at = (uint32_t) (((uintptr_t) node >> 4) * 0x9e3779b1u) & (r->size - 1);
-    while (r->table[at].node && r->table[at].node != node)
-        at = (at + 1) & (r->size - 1);
-    return &r->table[at];
+/* Table and heap of the last run, for the next. */
+static struct {
+    run_entry *table;
+    tr_node **heap;
+    uint32_t size;
+} spare;
+
+static tr_tensor **grads_of(run_entry *e) {
+    return e->node->n_out <= TR_MAX_OUTPUTS ? e->grad.few : e->grad.many;
+}
+
+/* NULL: not in this run. */
+static run_entry *find(run *r, const tr_node *node) {
+    return node->run == r->id ? &r->table[node->entry] : NULL;
 }
 
 static tr_status grow(run *r) {
-    run_entry *old = r->table;
-    uint32_t old_size = r->size;
-    uint32_t size = old_size ? old_size * 4 : 512;
-    run_entry *table = tr_calloc(size, sizeof *table);
+    uint32_t size = r->size ? r->size * 2 : 512;
+    run_entry *table = tr_realloc(r->table, size * sizeof *table);
+    if (table)
+        r->table = table;
     tr_node **heap = table ? tr_realloc(r->heap, size * sizeof *heap) : NULL;
-    if (!heap) {
-        tr_free(table);
+    if (!heap)
         return TR_FAIL(TR_E_NOMEM, "no memory for backward");
-    }
     r->heap = heap;
-    r->table = table;
     r->size = size;
-    for (uint32_t i = 0; i < old_size; i++)
-        if (old[i].node)
-            *find(r, old[i].node) = old[i];
-    tr_free(old);
     return TR_OK;
 }
 
 static tr_status enter(run *r, tr_node *node, run_entry **out, bool *fresh) {
-    if (2 * (r->count + 1) > r->size)
-        TR_TRY(grow(r));
-    run_entry *e = find(r, node);
-    *fresh = !e->node;
+    *fresh = node->run != r->id;
     if (*fresh) {
-        tr_tensor **grad = tr_calloc(node->n_out ? node->n_out : 1, sizeof *grad);
-        if (!grad)
+        if (r->count == r->size)
+            TR_TRY(grow(r));
+        run_entry *e = &r->table[r->count];
+        *e = (run_entry){.node = node, .needed = !r->args->inputs, .outer_run = node->run, .outer_entry = node->entry};
+        if (node->n_out > TR_MAX_OUTPUTS && !(e->grad.many = tr_calloc(node->n_out, sizeof *e->grad.many)))
             return TR_FAIL(TR_E_NOMEM, "no memory for backward");
-        *e = (run_entry){.node = node, .grad = grad};
+        node->run = r->id;
+        node->entry = r->count++;
         tr_node_retain(node);
-        r->count++;
     }
-    *out = e;
+    *out = &r->table[node->entry];
     return TR_OK;
 }
 
@@ -143,14 +151,14 @@ static void mark_needed(run *r) {
     const tr_backward_args *a = r->args;
     for (int i = 0; i < a->n_inputs; i++) {
         run_entry *e = r->inputs[i].node ? find(r, r->inputs[i].node) : NULL;
-        if (e && e->node)
+        if (e)
             e->needed = true;
     }
     for (bool changed = true; changed;) {
         changed = false;
-        for (uint32_t i = 0; i < r->size; i++) {
+        for (uint32_t i = 0; i < r->count; i++) {
             run_entry *e = &r->table[i];
-            if (!e->node || e->needed)
+            if (e->needed)
                 continue;
             for (int j = 0; j < e->node->n_in && !e->needed; j++)
                 if (e->node->edges[j].node && find(r, e->node->edges[j].node)->needed)
@@ -185,7 +193,11 @@ bool tr__tape_is_final(void) {
 /* Undoes broadcasting, and casts to the input's dtype: the one place. Takes g. */
 static tr_status fit(tr_tensor *g, const tr_meta *want, tr_tensor **out) {
     tr_status status = TR_OK;
-    if (want && !tr_meta_same_shape(g->meta, want)) {
+    if (!want || g->meta == want) {
+        *out = g;
+        return TR_OK;
+    }
+    if (!tr_meta_same_shape(g->meta, want)) {
         int lead = g->meta->ndim - want->ndim;
         int64_t mask = 0;
         for (int d = 0; d < g->meta->ndim; d++)
@@ -202,7 +214,7 @@ static tr_status fit(tr_tensor *g, const tr_meta *want, tr_tensor **out) {
         tr_tensor_release(g);
         g = shaped;
     }
-    if (status == TR_OK && want && g->meta->dtype != want->dtype) {
+    if (status == TR_OK && g->meta->dtype != want->dtype) {
         tr_tensor *cast = NULL;
         status = tr_to_dtype(g, (tr_dtype) want->dtype, &cast);
         tr_tensor_release(g);
@@ -297,8 +309,13 @@ static void vjp_finish(tr_vjp *v) {
 }
 
 static tr_status run_op_node(tr_node *node, tr_tensor *const *grad, bool create_graph, tr_tensor **result) {
-    tr_vjp v = {.node = node, .grad = grad, .create_graph = create_graph};
+    tr_vjp v; // its pool is large, and filled in as far as it is used
+    v.node = node;
+    v.grad = grad;
     v.results = result;
+    v.status = TR_OK;
+    v.create_graph = create_graph;
+    v.n_pool = 0;
     tr__forward_site = node->site; // until the next node: sums and accumulations belong to what led to them
     final_depth += !create_graph;
     tr__vjp_rules[node->op]->run(&v);
@@ -318,19 +335,20 @@ static tr_status strided(tr_tensor *t, const tr_meta *m, int64_t offset, tr_tens
 
 /* The gradient of the base, its part at the view replaced by what the op on the view passes on. */
 static tr_status run_copy_slices(tr_node *node, tr_tensor *const *grad, bool create_graph, tr_tensor **result) {
+    const tr_node_extra *x = node->extra;
     tr_tensor *base = NULL, *part = NULL, *part_copy = NULL, *same = NULL;
     tr_tensor *inner[TR_MAX_FIXED + 1] = {0};
     // Laid out as the base, so that the view's strides address it.
-    tr_status status = node->base_meta->dense
-                           ? copy_like(grad[0], tr_meta_with_dtype(node->base_meta, (tr_dtype) grad[0]->meta->dtype), &base)
+    tr_status status = x->base_meta->dense
+                           ? copy_like(grad[0], tr_meta_with_dtype(x->base_meta, (tr_dtype) grad[0]->meta->dtype), &base)
                            : TR_FAIL(TR_E_NOTIMPL, "backward of an in-place write through a view of a tensor with gaps");
     if (status == TR_OK)
-        status = strided(base, node->view_meta, node->view_offset - node->base_offset, &part);
+        status = strided(base, x->view_meta, x->view_offset - x->base_offset, &part);
     if (status == TR_OK)
         status = tr_apply(TR_OP_clone, (tr_input[]){tr_in(part)}, 1, NULL, NULL, false, &part_copy);
     if (status == TR_OK) {
         tr_tensor *g[1] = {part_copy};
-        status = run_op_node(node->inner, g, create_graph, inner);
+        status = run_op_node(x->inner, g, create_graph, inner);
     }
     if (status == TR_OK) {
         if (inner[0])
@@ -360,7 +378,7 @@ static tr_status pass_on(run *r, tr_node *node, tr_tensor **result) {
         if (g && r->status == TR_OK && e->needed) {
             r->status = fit(g, node->in_meta[i], &g);
             if (r->status == TR_OK)
-                r->status = add_grad(&e->grad[node->edges[i].nr], g);
+                r->status = add_grad(&grads_of(e)[node->edges[i].nr], g);
         } else
             tr_tensor_release(g);
         if (--e->waits == 0 && !e->queued && e->needed) {
@@ -384,38 +402,39 @@ static void capture(run *r, tr_node *node, uint32_t nr, tr_tensor *g) {
 static tr_status run_node(run *r, run_entry *e) {
     tr_node *node = e->node;
     const tr_backward_args *a = r->args;
+    tr_tensor **grad = grads_of(e);
     bool any = false, capturing = a->inputs && !a->accumulate;
     for (uint32_t k = 0; k < node->n_out; k++) {
-        if (!e->grad[k])
+        if (!grad[k])
             continue;
         any = true;
         if (node->kind != TR_NODE_ACCUMULATE)
-            TR_TRY(run_hooks(node->hooks, k, false, &e->grad[k]));
+            TR_TRY(run_hooks(node->hooks, k, false, &grad[k]));
         else if (capturing && node->leaf)
-            TR_TRY(run_hooks(node->leaf->hooks, 0, false, &e->grad[k]));
+            TR_TRY(run_hooks(node->leaf->hooks, 0, false, &grad[k]));
         if (capturing)
-            capture(r, node, k, e->grad[k]);
+            capture(r, node, k, grad[k]);
     }
     if (node->kind == TR_NODE_ACCUMULATE)
-        return any && !capturing ? accumulate(r, node, &e->grad[0]) : TR_OK;
+        return any && !capturing ? accumulate(r, node, &grad[0]) : TR_OK;
     tr_tensor *few[TR_MAX_FIXED + 1] = {0}, **result = few;
     if (node->n_in > TR_MAX_FIXED && !(result = tr_calloc(node->n_in, sizeof *result)))
         return TR_FAIL(TR_E_NOMEM, "no memory for backward");
     tr_status status = TR_OK;
     if (any) {
         if (node->kind == TR_NODE_OP)
-            status = run_op_node(node, e->grad, a->create_graph, result);
+            status = run_op_node(node, grad, a->create_graph, result);
         else if (node->kind == TR_NODE_COPY_SLICES)
-            status = run_copy_slices(node, e->grad, a->create_graph, result);
+            status = run_copy_slices(node, grad, a->create_graph, result);
         else
-            status = node->custom.backward(node->custom.arg, node->n_out, e->grad, node->n_in, result);
+            status = node->extra->custom.backward(node->extra->custom.arg, node->n_out, grad, node->n_in, result);
         if (!a->retain_graph)
             tr__node_clear_saved(node);
     }
     // Incoming gradients die before the results are passed on, as in the first run of this path: deaths stay in step.
     for (uint32_t k = 0; k < node->n_out; k++) {
-        tr_tensor_release(e->grad[k]);
-        e->grad[k] = NULL;
+        tr_tensor_release(grad[k]);
+        grad[k] = NULL;
     }
     if (status != TR_OK)
         r->status = status;
@@ -451,14 +470,13 @@ static tr_status seed(run *r, int i) {
         tr_tensor_release(g);
         return status;
     }
-    status = add_grad(&find(r, edge.node)->grad[edge.nr], g);
+    status = add_grad(&grads_of(find(r, edge.node))[edge.nr], g);
     tr_node_release(edge.node);
     return status;
 }
 
 static tr_status prepare(run *r) {
     const tr_backward_args *a = r->args;
-    TR_TRY(grow(r));
     for (int i = 0; i < a->n_roots; i++) {
         if (!a->roots[i]->requires_grad)
             return TR_FAIL(TR_E_RUNTIME, "element %d of tensors does not require grad and does not have a grad_fn", i);
@@ -478,41 +496,66 @@ static tr_status prepare(run *r) {
             TR_TRY(tr__tape_edge(a->inputs[i], &r->inputs[i]));
         }
         mark_needed(r);
-    } else
-        for (uint32_t i = 0; i < r->size; i++)
-            r->table[i].needed = true;
+    }
     for (int i = 0; i < a->n_roots; i++)
         TR_TRY(seed(r, i));
     r->heap_count = 0;
-    for (uint32_t i = 0; i < r->size; i++)
-        if (r->table[i].node && r->table[i].waits == 0 && r->table[i].needed) {
+    for (uint32_t i = 0; i < r->count; i++)
+        if (r->table[i].waits == 0 && r->table[i].needed) {
             r->table[i].queued = true;
             heap_push(r, r->table[i].node);
         }
     return TR_OK;
 }
 
+static void forget(run_entry *e) {
+    tr_node *node = e->node;
+    tr_tensor **grad = grads_of(e);
+    for (uint32_t k = 0; k < node->n_out; k++)
+        tr_tensor_release(grad[k]);
+    if (grad != e->grad.few)
+        tr_free(grad);
+    node->run = e->outer_run;
+    node->entry = e->outer_entry;
+    tr_node_release(node);
+}
+
+/* Runs nest: the spare memory goes to the one that comes first, and stays with the longest. */
+static void take_spare(run *r) {
+    r->table = spare.table;
+    r->heap = spare.heap;
+    r->size = spare.size;
+    memset(&spare, 0, sizeof spare);
+}
+
+static void give_spare(run *r) {
+    if (r->size < spare.size) {
+        tr_free(r->table);
+        tr_free(r->heap);
+        return;
+    }
+    tr_free(spare.table);
+    tr_free(spare.heap);
+    spare.table = r->table;
+    spare.heap = r->heap;
+    spare.size = r->size;
+}
+
 static tr_status backward(const tr_backward_args *args) {
-    run r = {.args = args};
+    static uint32_t last_run;
+    run r = {.args = args, .id = ++last_run};
+    take_spare(&r);
     bool was = tr_set_grad_enabled(args->create_graph);
     uint32_t outer = tr__forward_site;
     r.status = prepare(&r);
     while (r.status == TR_OK && r.heap_count)
         r.status = run_node(&r, find(&r, heap_pop(&r)));
-    for (uint32_t i = 0; i < r.size; i++) {
-        run_entry *e = &r.table[i];
-        if (!e->node)
-            continue;
-        for (uint32_t k = 0; k < e->node->n_out; k++)
-            tr_tensor_release(e->grad[k]);
-        tr_free(e->grad);
-        tr_node_release(e->node);
-    }
+    for (uint32_t i = 0; i < r.count; i++)
+        forget(&r.table[i]);
     for (int i = 0; r.inputs && i < args->n_inputs; i++)
         tr_node_release(r.inputs[i].node);
     tr_free(r.inputs);
-    tr_free(r.heap);
-    tr_free(r.table);
+    give_spare(&r);
     tr__forward_site = outer;
     tr_set_grad_enabled(was);
     return r.status;

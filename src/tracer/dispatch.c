@@ -68,18 +68,35 @@ static bool is_external(const tr_storage *s) {
     return s->shared || s->exports;
 }
 
-/* Fills in operands. Where one's storage is not the tensor's own, it is a snapshot, to be released. */
-static tr_status operands(const tr_op_info *info, const tr_input *in, int n_in, bool in_place, tr_operand *o) {
+static tr_status missing(const tr_op_info *info, int operand) {
+    for (int i = 0; i < info->n_params; i++) {
+        const tr_param *p = &info->params[i];
+        if (p->at == operand && !p->slots && p->kind != TR_ARG_TENSORS)
+            return TR_FAIL(TR_E_TYPE, "%s(): argument '%s' must be Tensor, not None", info->name, p->name);
+    }
+    return TR_FAIL(TR_E_INTERNAL, "%s: operand %d is missing", info->name, operand);
+}
+
+/* Fills in operands and checks that none is missing. Where one's storage is not the tensor's own (*copied), it is a snapshot, to be
+ * released. */
+static tr_status operands(const tr_op_info *info, const tr_input *in, int n_in, bool in_place, tr_operand *o, bool *copied) {
+    unsigned written = info->written | (unsigned) in_place;
     for (int i = 0; i < n_in; i++) {
         tr_tensor *t = in[i].tensor;
+        unsigned bit = i < 16 ? 1u << i : 0;
         if (!t) {
             o[i] = (tr_operand){NULL, in[i].meta, in[i].number};
+            if (TR_UNLIKELY((info->needs_tensor & bit) || (!in[i].meta && (info->needs_value & bit))))
+                return missing(info, i);
             continue;
         }
         o[i] = (tr_operand){t->storage, t->meta, {.i = t->offset}};
-        bool written = i < 16 && ((info->written | (unsigned) in_place) >> i & 1);
-        if (TR_UNLIKELY(is_external(t->storage)) && !written)
+        if (TR_UNLIKELY(is_external(t->storage)) && !(written & bit)) {
+            if (!*copied)
+                memset(o + i + 1, 0, (size_t) (n_in - i - 1) * sizeof *o);
+            *copied = true;
             TR_TRY(snapshot(t, &o[i]));
+        }
     }
     return TR_OK;
 }
@@ -90,41 +107,73 @@ static void release_snapshots(const tr_input *in, int n_in, tr_operand *o) {
             tr__storage_release(o[i].storage);
 }
 
-/* Python's arguments come checked by the schema; the C side's calls are checked here. */
 static tr_status check_arity(const tr_op_info *info, int n_in) {
-    if (n_in < info->n_operands || (n_in > info->n_operands && !info->variadic))
+    if (TR_UNLIKELY(n_in < info->n_operands || (n_in > info->n_operands && !info->variadic)))
         return TR_FAIL(TR_E_TYPE, "%s: %d operands expected, got %d", info->name, info->n_operands, n_in);
     return TR_OK;
 }
 
-static tr_status check_required(const tr_op_info *info, const tr_input *in) {
-    for (int i = 0; i < info->n_params; i++) {
-        const tr_param *p = &info->params[i];
-        if (p->slots || p->kind == TR_ARG_TENSORS || p->optional)
-            continue;
-        const tr_input *x = &in[p->at];
-        if (p->kind == TR_ARG_TENSOR ? !x->tensor : !x->tensor && !x->meta)
-            return TR_FAIL(TR_E_TYPE, "%s(): argument '%s' must be Tensor, not None", info->name, p->name);
+/* What a view's rule found, for the same view of a tensor that looks the same: a program's views are few, and come again in every
+ * step. Direct-mapped. */
+enum { VIEWS = 512, VIEW_ATTRS = 1 + TR_MAX_DIMS };
+typedef struct view_entry {
+    const tr_meta *in, *out;
+    int64_t offset;
+    uint16_t op;
+    int64_t given[VIEW_ATTRS], attrs[VIEW_ATTRS]; /* as called; as the rule left them */
+} view_entry;
+static view_entry views[VIEWS];
+
+static view_entry *view_slot(tr_op op, const tr_meta *in, const int64_t *attrs, int n) {
+    uint64_t h = ((uint64_t) (uintptr_t) in >> 4) + (uint64_t) op * 0x9e3779b97f4a7c15u;
+    for (int i = 0; i < n; i++)
+        h = (h ^ (uint64_t) attrs[i]) * 0xff51afd7ed558ccdu;
+    return &views[(h ^ h >> 32) % VIEWS];
+}
+
+/* attrs are normalised as the rule does. */
+static tr_status infer_view(const tr_op_info *info, tr_op op, const tr_tensor *t, int64_t *attrs, const tr_meta **out,
+                            int64_t *offset) {
+    size_t bytes = info->n_attrs * sizeof *attrs;
+    bool small = info->n_attrs <= VIEW_ATTRS;
+    view_entry *e = small ? view_slot(op, t->meta, attrs, info->n_attrs) : NULL;
+    if (e && e->in == t->meta && e->op == op && memcmp(e->given, attrs, bytes) == 0) {
+        memcpy(attrs, e->attrs, bytes);
+        *out = e->out;
+        *offset = e->offset;
+        return TR_OK;
     }
+    view_entry found = {.in = t->meta, .op = (uint16_t) op};
+    if (small && bytes)
+        memcpy(found.given, attrs, bytes);
+    tr_operand o = {t->storage, t->meta, {.i = t->offset}};
+    tr_infer c = {.op = op, .n_in = 1, .in = &o, .attrs = attrs};
+    TR_TRY(tr__infer(&c));
+    *out = found.out = c.out[0];
+    *offset = found.offset = c.offset;
+    if (small && bytes)
+        memcpy(found.attrs, attrs, bytes);
+    if (small)
+        *e = found;
     return TR_OK;
 }
 
-static tr_status apply_view(tr_op op, const tr_input *in, const int64_t *attrs, tr_tensor **out) {
-    const tr_op_info *info = tr_op_info_of(op);
+static tr_status apply_view(tr_op op, const tr_op_info *info, const tr_input *in, const int64_t *attrs, tr_tensor **out) {
     tr_tensor *t = in[0].tensor;
-    int64_t a[TR_MAX_ATTRS];
+    if (TR_UNLIKELY(!t))
+        return missing(info, 0);
+    int64_t a[TR_MAX_ATTRS], offset;
+    const tr_meta *meta;
     if (info->n_attrs)
         memcpy(a, attrs, (size_t) info->n_attrs * sizeof *a);
-    tr_operand o = {t->storage, t->meta, {.i = t->offset}};
-    tr_infer c = {.op = op, .n_in = 1, .in = &o, .attrs = a};
-    TR_TRY(tr__infer(&c));
-    int64_t offset = t->offset + c.offset;
-    int64_t end = offset + c.out[0]->extent;
+    TR_TRY(infer_view(info, op, t, a, &meta, &offset));
+    offset += t->offset;
+    int64_t end = offset + meta->extent;
     if (op == TR_OP_as_strided &&
         (offset < 0 || end * (int64_t) tr_dtype_size((tr_dtype) t->meta->dtype) > (int64_t) t->storage->bytes))
         return TR_FAIL(TR_E_RUNTIME, "setStorage: sizes, strides and storage offset %lld reach beyond the storage of %zu bytes",
                        (long long) offset, t->storage->bytes);
-    tr_tensor *view = tr__tensor_over(t->storage, c.out[0], offset);
+    tr_tensor *view = tr__tensor_over(t->storage, meta, offset);
     if (!view)
         return TR_E_NOMEM;
     view->own_version = t->own_version;
@@ -145,21 +194,25 @@ static tr_status apply_view(tr_op op, const tr_input *in, const int64_t *attrs, 
     return TR_OK;
 }
 
-static tr_tensor *default_generator_of(const tr_op_info *info, int operand, const tr_input *in) {
-    if (in[operand].tensor)
-        return in[operand].tensor;
-    for (int i = 0; i < info->n_params; i++)
-        if (info->params[i].kind == TR_ARG_GENERATOR && info->params[i].at == operand)
-            return tr_default_generator();
-    return NULL;
+/* in, with the default generator where one is wanted and none given; `own` has room for it. */
+static const tr_input *with_generators(const tr_op_info *info, const tr_input *in, int n_in, tr_input *own) {
+    memcpy(own, in, (size_t) n_in * sizeof *in);
+    for (unsigned left = info->generators; left; left &= left - 1) {
+        int i = __builtin_ctz(left);
+        if (!own[i].tensor)
+            own[i] = tr_in(tr_default_generator());
+    }
+    return own;
 }
 
 static void bump_written(const tr_op_info *info, const tr_input *in, bool in_place) {
     if (in_place && !in[0].tensor->own_version)
         in[0].tensor->storage->version++;
-    for (int i = 0; i < info->n_operands; i++)
-        if ((info->written >> i & 1) && in[i].tensor && !in[i].tensor->own_version)
-            in[i].tensor->storage->version++;
+    for (unsigned left = info->written; left; left &= left - 1) {
+        tr_tensor *t = in[__builtin_ctz(left)].tensor;
+        if (t && !t->own_version)
+            t->storage->version++;
+    }
 }
 
 /* Writes to memory that the outside sees are done when the call returns. */
@@ -200,49 +253,47 @@ static tr_status finish(tr_op op, const tr_op_info *info, const tr_input *in, in
     return TR_OK;
 }
 
-static tr_status apply(tr_op op, const tr_input *in_given, int n_in, const int64_t *attrs, const tr_meta *given, bool in_place,
-                   tr_tensor **out) {
-    const tr_op_info *info = tr_op_info_of(op);
-    tr_input few_in[FEW], *in = few_in;
-    tr_operand few_o[FEW], *o = few_o;
-    TR_TRY(check_arity(info, n_in));
-    void *more = NULL;
-    if (n_in > FEW) {
-        more = tr_malloc((size_t) n_in * (sizeof *in + sizeof *o));
-        if (!more)
-            return TR_FAIL(TR_E_NOMEM, "no memory for the operands of %s", info->name);
-        in = more;
-        o = (tr_operand *) (in + n_in);
-    }
-    if (n_in)
-        memcpy(in, in_given, (size_t) n_in * sizeof *in);
-    tr_status status = check_required(info, in);
-    if (status == TR_OK && info->op_class == TR_CLASS_VIEW)
-        status = apply_view(op, in, attrs, out);
-    else if (status == TR_OK) {
-        for (int i = 0; i < info->n_operands; i++)
-            if (info->written >> i & 1)
-                in[i].tensor = default_generator_of(info, i, in);
+static tr_status apply_compute(tr_op op, const tr_op_info *info, const tr_input *in, int n_in, tr_operand *o, const int64_t *attrs,
+                               const tr_meta *given, bool in_place, tr_tensor **out) {
+    bool copied = false;
+    tr_input own[TR_MAX_FIXED];
+    if (info->generators && !info->variadic)
+        in = with_generators(info, in, n_in, own);
+    tr_status status = operands(info, in, n_in, in_place, o, &copied);
+    if (status == TR_OK) {
         int64_t a[TR_MAX_ATTRS];
         if (info->n_attrs)
             memcpy(a, attrs, (size_t) info->n_attrs * sizeof *a);
         bool wanted = tr__tape_wanted(op, in, n_in);
         if (in_place || (info->written & 1))
             status = tr__tape_check_inplace(in[0].tensor, wanted);
-        if (n_in)
-            memset(o, 0, (size_t) n_in * sizeof *o);
-        if (status == TR_OK)
-            status = operands(info, in, n_in, in_place, o);
         tr_issue call = {.op = op, .in = o, .n_in = n_in, .attrs = a, .given = given, .in_place = in_place};
         if (status == TR_OK)
             status = tr__issue(&call);
         if (status == TR_OK)
             status = finish(op, info, in, n_in, &call, wanted, out);
-        release_snapshots(in, n_in, o);
-        if (status == TR_OK && TR_UNLIKELY(in_place || info->written))
-            status = settle_shared(info, in, in_place);
     }
-    tr_free(more);
+    if (TR_UNLIKELY(copied))
+        release_snapshots(in, n_in, o);
+    if (status == TR_OK && (in_place || info->written))
+        status = settle_shared(info, in, in_place);
+    return status;
+}
+
+static tr_status apply(tr_op op, const tr_input *in, int n_in, const int64_t *attrs, const tr_meta *given, bool in_place,
+                       tr_tensor **out) {
+    const tr_op_info *info = tr_op_info_of(op);
+    TR_TRY(check_arity(info, n_in));
+    if (info->op_class == TR_CLASS_VIEW)
+        return apply_view(op, info, in, attrs, out);
+    tr_operand few[FEW];
+    if (TR_LIKELY(n_in <= FEW))
+        return apply_compute(op, info, in, n_in, few, attrs, given, in_place, out);
+    tr_operand *many = tr_malloc((size_t) n_in * sizeof *many);
+    if (!many)
+        return TR_FAIL(TR_E_NOMEM, "no memory for the operands of %s", info->name);
+    tr_status status = apply_compute(op, info, in, n_in, many, attrs, given, in_place, out);
+    tr_free(many);
     return status;
 }
 

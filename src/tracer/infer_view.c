@@ -50,6 +50,17 @@ bool tr__view_strides(const tr_meta *x, int ndim, const int64_t *shape, int64_t 
     return view_d == -1;
 }
 
+static tr_status wrong_size(const tr_meta *x, int ndim, const int64_t *shape, bool ambiguous) {
+    char text[128] = "[";
+    size_t at = 1;
+    for (int d = 0; d < ndim && at < sizeof text; d++)
+        at += (size_t) snprintf(text + at, sizeof text - at, "%s%lld", d ? ", " : "", (long long) shape[d]);
+    if (ambiguous)
+        return TR_FAIL(TR_E_RUNTIME, "cannot reshape tensor of 0 elements into shape %s] because the unspecified dimension size "
+                                     "-1 can be any value and is ambiguous", text);
+    return TR_FAIL(TR_E_SHAPE, "shape '%s]' is invalid for input of size %lld", text, (long long) x->numel);
+}
+
 tr_status infer_view(tr_infer *c) {
     const tr_meta *x = c->in[0].meta;
     int ndim = (int) c->attrs[0];
@@ -65,15 +76,9 @@ tr_status infer_view(tr_infer *c) {
         else
             known *= shape[d];
     }
-    char text[128] = "[";
-    size_t at = 1;
-    for (int d = 0; d < ndim && at < sizeof text; d++)
-        at += (size_t) snprintf(text + at, sizeof text - at, "%s%lld", d ? ", " : "", (long long) shape[d]);
-    if (hole >= 0 && known == 0)
-        return TR_FAIL(TR_E_RUNTIME, "cannot reshape tensor of 0 elements into shape %s] because the unspecified dimension size "
-                                     "-1 can be any value and is ambiguous", text);
-    if (hole >= 0 ? x->numel % known != 0 : x->numel != known)
-        return TR_FAIL(TR_E_SHAPE, "shape '%s]' is invalid for input of size %lld", text, (long long) x->numel);
+    bool ambiguous = hole >= 0 && known == 0;
+    if (ambiguous || (hole >= 0 ? x->numel % known != 0 : x->numel != known))
+        return wrong_size(x, ndim, shape, ambiguous);
     if (hole >= 0)
         shape[hole] = x->numel / known;
     if (!tr__view_strides(x, ndim, shape, strides))

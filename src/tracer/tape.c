@@ -24,35 +24,55 @@ bool tr_set_grad_enabled(bool on) {
 
 /* ------------------------------------------------------------------------------------------------ nodes */
 
-static void *carve(char **at, size_t bytes) {
-    void *p = *at;
-    *at += (bytes + 7) & ~(size_t) 7;
-    return p;
+/* Blocks of dead nodes, by size: a step makes and frees hundreds. */
+enum { CLASS_BYTES = 64, CLASSES = 24, NO_CLASS = CLASSES };
+static tr_node *unused[CLASSES]; /* linked by `extra` */
+
+static tr_node *block_take(size_t bytes) {
+    size_t c = (bytes + CLASS_BYTES - 1) / CLASS_BYTES;
+    tr_node *node = c < CLASSES ? unused[c] : NULL;
+    if (node && !tr_fail_alloc())
+        unused[c] = (tr_node *) (void *) node->extra;
+    else if (!(node = tr_malloc(c < CLASSES ? c * CLASS_BYTES : bytes)))
+        return NULL;
+    node->size_class = (uint16_t) (c < CLASSES ? c : NO_CLASS);
+    return node;
 }
 
+static void block_give(tr_node *node) {
+    if (node->size_class == NO_CLASS) {
+        tr_free(node);
+        return;
+    }
+    node->extra = (tr_node_extra *) (void *) unused[node->size_class];
+    unused[node->size_class] = node;
+}
+
+/* Edges, metas and numbers are zero, `saved` and `attrs` are not filled in. */
 static tr_node *node_create(tr_node_kind kind, int n_in, int n_saved, int n_attrs) {
-    size_t n = (size_t) n_in;
-    size_t bytes = sizeof(tr_node) + n * (sizeof(tr_edge) + sizeof(tr_meta *) + sizeof(tr_number)) +
-                   (size_t) n_saved * sizeof(tr_saved) + (size_t) n_attrs * 8;
-    char *at = tr_malloc(bytes);
-    if (!at) {
+    size_t n = (size_t) n_in, zeroed = n * (sizeof(tr_edge) + sizeof(tr_meta *) + sizeof(tr_number));
+    bool has_extra = kind == TR_NODE_CUSTOM || kind == TR_NODE_COPY_SLICES;
+    tr_node *node = block_take(sizeof(tr_node) + zeroed + (size_t) n_saved * sizeof(tr_saved) + (size_t) n_attrs * 8 +
+                               (has_extra ? sizeof(tr_node_extra) : 0) + 4 * 16);
+    if (!node) {
         TR_FAIL(TR_E_NOMEM, "no memory for the autograd tape");
         return NULL;
     }
-    memset(at, 0, bytes);
-    tr_node *node = carve(&at, sizeof *node);
-    node->refs = 1;
-    node->kind = (uint8_t) kind;
-    node->n_in = (uint16_t) n_in;
-    node->n_attrs = (uint8_t) n_attrs;
-    node->n_out = 1;
-    node->sequence = next_sequence++;
-    node->edges = carve(&at, n * sizeof(tr_edge));
-    node->in_meta = carve(&at, n * sizeof(tr_meta *));
-    node->numbers = carve(&at, n * sizeof(tr_number));
-    node->in = carve(&at, (size_t) n_saved * sizeof(tr_saved));
-    node->attrs = carve(&at, (size_t) n_attrs * 8);
-    memset(node->in_at, -1, sizeof node->in_at);
+    *node = (tr_node){.refs = 1, .kind = (uint8_t) kind, .n_in = (uint16_t) n_in, .n_attrs = (uint8_t) n_attrs, .n_out = 1,
+                      .size_class = node->size_class, .sequence = next_sequence++};
+    char *at = (char *) node;
+    tr_carve(&at, sizeof *node);
+    char *parts = tr_carve(&at, zeroed);
+    memset(parts, 0, zeroed);
+    node->edges = (tr_edge *) (void *) parts;
+    node->in_meta = (const tr_meta **) (void *) (node->edges + n);
+    node->numbers = (tr_number *) (void *) (node->in_meta + n);
+    node->saved = tr_carve(&at, (size_t) n_saved * sizeof(tr_saved));
+    node->attrs = tr_carve(&at, (size_t) n_attrs * 8);
+    if (has_extra) {
+        node->extra = tr_carve(&at, sizeof *node->extra);
+        *node->extra = (tr_node_extra){0};
+    }
     return node;
 }
 
@@ -74,20 +94,12 @@ static void hooks_free(tr_hook *h) {
     }
 }
 
-static int n_saved(const tr_node *node) {
-    int n = 0;
-    for (int i = 0; i <= TR_MAX_FIXED; i++)
-        n += node->in_at[i] >= 0;
-    return n;
-}
-
 void tr__node_clear_saved(tr_node *node) {
-    for (int i = n_saved(node) - 1; i >= 0; i--)
-        saved_clear(&node->in[i]);
-    for (int i = 0; i < TR_MAX_OUTPUTS; i++)
-        saved_clear(&node->out[i]);
-    if (node->inner)
-        tr__node_clear_saved(node->inner);
+    int n = __builtin_popcount(node->saved_in) + __builtin_popcount(node->saved_out);
+    for (int i = 0; i < n; i++)
+        saved_clear(&node->saved[i]);
+    if (node->extra && node->extra->inner)
+        tr__node_clear_saved(node->extra->inner);
     if (node->kind == TR_NODE_OP)
         node->released = true;
 }
@@ -101,21 +113,23 @@ static tr_node *dying;
 static bool reaping;
 
 static void node_free(tr_node *node) {
-    bool released = node->released;
-    tr__node_clear_saved(node);
-    node->released = released;
+    if (!node->released)
+        tr__node_clear_saved(node);
     for (int i = 0; i < node->n_in; i++)
         if (node->edges[i].node)
             tr_node_release(node->edges[i].node);
     hooks_free(node->hooks);
     if (node->leaf)
         node->leaf->accumulator = NULL;
-    if (node->custom.drop)
-        node->custom.drop(node->custom.arg);
-    tr_free(node->custom_out);
-    if (node->inner)
-        tr_node_release(node->inner);
-    tr_free(node);
+    tr_node_extra *x = node->extra;
+    if (x) {
+        if (x->custom.drop)
+            x->custom.drop(x->custom.arg);
+        tr_free(x->custom_out);
+        if (x->inner)
+            tr_node_release(x->inner);
+    }
+    block_give(node);
 }
 
 void tr_node_release(tr_node *node) {
@@ -140,7 +154,7 @@ const char *tr_node_name(const tr_node *node) {
     if (node->kind == TR_NODE_ACCUMULATE)
         return "AccumulateGrad";
     if (node->kind == TR_NODE_CUSTOM)
-        return node->custom.name;
+        return node->extra->custom.name;
     if (node->kind == TR_NODE_COPY_SLICES)
         return "CopySlices";
     const char *name = tr_op_info_of(node->op)->name;
@@ -172,7 +186,7 @@ tr_tensor *tr_node_variable(const tr_node *n) {
 }
 
 void *tr_node_custom_arg(const tr_node *n) {
-    return n->kind == TR_NODE_CUSTOM ? n->custom.arg : NULL;
+    return n->kind == TR_NODE_CUSTOM ? n->extra->custom.arg : NULL;
 }
 
 /* ------------------------------------------------------------------------------------------------ edges */
@@ -274,10 +288,9 @@ static void save(tr_saved *s, tr_tensor *t) {
     s->meta = t->meta;
     s->offset = t->offset;
     s->version = t->storage->version;
-    if (t->requires_grad && !t->grad_fn) {
-        s->leaf = t;
+    s->leaf = t->requires_grad && !t->grad_fn ? t : NULL;
+    if (s->leaf)
         tr_tensor_retain(t);
-    }
 }
 
 static bool is_saved(const tr_vjp_rule *rule, const tr_node *node, int i) {
@@ -296,7 +309,7 @@ static tr_status make_node(tr_op op, const tr_input *in, int n_in, const int64_t
     const tr_vjp_rule *rule = tr__vjp_rules[op];
     const tr_op_info *info = tr_op_info_of(op);
     int room = rule->variadic ? 0 : __builtin_popcount(rule->save_in);
-    tr_node *node = node_create(TR_NODE_OP, n_in, room, info->n_attrs);
+    tr_node *node = node_create(TR_NODE_OP, n_in, room + __builtin_popcount(rule->save_out), info->n_attrs);
     if (!node)
         return TR_E_NOMEM;
     node->op = (uint16_t) op;
@@ -317,21 +330,24 @@ static tr_status make_node(tr_op op, const tr_input *in, int n_in, const int64_t
     int n = 0;
     for (int i = 0; i < n_in && room; i++)
         if (in[i].tensor && i < TR_MAX_FIXED && is_saved(rule, node, i)) {
-            node->in_at[i] = (int8_t) n;
-            save(&node->in[n++], in[i].tensor);
+            save(&node->saved[n], in[i].tensor);
+            node->saved_in |= (uint16_t) (1u << i);
             // The op itself wrote what it saves: only an output's contents make sense then.
             if (in[i].tensor == written)
-                node->in[n - 1].version = UINT32_MAX;
+                node->saved[n].version = UINT32_MAX;
+            n++;
         }
     node->n_out = (uint8_t) n_out;
     for (int i = 0; i < n_out; i++) {
         node->out_meta[i] = out[i]->meta;
         if (rule->save_out >> i & 1) {
-            save(&node->out[i], out[i]);
-            if (node->out[i].leaf) {
-                tr_tensor_release(node->out[i].leaf);
-                node->out[i].leaf = NULL;
+            save(&node->saved[n], out[i]);
+            node->saved_out |= (uint16_t) (1u << i);
+            if (node->saved[n].leaf) {
+                tr_tensor_release(node->saved[n].leaf);
+                node->saved[n].leaf = NULL;
             }
+            n++;
         }
     }
     *result = node;
@@ -355,7 +371,7 @@ static tr_status rebase_view(tr_tensor *view, tr_node *inner) {
         tr_node_release(inner);
         return TR_E_NOMEM;
     }
-    node->inner = inner;
+    node->extra->inner = inner;
     tr_status status = edge_new(base, &node->edges[0]);
     if (status != TR_OK) {
         tr_node_release(node);
@@ -369,10 +385,10 @@ static tr_status rebase_view(tr_tensor *view, tr_node *inner) {
             tr_node_retain(inner->edges[i].node);
     }
     node->out_meta[0] = base->meta;
-    node->base_meta = base->meta;
-    node->base_offset = base->offset;
-    node->view_meta = view->meta;
-    node->view_offset = view->offset;
+    node->extra->base_meta = base->meta;
+    node->extra->base_offset = base->offset;
+    node->extra->view_meta = view->meta;
+    node->extra->view_offset = view->offset;
     set_history(base, node, 0);
     tr_node_release(node);
     // The view's own grad_fn is made anew when it is next asked for.
@@ -447,12 +463,11 @@ tr_tensor *tr__vjp_own(tr_vjp *v, tr_tensor *t) {
 }
 
 tr_tensor *tr__vjp_in(tr_vjp *v, int i) {
-    int at = i < v->node->n_in && i <= TR_MAX_FIXED ? v->node->in_at[i] : -1;
-    return at < 0 ? NULL : unpack(v, &v->node->in[at], i, false);
+    return i < v->node->n_in && tr__node_saves(v->node, i) ? unpack(v, tr__node_saved_in(v->node, i), i, false) : NULL;
 }
 
 tr_tensor *tr__vjp_out(tr_vjp *v, int i) {
-    return unpack(v, &v->node->out[i], i, true);
+    return unpack(v, tr__node_saved_out(v->node, i), i, true);
 }
 
 /* ------------------------------------------------------------------------------------------------ leaves and hooks */
@@ -565,8 +580,8 @@ tr_status tr_custom_connect(const tr_custom_node *custom, tr_tensor *const *inpu
     if (!node)
         return TR_E_NOMEM;
     node->n_out = (uint8_t) n_out;
-    node->custom_out = tr_calloc((size_t) (n_out ? n_out : 1), sizeof *node->custom_out);
-    tr_status status = node->custom_out ? TR_OK : TR_FAIL(TR_E_NOMEM, "no memory for the autograd tape");
+    node->extra->custom_out = tr_calloc((size_t) (n_out ? n_out : 1), sizeof *node->extra->custom_out);
+    tr_status status = node->extra->custom_out ? TR_OK : TR_FAIL(TR_E_NOMEM, "no memory for the autograd tape");
     for (int i = 0; i < n_in && status == TR_OK; i++) {
         node->in_meta[i] = inputs[i] ? inputs[i]->meta : NULL;
         if (inputs[i])
@@ -576,10 +591,10 @@ tr_status tr_custom_connect(const tr_custom_node *custom, tr_tensor *const *inpu
         tr_node_release(node);
         return status;
     }
-    node->custom = *custom;
+    node->extra->custom = *custom;
     for (int i = 0; i < n_out; i++)
         if (outputs[i]) {
-            node->custom_out[i] = outputs[i]->meta;
+            node->extra->custom_out[i] = outputs[i]->meta;
             if (differentiable[i] && tr_dtype_is_float((tr_dtype) outputs[i]->meta->dtype))
                 set_history(outputs[i], node, i);
         }

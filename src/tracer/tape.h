@@ -49,6 +49,17 @@ struct tr_hook {
     tr_tensor *retain;    /* borrowed: retain_grad() of this tensor; cleared when it dies */
 };
 
+/* What nodes other than ops' have. */
+typedef struct tr_node_extra {
+    tr_custom_node custom;
+    const tr_meta **custom_out;
+    /* COPY_SLICES: the base's look, the view's, and the op done to the view */
+    const tr_meta *base_meta, *view_meta;
+    int64_t base_offset, view_offset;
+    tr_node *inner;           /* retained */
+} tr_node_extra;
+
+/* In one block with its arrays, from a free list of its size. */
 struct tr_node {
     int64_t refs;
     uint8_t kind;
@@ -57,32 +68,35 @@ struct tr_node {
     bool released;            /* saved values were freed by a backward without retain_graph */
     uint16_t op, n_in;
     uint32_t site;
+    uint16_t saved_in, saved_out; /* bit i: operand i, output i is in `saved` */
+    uint16_t size_class;
+    uint32_t run, entry;      /* the reverse pass that it takes part in, and as what */
     uint64_t sequence;
     tr_edge *edges;           /* [n_in] */
     const tr_meta **in_meta;  /* [n_in] */
     tr_number *numbers;       /* [n_in] */
-    tr_saved *in;             /* [n_saved_in]: dense, see in_at */
-    int8_t in_at[TR_MAX_FIXED + 1];
-    tr_saved out[TR_MAX_OUTPUTS];
-    const tr_meta *out_meta[TR_MAX_OUTPUTS];
+    tr_saved *saved;          /* inputs, then outputs: only those whose bits are set */
     int64_t *attrs;
+    const tr_meta *out_meta[TR_MAX_OUTPUTS];
     tr_hook *hooks;
     tr_tensor *leaf;          /* ACCUMULATE: borrowed; the leaf keeps no reference to the node either: it clears this */
-    tr_custom_node custom;
-    const tr_meta **custom_out;
-    /* COPY_SLICES: the base's look, the view's, and the op done to the view */
-    const tr_meta *base_meta, *view_meta;
-    int64_t base_offset, view_offset;
-    tr_node *inner;           /* retained */
+    tr_node_extra *extra;     /* CUSTOM, COPY_SLICES */
 };
+
+static inline bool tr__node_saves(const tr_node *n, int i) { return i <= TR_MAX_FIXED && (n->saved_in >> i & 1); }
+static inline tr_saved *tr__node_saved_in(const tr_node *n, int i) {
+    return &n->saved[__builtin_popcount(n->saved_in & ((1u << i) - 1))];
+}
+static inline tr_saved *tr__node_saved_out(const tr_node *n, int i) {
+    return &n->saved[__builtin_popcount(n->saved_in) + __builtin_popcount(n->saved_out & ((1u << i) - 1))];
+}
 
 /* What a vjp works with. Tensors that its calls make live until it returns. */
 enum { TR_VJP_POOL = 64 };
 struct tr_vjp {
     tr_node *node;
     tr_tensor *const *grad;   /* per output; NULL: zero */
-    tr_tensor *result[TR_MAX_FIXED + 1];
-    tr_tensor **results;      /* = result, or longer for tensor lists */
+    tr_tensor **results;      /* [n_in], NULL at first */
     tr_status status;
     bool create_graph;
     int n_pool;

@@ -22,8 +22,7 @@ static tr_tensor *tensor_new(void) {
         TR_FAIL(TR_E_NOMEM, "no memory for a tensor");
         return NULL;
     }
-    memset(t, 0, sizeof *t);
-    t->refs = 1;
+    *t = (tr_tensor){.refs = 1};
     return t;
 }
 

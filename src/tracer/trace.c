@@ -33,6 +33,7 @@ static struct {
     tr_known *predicted;       /* the path expected of this iteration, whether or not it can be followed; NULL: none */
     tr_activation *act;
     uint32_t cursor, n_values, n_externals;
+    uint32_t next_instr, next_ready; /* the plan's first instruction that the cursor has not made ready, and where it will be */
     uint32_t since_mark;       /* ops since the last mark, in pieces that cuts ended */
     uint32_t site, location;   /* of the last op that was not followed */
     bool off, sync;            /* co-execution switched off; TERRA_SYNC */
@@ -357,27 +358,39 @@ void tr__note_error(void) {
 
 typedef enum match { MATCH, DIFFERS, OUTLIVED } match;
 
+/* Does the call equal the op? Writes its run-time arguments on the way (args not NULL): nobody reads them before the cursor
+ * publishes them. */
+static inline bool is_same(const tr_issue *c, const tr_path *path, const tr_path_op *op, int64_t *args, uint32_t *n_externals) {
+    if (op->op != c->op || op->n_in != c->n_in || op->in_place != c->in_place)
+        return false;
+    for (int i = 0; i < op->n_attrs; i++)
+        if (c->attrs[i] != path->attrs[op->attr + (uint32_t) i])
+            return false;
+    const tr_path_operand *want = path->operands + op->operand;
+    for (int i = 0; i < c->n_in; i++) {
+        const tr_operand *o = &c->in[i];
+        if (o->meta != want[i].meta || (o->storage ? ref_of(o->storage, n_externals) : TR_REF_NONE) != want[i].ref)
+            return false;
+        if (args)
+            args[i] = o->at.i;
+    }
+    return !c->given || c->given == want[op->n_in].meta;
+}
+
+static bool is_outlived(const tr_path *path, const tr_path_op *op) {
+    for (uint32_t i = 0; i < op->n_die; i++)
+        if (tr.act->storage_of[path->deaths[op->die + i]])
+            return true;
+    return false;
+}
+
 static match compare(const tr_issue *c, const tr_path *path, uint32_t *n_externals) {
     if (tr.cursor == path->n_ops)
         return DIFFERS;
     const tr_path_op *op = &path->ops[tr.cursor];
-    if (op->op != c->op || op->n_in != c->n_in || op->in_place != c->in_place ||
-        (op->n_attrs && memcmp(c->attrs, path->attrs + op->attr, op->n_attrs * sizeof *c->attrs) != 0))
+    if (!is_same(c, path, op, tr.act->args + op->operand, n_externals))
         return DIFFERS;
-    const tr_path_operand *want = path->operands + op->operand;
-    for (int i = 0; i < c->n_in; i++) {
-        const tr_operand *o = &c->in[i];
-        if (o->meta != want[i].meta)
-            return DIFFERS;
-        if ((o->storage ? ref_of(o->storage, n_externals) : TR_REF_NONE) != want[i].ref)
-            return DIFFERS;
-    }
-    if (c->given && c->given != want[op->n_in].meta)
-        return DIFFERS;
-    for (uint32_t i = 0; i < op->n_die; i++)
-        if (tr.act->storage_of[path->deaths[op->die + i]])
-            return OUTLIVED;
-    return MATCH;
+    return op->n_die && is_outlived(path, op) ? OUTLIVED : MATCH;
 }
 
 /* Undoes the naming of externals by a comparison that failed. */
@@ -390,25 +403,48 @@ static void unname(const tr_issue *c, uint32_t n_externals) {
 }
 
 static void note_writes(const tr_issue *c, const tr_op_info *info, uint32_t index) {
-    if (c->in_place)
-        c->in[0].storage->last_write = index + 1;
-    for (int i = 0; info->written && i < info->n_operands; i++)
-        if ((info->written >> i & 1) && c->in[i].storage)
-            c->in[i].storage->last_write = index + 1;
+    for (unsigned left = info->written | (unsigned) c->in_place; left; left &= left - 1) {
+        tr_storage *s = c->in[__builtin_ctz(left)].storage;
+        if (s)
+            s->last_write = index + 1;
+    }
+}
+
+/* Storages that the path names here first. Written once, below the cursor that publishes it: the executor may be reading it by the
+ * time it is used again. */
+static void bind_externals(const tr_issue *c, const tr_path_operand *want) {
+    for (int i = 0; i < c->n_in; i++)
+        if (tr_ref_is_external(want[i].ref) && tr_ref_slot(want[i].ref) >= tr.n_externals) {
+            tr.act->external[tr_ref_slot(want[i].ref)] = c->in[i].storage;
+            c->in[i].storage->sent = true; // the executor will look at it: only it may let go of it
+        }
+}
+
+/* Moves the cursor, and wakes the executor where that makes an instruction ready: it waits for nothing else of an activation. */
+static void advance(void) {
+    const tr_plan *plan = tr.act->plan;
+    tr_exec_advance_quiet(tr.act, ++tr.cursor);
+    if (tr.cursor < tr.next_ready)
+        return;
+    while (tr.next_instr < plan->n_instrs && plan->instrs[tr.next_instr].ready <= tr.cursor)
+        tr.next_instr++;
+    tr.next_ready = tr.next_instr < plan->n_instrs ? plan->instrs[tr.next_instr].ready : UINT32_MAX;
+    tr_exec_notify();
 }
 
 /* The op equals the next node: gives its results and moves the cursor. */
-static tr_status accept(tr_issue *c, const tr_op_info *info, const tr_path_op *op) {
+static tr_status accept(tr_issue *c, const tr_op_info *info, const tr_path_op *op, uint32_t n_externals) {
     const tr_path *path = tr.known->path;
-    const tr_path_operand *want = path->operands + op->operand;
+    const tr_path_operand *want = path->operands + op->operand, *born = want + op->n_in;
     tr_activation *act = tr.act;
     int n_out = c->in_place ? 0 : op->n_out;
     for (int i = 0; i < n_out; i++) {
-        tr_ref v = want[op->n_in + i].ref;
+        tr_ref v = born[i].ref;
         tr_storage *s = tr_storage_create(path->value_bytes[v]);
         if (!s) {
             while (i--)
                 tr_storage_recycle(c->storage[i]);
+            unname(c, tr.n_externals);
             return TR_E_NOMEM;
         }
         s->bound = true;
@@ -417,27 +453,22 @@ static tr_status accept(tr_issue *c, const tr_op_info *info, const tr_path_op *o
         s->ref = v;
         s->last_write = tr.cursor + 1;
         c->storage[i] = s;
-        c->meta[i] = want[op->n_in + i].meta;
+        c->meta[i] = born[i].meta;
     }
     int64_t *args = act->args + op->operand;
-    for (int i = 0; i < c->n_in; i++) {
-        args[i] = c->in[i].at.i;
-        // Written once, below the cursor that publishes it: the executor may be reading it by the time it is used again.
-        if (tr_ref_is_external(want[i].ref) && tr_ref_slot(want[i].ref) >= tr.n_externals) {
-            act->external[tr_ref_slot(want[i].ref)] = c->in[i].storage;
-            c->in[i].storage->sent = true; // the executor will look at it: only it may let go of it
-        }
-    }
+    if (n_externals != tr.n_externals)
+        bind_externals(c, want);
+    tr.n_externals = n_externals;
     if (c->in_place)
-        args[c->n_in] = c->in[0].at.i;
+        args[c->n_in] = args[0];
     for (int i = 0; i < n_out; i++) {
         args[c->n_in + i] = 0;
-        act->storage_of[want[op->n_in + i].ref] = c->storage[i];
-        tr.n_values++;
+        act->storage_of[born[i].ref] = c->storage[i];
     }
+    tr.n_values += (uint32_t) n_out;
     note_writes(c, info, tr.cursor);
-    tr_exec_advance_quiet(act, ++tr.cursor);
-    tr_exec_notify();
+    tr.site = op->site;
+    advance();
     stats.ops++;
     return TR_OK;
 }
@@ -447,12 +478,8 @@ static tr_status follow(tr_issue *c, const tr_op_info *info) {
     const tr_path *path = tr.known->path;
     uint32_t n_externals = tr.n_externals;
     match m = compare(c, path, &n_externals);
-    if (m == MATCH) {
-        TR_TRY(accept(c, info, &path->ops[tr.cursor]));
-        tr.n_externals = n_externals;
-        tr.site = path->ops[tr.cursor - 1].site;
-        return TR_OK;
-    }
+    if (TR_LIKELY(m == MATCH))
+        return accept(c, info, &path->ops[tr.cursor], n_externals);
     unname(c, tr.n_externals);
     char why[200];
     if (m == OUTLIVED) {
@@ -587,7 +614,7 @@ static tr_status finish_iteration(uint64_t cut);
 /* Does a path begin with this op? Names no externals. */
 static bool begins_with(const tr_known *k, const tr_issue *c) {
     uint32_t n_externals = 0;
-    bool same = compare(c, k->path, &n_externals) == MATCH;
+    bool same = is_same(c, k->path, k->path->ops, NULL, &n_externals);
     unname(c, 0);
     return same;
 }
@@ -634,6 +661,8 @@ static void open_iteration(const tr_issue *c) {
         return;
     }
     memset(act->storage_of, 0, k->path->n_values * sizeof *act->storage_of);
+    tr.next_instr = 0;
+    tr.next_ready = 0;
     tr.act = act;
     tr.known = k;
 }

@@ -47,7 +47,7 @@ static inline T tr__word(tr_vjp *v, tr_op op, const tr_input *in, int n, const i
 #define META(i) (v->node->in_meta[i])
 
 static inline tr_input tr__operand(tr_vjp *v, int i) {
-    if (v->node->in_at[i] >= 0)
+    if (tr__node_saves(v->node, i))
         return tr_in(tr__vjp_in(v, i));
     return (tr_input){.meta = v->node->in_meta[i], .number = v->node->numbers[i]};
 }

@@ -137,7 +137,7 @@ VJP(fmod, 0x3, 0) {
         GIVE(1, mul(v, neg(v, G), WORD_A(div, A(1), X(0), X(1))));
 }
 static bool is_tensor(const tr_vjp *v, int i) {
-    return v->node->in_at[i] >= 0;
+    return tr__node_saves(v->node, i);
 }
 VJP(pow, 0x3, BIT(0)) {
     if (NEEDS(0)) {

@@ -82,8 +82,13 @@ static tr_status parse_param(tr_op_info *info, char *text, bool keyword_only) {
         if (p->kind == TR_ARG_GENERATOR)
             p->written = p->optional = true;
         p->at = info->n_operands++;
+        uint16_t bit = (uint16_t) (1u << p->at);
         if (p->written)
-            info->written |= (uint16_t) (1u << p->at);
+            info->written |= bit;
+        if (p->kind == TR_ARG_GENERATOR)
+            info->generators |= bit;
+        else if (!p->optional)
+            *(p->kind == TR_ARG_TENSOR ? &info->needs_tensor : &info->needs_value) |= bit;
     }
     return TR_OK;
 }
