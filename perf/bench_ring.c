@@ -1,5 +1,5 @@
 /* The command ring between two pinned threads: messages per second, and the round trip of a fetch (a command through the
- * ring, a future back), spinning and sleeping. */
+ * ring, a future back), spinning and sleeping. Exit status 1 if the median round trip is beyond SPINNING_US or SLEEPING_US. */
 #include <pthread.h>
 #include <string.h>
 
@@ -9,6 +9,7 @@
 #include "terra/ring.h"
 
 enum { CAPACITY = 1 << 20, BURST = 8000, MESSAGES = 4000000, TRIPS = 20000, SLEEPING_TRIPS = 2000, LATE_US = 400 };
+enum { SPINNING_US = 2, SLEEPING_US = 80 };
 
 typedef struct command {
     tr_future *answer; // NULL: none wanted
@@ -103,7 +104,8 @@ static void bench_burst(void) {
     tr_ring_destroy(l.ring);
 }
 
-static void bench_round_trip(const char *name, int64_t spin_ns, int trips, int pause_us) {
+/* Whether the median is within the limit. */
+static bool bench_round_trip(const char *name, int64_t spin_ns, int trips, int pause_us, int limit_us) {
     static int64_t times[TRIPS];
     link l;
     pthread_t thread = start(&l, spin_ns);
@@ -120,15 +122,17 @@ static void bench_round_trip(const char *name, int64_t spin_ns, int trips, int p
     }
     stop(&l, thread);
     int64_t median = bench_median(times, trips);
-    printf("round trip of a fetch, %-9s median %6.2f us, 90 %% below %6.2f us\n", name, (double) median / 1e3,
-           (double) times[trips * 9 / 10] / 1e3);
+    bool fine = median <= limit_us * 1000;
+    printf("round trip of a fetch, %-9s median %6.2f us, 90 %% below %6.2f us, least %6.2f us (limit %d us%s)\n", name,
+           (double) median / 1e3, (double) times[trips * 9 / 10] / 1e3, (double) times[0] / 1e3, limit_us, fine ? "" : ": MISSED");
+    return fine;
 }
 
 int main(void) {
     bench_pin(0);
     bench_burst();
     bench_throughput();
-    bench_round_trip("spinning:", 1000000, TRIPS, 0);
-    bench_round_trip("sleeping:", 0, SLEEPING_TRIPS, LATE_US);
-    return 0;
+    bool spinning = bench_round_trip("spinning:", 1000000, TRIPS, 0, SPINNING_US);
+    bool sleeping = bench_round_trip("sleeping:", 0, SLEEPING_TRIPS, LATE_US, SLEEPING_US);
+    return spinning && sleeping ? 0 : 1;
 }

@@ -40,6 +40,24 @@ static inline void *tr_carve(char **at, size_t bytes) {
     return part;
 }
 
+/* Clearing and copying some words. Compilers make string instructions of such loops, of memset and of assigning structs, and those
+ * take longer to start than some words take. */
+#define TR_WORDS(type) (sizeof(type) / 8 + 0 * sizeof(char[sizeof(type) % 8 ? -1 : 1]))
+static inline void tr_clear_words(void *at, size_t n) {
+    uint64_t *word = at;
+    for (size_t i = 0; i < n; i++) {
+        word[i] = 0;
+        __asm__("" : "+r"(word) : : "memory"); // keeps it a loop
+    }
+}
+static inline void tr_copy_words(void *to, const void *from, size_t n) {
+    uint64_t *word = to;
+    for (size_t i = 0; i < n; i++) {
+        word[i] = ((const uint64_t *) from)[i];
+        __asm__("" : "+r"(word) : : "memory");
+    }
+}
+
 /* Blocks not yet freed: counted in debug builds, -1 in others. */
 TR_API int64_t tr_alloc_live(void);
 

@@ -15,7 +15,7 @@
 typedef struct tr_slab tr_slab;
 typedef struct tr_activation tr_activation;
 
-/* What tensors share. The first part is the GIL holder's, the second the executor's. */
+/* What tensors share. The first part is the GIL holder's, the second the executor's, on another cache line. */
 struct tr_storage {
     int64_t refs;
     size_t bytes;
@@ -31,13 +31,13 @@ struct tr_storage {
     uint32_t last_write;     /* 1 + index of the last op of that trace that wrote it */
     void *owner;             /* shared memory: whom to tell */
     void (*release)(void *owner);
-    struct tr_storage *next; /* in a free list */
 
-    void *data;              /* NULL until first written */
+    _Alignas(64) void *data; /* NULL until first written */
     const tr_home *home;     /* the order that the bytes are in; NULL: the program's */
     bool pinned;             /* its address is known outside: the program's order for ever */
     tr_slab *slab;           /* the block that `data` lies in; NULL: its own arena block */
     tr_status poison;        /* what failed before it could be computed */
+    struct tr_storage *next; /* in a list of dead ones, whoever has it */
 };
 
 /* One run of a plan. Python writes storage_of, external, args and cap below the cursor before it moves it (release); the
@@ -88,7 +88,8 @@ TR_API void tr_exec_set_wait_host(const tr_wait_host *host);
  * sent in the middle of one (0: none). */
 TR_API tr_call *tr_exec_call_reserve(int n_attrs, int n_in, int n_out, uint32_t need, tr_status *status);
 TR_API void tr_exec_call_commit(void);
-TR_API tr_status tr_exec_free(tr_storage *s);
+/* Takes s, at once or with one of the next commands: while an activation is open, nothing is freed. Never fails. */
+TR_API void tr_exec_free(tr_storage *s);
 /* A raw copy of t's elements, row-major, in its own dtype, to `dst` (NULL: only waits). Blocks. *data: the address of the
  * first element, for exports. */
 TR_API tr_status tr_exec_fetch(const tr_operand *t, uint32_t need, void *dst, size_t bytes, void **data);

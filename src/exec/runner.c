@@ -89,10 +89,13 @@ static bool obey(tr_runner *r, tr_msg *m) {
         tr__run_call(r, m->call);
         break;
     case TR_MSG_FREE:
-        if (r->current)
-            defer_free(r, m->object);
-        else
-            tr__store_free(r->arena, m->object);
+        for (tr_storage *s = m->object, *next; s; s = next) {
+            next = s->next;
+            if (r->current)
+                defer_free(r, s);
+            else
+                tr__store_free(r->arena, s);
+        }
         break;
     case TR_MSG_FETCH:
         take_fetch(r, m->object);
@@ -191,6 +194,9 @@ static void *scratch(tr_kernel_ctx *ctx, size_t bytes) {
 tr_status tr_exec_init(void) {
     TR_TRY(tr_options_load());
     const tr_options *options = tr_options_get();
+    if (options->executors < 0 || options->executors > 1)
+        return TR_FAIL(TR_E_VALUE, "TERRA_EXECUTORS=%lld: a process has one executor in this version; one process per NUMA node uses "
+                                   "them all", (long long) options->executors);
     if (options->fail_alloc)
         tr_fail_alloc_set(options->fail_alloc);
     if (options->timeline)
@@ -198,7 +204,7 @@ tr_status tr_exec_init(void) {
     TR_TRY(tr_op_init());
     TR_TRY(tr_kernel_init(options->isa));
     TR_TRY(tr_topology_load(&topology));
-    TR_TRY(tr_topology_make_plan(topology, (int) (options->executors ? 1 : 0), (int) options->threads,
+    TR_TRY(tr_topology_make_plan(topology, (int) options->executors, (int) options->threads,
                                  (tr_pin) options->pin, &placement));
     TR_TRY(tr__store_init());
     TR_TRY(tr_ring_create((size_t) options->ring_bytes, &runner.ring));
@@ -316,11 +322,38 @@ void tr_exec_notify(void) {
     tr_event_notify_soon(&runner.wake);
 }
 
-tr_status tr_exec_free(tr_storage *s) {
+/* Dead storages that the executor has not been told of. Also those that it could not be told of: each next try takes them along. */
+static struct {
+    tr_storage *list;
+    uint32_t n;
+    bool wait; /* an activation is open, which frees have to wait for in any case */
+} dead;
+enum { DEAD_MAX = 512 };
+
+static void flush_dead(void) {
+    if (!dead.list)
+        return;
+    // The list is taken first: waiting for room drops the GIL, and others may add to it.
+    tr_storage *list = dead.list, *last = list;
+    dead.list = NULL;
+    dead.n = 0;
     quiet++;
-    tr_status status = send(TR_MSG_FREE, s, 0);
+    tr_status status = send(TR_MSG_FREE, list, 0);
     quiet--;
-    return status;
+    if (status == TR_OK)
+        return;
+    tr_status_clear();
+    while (last->next)
+        last = last->next;
+    last->next = dead.list;
+    dead.list = list;
+}
+
+void tr_exec_free(tr_storage *s) {
+    s->next = dead.list;
+    dead.list = s;
+    if (++dead.n >= DEAD_MAX || !dead.wait)
+        flush_dead();
 }
 
 static void fetch_free(tr_fetch *f) {
@@ -363,6 +396,7 @@ tr_status tr_exec_fetch(const tr_operand *t, uint32_t need, void *dst, size_t by
     if (!f)
         return status;
     f->exposes = data && t && t->storage;
+    flush_dead();
     tr_future *future = tr_future_retain(f->future); // the executor's reference stays in f
     status = send(TR_MSG_FETCH, f, need);
     if (status != TR_OK) {
@@ -449,6 +483,7 @@ tr_activation *tr_exec_begin(tr_plan *plan) {
     quiet++;
     tr_activation *a = begin(plan);
     quiet--;
+    dead.wait = a != NULL;
     return a;
 }
 
@@ -457,6 +492,8 @@ tr_status tr_exec_end(tr_activation *a) {
     tr_status status = send(TR_MSG_END, a, 0);
     note_end(a, "follows a path");
     quiet--;
+    dead.wait = false;
+    flush_dead();
     return status;
 }
 
@@ -465,6 +502,8 @@ tr_status tr_exec_exit(tr_activation *a) {
     tr_status status = send(TR_MSG_EXIT, a, 0);
     note_end(a, "follows a path, leaves it");
     quiet--;
+    dead.wait = false;
+    flush_dead();
     return status;
 }
 
@@ -491,6 +530,7 @@ bool tr_exec_drop_plan(tr_plan *plan) {
 static void stop(void) {
     if (!runner.running)
         return;
+    flush_dead();
     if (send(TR_MSG_STOP, NULL, 0) != TR_OK)
         return;
     void *token = wait_host.release ? wait_host.release() : NULL;

@@ -56,11 +56,14 @@ tr_storage *tr_storage_create(size_t bytes) {
     tr_storage *s = unused;
     if (s && !tr_fail_alloc())
         unused = s->next;
-    else if (!(s = tr_malloc(sizeof *s))) {
+    else if (!(s = tr_aligned_alloc(_Alignof(tr_storage), sizeof *s))) {
         TR_FAIL(TR_E_NOMEM, "no memory for a storage");
         return NULL;
     }
-    *s = (tr_storage){.refs = 1, .bytes = bytes, .ref = TR_REF_NONE};
+    tr_clear_words(s, TR_WORDS(tr_storage));
+    s->refs = 1;
+    s->bytes = bytes;
+    s->ref = TR_REF_NONE;
     return s;
 }
 

@@ -417,8 +417,10 @@ static tr_status run_node(run *r, run_entry *e) {
     }
     if (node->kind == TR_NODE_ACCUMULATE)
         return any && !capturing ? accumulate(r, node, &grad[0]) : TR_OK;
-    tr_tensor *few[TR_MAX_FIXED + 1] = {0}, **result = few;
-    if (node->n_in > TR_MAX_FIXED && !(result = tr_calloc(node->n_in, sizeof *result)))
+    tr_tensor *few[TR_MAX_FIXED + 1], **result = few;
+    if (node->n_in <= TR_MAX_FIXED)
+        tr_clear_words(few, node->n_in);
+    else if (!(result = tr_calloc(node->n_in, sizeof *result)))
         return TR_FAIL(TR_E_NOMEM, "no memory for backward");
     tr_status status = TR_OK;
     if (any) {

@@ -131,30 +131,36 @@ static view_entry *view_slot(tr_op op, const tr_meta *in, const int64_t *attrs, 
     return &views[(h ^ h >> 32) % VIEWS];
 }
 
+static bool same_words(const int64_t *a, const int64_t *b, int n) {
+    for (int i = 0; i < n; i++)
+        if (a[i] != b[i])
+            return false;
+    return true;
+}
+
 /* attrs are normalised as the rule does. */
 static tr_status infer_view(const tr_op_info *info, tr_op op, const tr_tensor *t, int64_t *attrs, const tr_meta **out,
                             int64_t *offset) {
-    size_t bytes = info->n_attrs * sizeof *attrs;
     bool small = info->n_attrs <= VIEW_ATTRS;
     view_entry *e = small ? view_slot(op, t->meta, attrs, info->n_attrs) : NULL;
-    if (e && e->in == t->meta && e->op == op && memcmp(e->given, attrs, bytes) == 0) {
-        memcpy(attrs, e->attrs, bytes);
+    if (e && e->in == t->meta && e->op == op && same_words(e->given, attrs, info->n_attrs)) {
+        tr_copy_words(attrs, e->attrs, info->n_attrs);
         *out = e->out;
         *offset = e->offset;
         return TR_OK;
     }
-    view_entry found = {.in = t->meta, .op = (uint16_t) op};
-    if (small && bytes)
-        memcpy(found.given, attrs, bytes);
+    int64_t given[TR_MAX_ATTRS];
+    tr_copy_words(given, attrs, info->n_attrs);
     tr_operand o = {t->storage, t->meta, {.i = t->offset}};
     tr_infer c = {.op = op, .n_in = 1, .in = &o, .attrs = attrs};
     TR_TRY(tr__infer(&c));
-    *out = found.out = c.out[0];
-    *offset = found.offset = c.offset;
-    if (small && bytes)
-        memcpy(found.attrs, attrs, bytes);
-    if (small)
-        *e = found;
+    *out = c.out[0];
+    *offset = c.offset;
+    if (small) {
+        *e = (view_entry){.in = t->meta, .out = c.out[0], .offset = c.offset, .op = (uint16_t) op};
+        tr_copy_words(e->given, given, info->n_attrs);
+        tr_copy_words(e->attrs, attrs, info->n_attrs);
+    }
     return TR_OK;
 }
 
@@ -164,8 +170,7 @@ static tr_status apply_view(tr_op op, const tr_op_info *info, const tr_input *in
         return missing(info, 0);
     int64_t a[TR_MAX_ATTRS], offset;
     const tr_meta *meta;
-    if (info->n_attrs)
-        memcpy(a, attrs, (size_t) info->n_attrs * sizeof *a);
+    tr_copy_words(a, attrs, info->n_attrs);
     TR_TRY(infer_view(info, op, t, a, &meta, &offset));
     offset += t->offset;
     int64_t end = offset + meta->extent;
@@ -249,7 +254,7 @@ static tr_status finish(tr_op op, const tr_op_info *info, const tr_input *in, in
             tr_tensor_release(made[i]);
         return status;
     }
-    memcpy(out, made, (size_t) n_out * sizeof *out);
+    tr_copy_words(out, made, (size_t) n_out);
     return TR_OK;
 }
 
@@ -261,13 +266,16 @@ static tr_status apply_compute(tr_op op, const tr_op_info *info, const tr_input 
         in = with_generators(info, in, n_in, own);
     tr_status status = operands(info, in, n_in, in_place, o, &copied);
     if (status == TR_OK) {
-        int64_t a[TR_MAX_ATTRS];
-        if (info->n_attrs)
-            memcpy(a, attrs, (size_t) info->n_attrs * sizeof *a);
         bool wanted = tr__tape_wanted(op, in, n_in);
         if (in_place || (info->written & 1))
             status = tr__tape_check_inplace(in[0].tensor, wanted);
-        tr_issue call = {.op = op, .in = o, .n_in = n_in, .attrs = a, .given = given, .in_place = in_place};
+        tr_issue call; // what it gives is not cleared
+        call.op = op;
+        call.in = o;
+        call.n_in = n_in;
+        call.attrs = attrs;
+        call.given = given;
+        call.in_place = in_place;
         if (status == TR_OK)
             status = tr__issue(&call);
         if (status == TR_OK)

@@ -18,7 +18,7 @@ typedef struct tr_issue {
     tr_op op;
     const tr_operand *in;
     int n_in;
-    int64_t *attrs;
+    const int64_t *attrs;
     const tr_meta *given;
     bool in_place;
     /* out */

@@ -58,12 +58,19 @@ static tr_node *node_create(tr_node_kind kind, int n_in, int n_saved, int n_attr
         TR_FAIL(TR_E_NOMEM, "no memory for the autograd tape");
         return NULL;
     }
-    *node = (tr_node){.refs = 1, .kind = (uint8_t) kind, .n_in = (uint16_t) n_in, .n_attrs = (uint8_t) n_attrs, .n_out = 1,
-                      .size_class = node->size_class, .sequence = next_sequence++};
+    uint16_t size_class = node->size_class;
+    tr_clear_words(node, TR_WORDS(tr_node));
+    node->refs = 1;
+    node->kind = (uint8_t) kind;
+    node->n_in = (uint16_t) n_in;
+    node->n_out = 1;
+    node->n_attrs = (uint8_t) n_attrs;
+    node->size_class = size_class;
+    node->sequence = next_sequence++;
     char *at = (char *) node;
     tr_carve(&at, sizeof *node);
     char *parts = tr_carve(&at, zeroed);
-    memset(parts, 0, zeroed);
+    tr_clear_words(parts, zeroed / 8);
     node->edges = (tr_edge *) (void *) parts;
     node->in_meta = (const tr_meta **) (void *) (node->edges + n);
     node->numbers = (tr_number *) (void *) (node->in_meta + n);
@@ -314,8 +321,7 @@ static tr_status make_node(tr_op op, const tr_input *in, int n_in, const int64_t
         return TR_E_NOMEM;
     node->op = (uint16_t) op;
     node->site = tr__last_site();
-    if (info->n_attrs)
-        memcpy(node->attrs, attrs, (size_t) info->n_attrs * 8);
+    tr_copy_words(node->attrs, attrs, info->n_attrs);
     for (int i = 0; i < n_in; i++) {
         node->in_meta[i] = in[i].tensor ? in[i].tensor->meta : in[i].meta;
         node->numbers[i] = in[i].number;

@@ -22,7 +22,8 @@ static tr_tensor *tensor_new(void) {
         TR_FAIL(TR_E_NOMEM, "no memory for a tensor");
         return NULL;
     }
-    *t = (tr_tensor){.refs = 1};
+    tr_clear_words(t, TR_WORDS(tr_tensor));
+    t->refs = 1;
     return t;
 }
 

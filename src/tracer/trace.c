@@ -505,8 +505,12 @@ static tr_status follow(tr_issue *c, const tr_op_info *info) {
 /* ------------------------------------------------------------------------------------------------ tier 0 */
 
 static tr_status infer(tr_issue *c, const tr_op_info *info, tr_dtype *cdtype) {
-    tr_infer i = {.op = c->op, .n_in = c->n_in, .in = c->in, .attrs = c->attrs, .given = c->given, .in_place = c->in_place};
+    int64_t attrs[TR_MAX_ATTRS];
+    tr_copy_words(attrs, c->attrs, info->n_attrs);
+    tr_infer i = {.op = c->op, .n_in = c->n_in, .in = c->in, .attrs = attrs, .given = c->given, .in_place = c->in_place};
     TR_TRY(tr__infer(&i));
+    // Only views' rules normalise attributes: a path's are compared with the call's own.
+    tr_assert(info->n_attrs == 0 || memcmp(attrs, c->attrs, info->n_attrs * sizeof *attrs) == 0);
     *cdtype = i.cdtype;
     memcpy(c->meta, i.out, sizeof c->meta);
     return TR_OK;

@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 
 import terra
 from terra import _C
@@ -9,3 +12,9 @@ def test_version():
     release, local = terra.__version__.split("+")
     assert re.fullmatch(r"\d+\.\d+\.\d+", release)
     assert local == "terra" + _C.__version__
+
+
+def test_more_executors_than_there_can_be():
+    done = subprocess.run([sys.executable, "-c", "import terra"], env={**os.environ, "TERRA_EXECUTORS": "2"}, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "TERRA_EXECUTORS=2: a process has one executor" in done.stderr
