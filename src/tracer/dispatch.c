@@ -127,9 +127,11 @@ static view_entry views[VIEWS];
 static view_entry *view_slot(tr_op op, const tr_meta *in, const int64_t *attrs, int n) {
     uint64_t h = ((uint64_t) (uintptr_t) in >> 4) + (uint64_t) op * 0x9e3779b97f4a7c15u;
     for (int i = 0; i < n; i++)
-        h = (h ^ (uint64_t) attrs[i]) * 0xff51afd7ed558ccdu;
-    return &views[(h ^ h >> 32) % VIEWS];
+        h = h * 31 + (uint64_t) attrs[i];
+    h *= 0xff51afd7ed558ccdu;
+    return &views[h >> 55];
 }
+_Static_assert(VIEWS == 1 << (64 - 55), "the slot is the hash's upper bits");
 
 static bool same_words(const int64_t *a, const int64_t *b, int n) {
     for (int i = 0; i < n; i++)
@@ -138,29 +140,31 @@ static bool same_words(const int64_t *a, const int64_t *b, int n) {
     return true;
 }
 
-/* attrs are normalised as the rule does. */
-static tr_status infer_view(const tr_op_info *info, tr_op op, const tr_tensor *t, int64_t *attrs, const tr_meta **out,
-                            int64_t *offset) {
-    bool small = info->n_attrs <= VIEW_ATTRS;
-    view_entry *e = small ? view_slot(op, t->meta, attrs, info->n_attrs) : NULL;
-    if (e && e->in == t->meta && e->op == op && same_words(e->given, attrs, info->n_attrs)) {
-        tr_copy_words(attrs, e->attrs, info->n_attrs);
-        *out = e->out;
-        *offset = e->offset;
+/* The entry that says what the rule finds; `own`, where it is not kept. */
+static tr_status infer_view(const tr_op_info *info, tr_op op, const tr_tensor *t, const int64_t *attrs, int64_t *own_attrs,
+                            view_entry *own, const view_entry **out, const int64_t **normal) {
+    int n = info->n_attrs;
+    bool small = n <= VIEW_ATTRS;
+    view_entry *e = small ? view_slot(op, t->meta, attrs, n) : own;
+    if (small && e->in == t->meta && e->op == op && same_words(e->given, attrs, n)) {
+        *out = e;
+        *normal = e->attrs;
         return TR_OK;
     }
-    int64_t given[TR_MAX_ATTRS];
-    tr_copy_words(given, attrs, info->n_attrs);
+    tr_copy_words(own_attrs, attrs, (size_t) n);
     tr_operand o = {t->storage, t->meta, {.i = t->offset}};
-    tr_infer c = {.op = op, .n_in = 1, .in = &o, .attrs = attrs};
+    tr_infer c = {.op = op, .n_in = 1, .in = &o, .attrs = own_attrs};
     TR_TRY(tr__infer(&c));
-    *out = c.out[0];
-    *offset = c.offset;
+    e->in = t->meta;
+    e->out = c.out[0];
+    e->offset = c.offset;
+    e->op = (uint16_t) op;
     if (small) {
-        *e = (view_entry){.in = t->meta, .out = c.out[0], .offset = c.offset, .op = (uint16_t) op};
-        tr_copy_words(e->given, given, info->n_attrs);
-        tr_copy_words(e->attrs, attrs, info->n_attrs);
+        tr_copy_words(e->given, attrs, (size_t) n);
+        tr_copy_words(e->attrs, own_attrs, (size_t) n);
     }
+    *out = e;
+    *normal = own_attrs;
     return TR_OK;
 }
 
@@ -168,12 +172,13 @@ static tr_status apply_view(tr_op op, const tr_op_info *info, const tr_input *in
     tr_tensor *t = in[0].tensor;
     if (TR_UNLIKELY(!t))
         return missing(info, 0);
-    int64_t a[TR_MAX_ATTRS], offset;
-    const tr_meta *meta;
-    tr_copy_words(a, attrs, info->n_attrs);
-    TR_TRY(infer_view(info, op, t, a, &meta, &offset));
-    offset += t->offset;
-    int64_t end = offset + meta->extent;
+    int64_t own_attrs[TR_MAX_ATTRS];
+    view_entry own;
+    const view_entry *found;
+    const int64_t *normal;
+    TR_TRY(infer_view(info, op, t, attrs, own_attrs, &own, &found, &normal));
+    const tr_meta *meta = found->out;
+    int64_t offset = t->offset + found->offset, end = offset + meta->extent;
     if (op == TR_OP_as_strided &&
         (offset < 0 || end * (int64_t) tr_dtype_size((tr_dtype) t->meta->dtype) > (int64_t) t->storage->bytes))
         return TR_FAIL(TR_E_RUNTIME, "setStorage: sizes, strides and storage offset %lld reach beyond the storage of %zu bytes",
@@ -188,7 +193,7 @@ static tr_status apply_view(tr_op op, const tr_op_info *info, const tr_input *in
         view->base = base;
         tr_tensor_retain(base);
         if (tr__tape_wanted(op, in, 1))
-            status = tr__tape_record(op, in, 1, a, &view, 1, NULL);
+            status = tr__tape_record(op, in, 1, normal, &view, 1, NULL);
         view->view_version = t->storage->version;
     }
     if (status != TR_OK) {
