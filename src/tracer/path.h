@@ -23,7 +23,10 @@ typedef struct tr_known {
     uint32_t seen, followed, left;
     uint64_t taken;            /* when last, by a clock of its graph */
     bool crossed;              /* a cut lies within it: it is not followed any more */
-    bool compiling, stale;     /* stale: compile again, something that the plan assumed has changed */
+    bool compiling;
+    /* How often something changed that a plan relies on: deaths. A plan made for an earlier state is not used any more, nor one
+     * that is being replaced: memory would be overwritten that the program still sees. */
+    uint32_t changes, planned_for;
     bool improvable;           /* compile again when convenient: the plan holds, but more is known by now */
     uint32_t compiles;
     uint64_t cut;              /* ends at a cut: its graph's key; 0: ends at a mark */
@@ -80,7 +83,8 @@ tr_known *tr__graph_find(tr_graph *g, const tr_recorder *r);
 tr_known *tr__graph_add(tr_graph *g, const tr_recorder *r);
 /* The path that comes, by the latest ones: guess 0 is the best, up to TR_ORDERS (the last one taken); NULL: none. */
 tr_known *tr__graph_predict(tr_graph *g, int guess);
-static inline bool tr__known_usable(const tr_known *k) { return k->plan && !k->stale && !k->crossed; }
+static inline bool tr__known_is_stale(const tr_known *k) { return k->plan && k->planned_for != k->changes; }
+static inline bool tr__known_usable(const tr_known *k) { return k->plan && !tr__known_is_stale(k) && !k->crossed; }
 void tr__graph_taken(tr_graph *g, tr_known *k);
 /* Cuts are calls, by their location and operator: wherever the program comes to one, a piece ends and another begins. */
 bool tr__is_cut(uint32_t location);

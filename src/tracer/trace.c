@@ -73,6 +73,7 @@ uint32_t tr__last_site(void) {
 
 typedef struct job {
     tr_known *known;
+    uint32_t changes; /* known->changes when `path` was copied */
     tr_path *path;
     tr_plan *plan;
     tr_status status;
@@ -172,6 +173,7 @@ static void adopt(job *j) {
         static uint32_t next_plan = 1;
         drop_plan(k);
         k->plan = j->plan;
+        k->planned_for = j->changes;
         k->plan->id = next_plan++;
         dump(k->plan);
         stats.plans++;
@@ -227,10 +229,10 @@ static void request_plan(tr_known *k) {
         tr_free(j);
         return; // it stays at tier 0
     }
-    *j = (job){.known = k, .path = path};
+    *j = (job){.known = k, .path = path, .changes = k->changes};
     k->compiling = true;
     k->compiles++;
-    k->stale = k->improvable = false;
+    k->improvable = false;
     if (is_compiled_here(k)) {
         compile(j);
         adopt(j);
@@ -488,7 +490,7 @@ static tr_status follow(tr_issue *c, const tr_op_info *info) {
             if (tr.act->storage_of[path->deaths[op->die + i]])
                 tr.known->path->death[path->deaths[op->die + i]] = TR_DEATH_NEVER;
         tr__path_index_deaths(tr.known->path);
-        tr.known->stale = true;
+        tr.known->changes++;
         snprintf(why, sizeof why, "a temporary lives longer than before %s", info->name);
     } else {
         uint32_t at = tr.cursor;
@@ -715,8 +717,7 @@ static void merge_deaths(tr_known *k, const tr_path *trace) {
     if (!changed)
         return;
     tr__path_index_deaths(k->path);
-    if (k->plan || k->compiling)
-        k->stale = true;
+    k->changes++;
 }
 
 /* The iteration was recorded: it joins its graph. */
@@ -740,7 +741,7 @@ static void learn(uint64_t cut) {
     if (tr.off || tr.sync || !tr_options_get()->plans)
         return;
     // A piece between cuts is short and one of few: worth a plan at first sight.
-    if ((k->seen >= (cut || tr.graph->is_piece ? 1 : COMPILE_AFTER) && !k->plan) || k->stale || (k->plan && k->improvable))
+    if ((k->seen >= (cut || tr.graph->is_piece ? 1 : COMPILE_AFTER) && !k->plan) || tr__known_is_stale(k) || (k->plan && k->improvable))
         request_plan(k);
 }
 
@@ -754,7 +755,7 @@ static bool someone_outlives(void) {
         }
     if (found) {
         tr__path_index_deaths(tr.known->path);
-        tr.known->stale = true;
+        tr.known->changes++;
     }
     return found;
 }
@@ -773,7 +774,7 @@ static tr_status finish_followed(void) {
     stats.iterations_coexecuted++;
     stats.ops_from_plans += k->path->n_ops;
     tr__graph_taken(tr.graph, k);
-    if (k->stale || k->improvable)
+    if (tr__known_is_stale(k) || k->improvable)
         request_plan(k);
     return TR_OK;
 }
@@ -894,6 +895,8 @@ void tr_fork_child(void) {
     tr_exec_fork_child();
     compiler_runs = false;
     tr.owned = false;
+    // They know of waiters that this process doesn't have.
+    job_wake = job_idle = (pthread_cond_t) PTHREAD_COND_INITIALIZER;
     pthread_mutex_unlock(&job_lock);
     if (tr.act)
         leave("fork");
