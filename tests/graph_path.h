@@ -225,7 +225,7 @@ static inline void random_op(author *a) {
     handle *x = pick(a, true, kind >= 90 && kind < 93), *y = pick(a, !half && roll(d, 4) == 0 ? false : true, false);
     if (!x || !y)
         kind = 95;
-    tr_path_operand in[8];
+    tr_path_operand in[8] = {0};
     int64_t off[8] = {0};
     tr_dtype t = TR_F32;
     const tr_meta *m = half ? half_of(t) : square_of(t);

@@ -136,7 +136,7 @@ static int64_t units_of_op(const tr_path *p, uint32_t k) {
     return units;
 }
 
-static int64_t units_of(const tr__graph *g, uint32_t group) {
+static int64_t units_of(tr__graph *g, uint32_t group) {
     const tr__group *x = &g->groups[group];
     if (x->kind == TR_INSTR_ROWS)
         return x->units;

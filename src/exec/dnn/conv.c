@@ -164,7 +164,7 @@ static tr_status settle(const tr_kernel_call *c, conv *v, int i, tr_arg *arg, tr
     const void *p;
     TR_TRY(tr__dense_in(c, x, v->dtype, &p));
     tr__meta_make(m, v->dtype, 4, x->meta->shape, NULL);
-    *arg = (tr_arg){(void *) p, m, {0}};
+    *arg = (tr_arg){.data = (void *) p, .meta = m};
     v->t[i] = arg;
     return TR_OK;
 }

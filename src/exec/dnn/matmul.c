@@ -233,7 +233,7 @@ static tr_status matmul(const tr_kernel_call *c) {
     p.y = y;
     tr_meta m;
     tr__meta_make(&m, dtype, nd, out->meta->shape, NULL);
-    tr_arg dense = {y, &m, {0}};
+    tr_arg dense = {.data = y, .meta = &m};
     if (adds)
         TR_TRY(prepare_sum(c, &p, &dense));
     TR_TRY(run(c, &p, &done));
