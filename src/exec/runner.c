@@ -246,7 +246,7 @@ static tr_status wait_slices(tr_status (*wait)(void *arg), void *arg, bool (*don
             wait_host.acquire(token);
         *waited_ns += tr_now_ns() - start;
         if (done(arg))
-            return status;
+            return status == TR_E_TIMEOUT ? wait(arg) : status; // it came just behind the slice
         if (wait_host.check && !quiet)
             TR_TRY(wait_host.check());
     }
