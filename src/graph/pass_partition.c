@@ -125,8 +125,10 @@ static tr_status keep(tr__graph *g, uint32_t group, tr_dnn_partition *partition)
 static tr_status join(tr__graph *g, uint32_t k) {
     const tr_path *p = g->path;
     const tr_path_op *op = &p->ops[k];
+    if (!is_root(op) || op->in_place)
+        return TR_OK;
     tr_ref v = tr__operands(p, op)[op->n_in].ref;
-    uint32_t reader = is_root(op) && !op->in_place ? sole_reader(g, k, v) : TR__NIL;
+    uint32_t reader = sole_reader(g, k, v);
     if (reader == TR__NIL || !is_activation(p, &p->ops[reader]) || !may_wait(g, k, reader, p->death[v]) ||
         g->groups[g->group[k]].n_ops > 1 || g->groups[g->group[reader]].n_ops > 1 || is_tangled(p, k, reader) ||
         tr__operands(p, &p->ops[reader])[0].meta != tr__operands(p, op)[op->n_in].meta)
