@@ -222,7 +222,10 @@ char *tr_plan_text(const tr_plan *plan, const char *(*site_text)(uint32_t site))
 }
 
 static void put_node(text *t, const tr_plan *plan, uint32_t i, const char *(*site_text)(uint32_t)) {
-    static const char *const colours[] = {"white", "lightblue", "lightyellow", "lightgreen", "lightgrey"};
+    static const char *const colours[] = {
+        [TR_INSTR_OP] = "white",       [TR_INSTR_EW] = "lightblue",   [TR_INSTR_MULTI] = "lightyellow", [TR_INSTR_DNN] = "lightgreen",
+        [TR_INSTR_NORM] = "lightpink", [TR_INSTR_ROWS] = "lightcyan", [TR_INSTR_SKIP] = "lightgrey",
+    };
     const tr_instr *instr = &plan->instrs[i];
     put(t, "  i%u [style=filled, fillcolor=%s, label=\"%u: %s, ready %u", i, colours[instr->kind], i, kinds[instr->kind],
         instr->ready);
