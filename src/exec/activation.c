@@ -511,12 +511,6 @@ void tr__plan_state_drop(tr_runner *r, tr_plan *plan) {
 
 /* ------------------------------------------------------------------------------------------------ Python's side */
 
-static void *carve(char **at, size_t bytes) {
-    void *p = *at;
-    *at += (bytes + 15) & ~(size_t) 15;
-    return p;
-}
-
 static size_t activation_bytes(const tr_plan *plan) {
     const tr_path *p = plan->path;
     return sizeof(tr_activation) + 9 * 16 + p->n_operands * 8 + p->n_values * (4 * 8 + 1) + p->n_externals * 8 + p->n_ops +
@@ -528,16 +522,16 @@ static tr_activation *make_activation(tr_plan *plan) {
     char *at = tr_calloc(1, activation_bytes(plan));
     if (!at)
         return NULL;
-    tr_activation *a = carve(&at, sizeof *a);
+    tr_activation *a = tr_carve(&at, sizeof *a);
     a->plan = plan;
-    a->args = carve(&at, p->n_operands * 8);
-    a->storage_of = carve(&at, p->n_values * 8);
-    a->address = carve(&at, p->n_values * 8);
-    a->temps = carve(&at, p->n_values * 2 * 8);
-    a->external = carve(&at, p->n_externals * 8);
-    a->op_done = carve(&at, p->n_ops);
-    a->broken = carve(&at, plan->n_instrs);
-    a->settled = carve(&at, p->n_values);
+    a->args = tr_carve(&at, p->n_operands * 8);
+    a->storage_of = tr_carve(&at, p->n_values * 8);
+    a->address = tr_carve(&at, p->n_values * 8);
+    a->temps = tr_carve(&at, p->n_values * 2 * 8);
+    a->external = tr_carve(&at, p->n_externals * 8);
+    a->op_done = tr_carve(&at, p->n_ops);
+    a->broken = tr_carve(&at, plan->n_instrs);
+    a->settled = tr_carve(&at, p->n_values);
     atomic_init(&a->finished, true);
     return a;
 }

@@ -131,6 +131,13 @@ tr__row_kind tr__row_kind_of(const tr_path *p, uint32_t op, uint32_t operand);
 /* Is each of so many equal slices of this look, along its leading dimension, within its own slice of the value's bytes? */
 bool tr__row_is_apart(const tr_path *p, tr_ref r, const tr_meta *m, int64_t offset, int64_t units);
 
+/* How many ops of Python's an instruction may wait for what spares it this much memory traffic: an op takes Python some
+ * microseconds, in which tens of kilobytes are written and read back. */
+static inline uint32_t tr__patience(size_t bytes) {
+    size_t ops = 8 + bytes / (16 << 10);
+    return ops < 256 ? (uint32_t) ops : 256;
+}
+
 /* ---- passes, in order ---- */
 tr_status tr__analyze(tr__graph *g, const tr_path *path);
 

@@ -216,13 +216,6 @@ static bool make_draft(tr__graph *g, bool (*elides)(const tr__graph *g, tr_ref v
 
 /* ------------------------------------------------------------------------------------------ joining */
 
-/* How many ops of Python's an instruction may wait for what spares it this much memory traffic: an op takes Python some
- * microseconds, in which tens of kilobytes are written and read back. */
-static uint32_t patience(size_t bytes) {
-    size_t ops = 8 + bytes / (16 << 10);
-    return ops < 256 ? (uint32_t) ops : 256;
-}
-
 typedef struct pair {
     uint32_t a, b; /* groups */
     uint32_t tail; /* their last op */
@@ -239,7 +232,7 @@ static bool pair_elides(const tr__graph *g, tr_ref v, const void *env) {
     if (p->fetched[v] || p->death[v] == TR_DEATH_NEVER || g->birth[v] == TR__NIL)
         return false;
     uint32_t ready = p->death[v] + 1;
-    if (ready > x->deadline || ready > x->tail + 1 + patience(p->value_bytes[v]))
+    if (ready > x->deadline || ready > x->tail + 1 + tr__patience(p->value_bytes[v]))
         return false;
     for (uint32_t t = g->touch.at[v]; t < g->touch.at[v + 1]; t++)
         if (!in_pair(g, x, g->touch.item[t]))
@@ -290,7 +283,7 @@ static void try_join(tr__graph *g, uint32_t a, uint32_t b) {
     both.tail = x->tail > y->tail ? x->tail : y->tail;
     both.deadline = x->deadline < y->deadline ? x->deadline : y->deadline;
     uint32_t head = x->head < y->head ? x->head : y->head;
-    if (both.tail - head > patience((size_t) space->numel * 4) || both.tail >= both.deadline)
+    if (both.tail - head > tr__patience((size_t) space->numel * 4) || both.tail >= both.deadline)
         return;
     gather(g, a, b);
     if (!make_draft(g, pair_elides, &both) || !tr__merge(g, a, b))
@@ -351,7 +344,7 @@ static void await_deaths(tr__graph *g, uint32_t group) {
                 g->group[g->touch.item[g->touch.at[v + 1] - 1]] != group)
                 continue;
             uint32_t ready = p->death[v] + 1;
-            if (ready > x->patience && ready <= x->deadline && ready <= x->tail + 1 + patience(bytes) / 4)
+            if (ready > x->patience && ready <= x->deadline && ready <= x->tail + 1 + tr__patience(bytes) / 4)
                 x->patience = ready;
             x->kind = TR_INSTR_EW;
         }

@@ -240,12 +240,6 @@ static int64_t least_rows(const tr__graph *g, uint32_t group, int64_t units) {
     return least;
 }
 
-/* How many of Python's ops an instruction may wait for what spares it this much memory traffic. */
-static uint32_t patience(size_t bytes) {
-    size_t ops = 8 + bytes / (16 << 10);
-    return ops < 256 ? (uint32_t) ops : 256;
-}
-
 static size_t bytes_between(const tr__graph *g, uint32_t a, uint32_t b) {
     const tr_path *p = g->path;
     size_t bytes = 0;
@@ -395,7 +389,7 @@ static void try_join(tr__graph *g, uint32_t a, uint32_t b) {
         return;
     uint32_t tail = x->tail > y->tail ? x->tail : y->tail, head = x->head < y->head ? x->head : y->head;
     uint32_t deadline = x->deadline < y->deadline ? x->deadline : y->deadline;
-    if (tail - head > patience(bytes) || tail >= deadline || !is_apart(g, a, b, units) ||
+    if (tail - head > tr__patience(bytes) || tail >= deadline || !is_apart(g, a, b, units) ||
         !may_stand_together(g, a, b))
         return;
     make_rows(g, a, b, units);
@@ -411,7 +405,7 @@ static void elide(tr__graph *g, uint32_t group) {
             uint32_t ready = p->death[v] + 1;
             bool drawn = p->ops[k].op == TR_OP__dropout && i == p->ops[k].n_in + 1u; // before the slices
             if (drawn || g->elided[v] || p->fetched[v] || p->death[v] == TR_DEATH_NEVER || ready > x->deadline ||
-                ready > x->tail + 1 + patience(p->value_bytes[v]))
+                ready > x->tail + 1 + tr__patience(p->value_bytes[v]))
                 continue;
             bool own = true;
             for (uint32_t t = g->touch.at[v]; t < g->touch.at[v + 1] && own; t++)
