@@ -43,17 +43,26 @@ static inline void *tr_carve(char **at, size_t bytes) {
 /* Clearing and copying some words. Compilers make string instructions of such loops, of memset and of assigning structs, and those
  * take longer to start than some words take. */
 #define TR_WORDS(type) (sizeof(type) / 8 + 0 * sizeof(char[sizeof(type) % 8 ? -1 : 1]))
+typedef uint64_t tr_word __attribute__((may_alias));
+typedef uint64_t tr_word_pair __attribute__((vector_size(16), aligned(8), may_alias));
 static inline void tr_clear_words(void *at, size_t n) {
-    uint64_t *word = at;
-    for (size_t i = 0; i < n; i++) {
-        word[i] = 0;
-        __asm__("" : "+r"(word) : : "memory"); // keeps it a loop
-    }
+    tr_word_pair *pair = at;
+    if (__builtin_constant_p(n)) {
+#pragma GCC unroll 16
+        for (size_t i = 0; i < n / 2; i++)
+            pair[i] = (tr_word_pair){0};
+    } else
+        for (size_t i = 0; i < n / 2; i++) {
+            pair[i] = (tr_word_pair){0};
+            __asm__("" : "+r"(pair) : : "memory"); // keeps it a loop
+        }
+    if (n % 2)
+        ((tr_word *) at)[n - 1] = 0;
 }
 static inline void tr_copy_words(void *to, const void *from, size_t n) {
-    uint64_t *word = to;
+    tr_word *word = to;
     for (size_t i = 0; i < n; i++) {
-        word[i] = ((const uint64_t *) from)[i];
+        word[i] = ((const tr_word *) from)[i];
         __asm__("" : "+r"(word) : : "memory");
     }
 }

@@ -44,13 +44,14 @@ struct tr_storage {
  * executor reads them below the cursor (acquire). */
 struct tr_activation {
     tr_plan *plan;
-    _Atomic uint32_t cursor;       /* validated ops */
-    _Atomic bool finished;         /* the executor is done with it */
     int64_t *args;                 /* parallel to path->operands */
     tr_storage **storage_of;       /* per value: its storage while it lives; read by the executor at END and EXIT */
     tr_storage **external;         /* per external slot */
+    tr_activation *next;
+    /* A cache line of its own: the executor looks at it all the time. */
+    _Alignas(64) _Atomic uint32_t cursor; /* validated ops, as far as Python has published them */
     /* the executor's */
-    void **address;                /* per value */
+    _Alignas(64) void **address;   /* per value */
     uint8_t *op_done;              /* ops run one at a time, before or instead of their instruction */
     uint8_t *broken;               /* per instruction: some of its ops were */
     uint8_t *settled;              /* per value that the plan relaid: it lies as the program sees it by now */
@@ -58,7 +59,7 @@ struct tr_activation {
     tr_slab *slab, *carry;
     void **temps;                  /* arena blocks of values that were run at tier 0 or settled, owned until END or EXIT */
     uint32_t n_temps;
-    tr_activation *next;
+    _Atomic bool finished;         /* it is done with the activation */
 };
 
 /* A fetch in flight; counted, because an interrupted waiter leaves before the answer comes. */
@@ -97,8 +98,8 @@ TR_API tr_status tr_exec_synchronize(uint32_t need);
 
 /* An activation of a plan, from its pool; blocks while too many run. NULL: failure, with detail. */
 TR_API tr_activation *tr_exec_begin(tr_plan *plan);
-static inline void tr_exec_advance_quiet(tr_activation *a, uint32_t cursor) {
-    // Pairs with the acquire in the executor's cursor(): publishes args, external and storage_of of the ops below it.
+static inline void tr_exec_advance(tr_activation *a, uint32_t cursor) {
+    // Release: pairs with the acquire in the executor's cursor(): publishes args, external and storage_of of the ops below it.
     atomic_store_explicit(&a->cursor, cursor, memory_order_release);
 }
 /* The cursor has made an instruction ready. In case the executor goes to sleep at this very moment, it is seen with the next call,

@@ -93,7 +93,8 @@ typedef struct tr_op_info {
 
 /* Parses the table. Once, before anything else; TR_E_INTERNAL names a malformed row. */
 TR_API tr_status tr_op_init(void);
-TR_API const tr_op_info *tr_op_info_of(tr_op op);
+extern TR_API tr_op_info tr__op_table[TR_OP_COUNT];
+static inline const tr_op_info *tr_op_info_of(tr_op op) { return &tr__op_table[op]; }
 
 /* A call. In memory: this header, attrs[n_attrs], operands[n_in], results[n_out], in one block of tr_call_size() bytes.
  * In-place calls have results equal to operand 0 (storage, meta, offset). Ops of schema "!" without results have n_out 0. */

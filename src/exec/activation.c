@@ -19,7 +19,7 @@ struct tr_plan_state {
 };
 
 static uint32_t cursor(const tr_runner *r) {
-    // Acquire: pairs with the release in tr_exec_advance_quiet.
+    // Acquire: pairs with the release in tr_exec_advance.
     return atomic_load_explicit(&r->current->cursor, memory_order_acquire);
 }
 
@@ -519,9 +519,10 @@ static size_t activation_bytes(const tr_plan *plan) {
 
 static tr_activation *make_activation(tr_plan *plan) {
     const tr_path *p = plan->path;
-    char *at = tr_calloc(1, activation_bytes(plan));
+    char *at = tr_aligned_alloc(_Alignof(tr_activation), activation_bytes(plan));
     if (!at)
         return NULL;
+    memset(at, 0, activation_bytes(plan));
     tr_activation *a = tr_carve(&at, sizeof *a);
     a->plan = plan;
     a->args = tr_carve(&at, p->n_operands * 8);

@@ -77,21 +77,23 @@ static tr_status missing(const tr_op_info *info, int operand) {
     return TR_FAIL(TR_E_INTERNAL, "%s: operand %d is missing", info->name, operand);
 }
 
+static bool has_bit(unsigned bits, int i) {
+    return i < 16 && (bits >> i & 1);
+}
+
 /* Fills in operands and checks that none is missing. Where one's storage is not the tensor's own (*copied), it is a snapshot, to be
  * released. */
-static tr_status operands(const tr_op_info *info, const tr_input *in, int n_in, bool in_place, tr_operand *o, bool *copied) {
-    unsigned written = info->written | (unsigned) in_place;
+static tr_status operands(const tr_op_info *info, const tr_input *in, int n_in, unsigned written, tr_operand *o, bool *copied) {
     for (int i = 0; i < n_in; i++) {
         tr_tensor *t = in[i].tensor;
-        unsigned bit = i < 16 ? 1u << i : 0;
         if (!t) {
             o[i] = (tr_operand){NULL, in[i].meta, in[i].number};
-            if (TR_UNLIKELY((info->needs_tensor & bit) || (!in[i].meta && (info->needs_value & bit))))
+            if (TR_UNLIKELY(has_bit(info->needs_tensor, i) || (!in[i].meta && has_bit(info->needs_value, i))))
                 return missing(info, i);
             continue;
         }
         o[i] = (tr_operand){t->storage, t->meta, {.i = t->offset}};
-        if (TR_UNLIKELY(is_external(t->storage)) && !(written & bit)) {
+        if (TR_UNLIKELY(is_external(t->storage)) && !has_bit(written, i)) {
             if (!*copied)
                 memset(o + i + 1, 0, (size_t) (n_in - i - 1) * sizeof *o);
             *copied = true;
@@ -215,10 +217,9 @@ static const tr_input *with_generators(const tr_op_info *info, const tr_input *i
     return own;
 }
 
-static void bump_written(const tr_op_info *info, const tr_input *in, bool in_place) {
-    if (in_place && !in[0].tensor->own_version)
-        in[0].tensor->storage->version++;
-    for (unsigned left = info->written; left; left &= left - 1) {
+/* What the call wrote has a new version. */
+static void bump_written(unsigned written, const tr_input *in) {
+    for (unsigned left = written; left; left &= left - 1) {
         tr_tensor *t = in[__builtin_ctz(left)].tensor;
         if (t && !t->own_version)
             t->storage->version++;
@@ -226,11 +227,13 @@ static void bump_written(const tr_op_info *info, const tr_input *in, bool in_pla
 }
 
 /* Writes to memory that the outside sees are done when the call returns. */
-static tr_status settle_shared(const tr_op_info *info, const tr_input *in, bool in_place) {
-    bool seen = in_place && is_external(in[0].tensor->storage);
-    for (int i = 0; i < info->n_operands && !seen; i++)
-        seen = (info->written >> i & 1) && in[i].tensor && is_external(in[i].tensor->storage);
-    return seen ? tr_synchronize() : TR_OK;
+static tr_status settle_shared(unsigned written, const tr_input *in) {
+    bool seen = false;
+    for (unsigned left = written; left; left &= left - 1) {
+        tr_tensor *t = in[__builtin_ctz(left)].tensor;
+        seen |= t && is_external(t->storage);
+    }
+    return TR_UNLIKELY(seen) ? tr_synchronize() : TR_OK;
 }
 
 static tr_status finish(tr_op op, const tr_op_info *info, const tr_input *in, int n_in, tr_issue *call, bool wanted,
@@ -251,7 +254,6 @@ static tr_status finish(tr_op op, const tr_op_info *info, const tr_input *in, in
                 status = TR_E_NOMEM;
             tr__storage_release(call->storage[i]);
         }
-    bump_written(info, in, call->in_place);
     if (status == TR_OK && wanted)
         status = tr__tape_record(op, in, n_in, call->attrs, made, n_out, written);
     if (status != TR_OK) {
@@ -266,13 +268,14 @@ static tr_status finish(tr_op op, const tr_op_info *info, const tr_input *in, in
 static tr_status apply_compute(tr_op op, const tr_op_info *info, const tr_input *in, int n_in, tr_operand *o, const int64_t *attrs,
                                const tr_meta *given, bool in_place, tr_tensor **out) {
     bool copied = false;
+    unsigned written = info->written | (unsigned) in_place;
     tr_input own[TR_MAX_FIXED];
     if (info->generators && !info->variadic)
         in = with_generators(info, in, n_in, own);
-    tr_status status = operands(info, in, n_in, in_place, o, &copied);
+    tr_status status = operands(info, in, n_in, written, o, &copied);
     if (status == TR_OK) {
         bool wanted = tr__tape_wanted(op, in, n_in);
-        if (in_place || (info->written & 1))
+        if (written & 1)
             status = tr__tape_check_inplace(in[0].tensor, wanted);
         tr_issue call; // what it gives is not cleared
         call.op = op;
@@ -283,25 +286,27 @@ static tr_status apply_compute(tr_op op, const tr_op_info *info, const tr_input 
         call.in_place = in_place;
         if (status == TR_OK)
             status = tr__issue(&call);
-        if (status == TR_OK)
+        if (status == TR_OK) {
+            bump_written(written, in);
             status = finish(op, info, in, n_in, &call, wanted, out);
+        }
     }
     if (TR_UNLIKELY(copied))
         release_snapshots(in, n_in, o);
-    if (status == TR_OK && (in_place || info->written))
-        status = settle_shared(info, in, in_place);
+    if (status == TR_OK && written)
+        status = settle_shared(written, in);
     return status;
 }
 
-static tr_status apply(tr_op op, const tr_input *in, int n_in, const int64_t *attrs, const tr_meta *given, bool in_place,
-                       tr_tensor **out) {
-    const tr_op_info *info = tr_op_info_of(op);
-    TR_TRY(check_arity(info, n_in));
-    if (info->op_class == TR_CLASS_VIEW)
-        return apply_view(op, info, in, attrs, out);
+/* The operands of most calls fit on the stack. */
+static tr_status apply_few(tr_op op, const tr_op_info *info, const tr_input *in, int n_in, const int64_t *attrs,
+                           const tr_meta *given, bool in_place, tr_tensor **out) {
     tr_operand few[FEW];
-    if (TR_LIKELY(n_in <= FEW))
-        return apply_compute(op, info, in, n_in, few, attrs, given, in_place, out);
+    return apply_compute(op, info, in, n_in, few, attrs, given, in_place, out);
+}
+
+static tr_status apply_many(tr_op op, const tr_op_info *info, const tr_input *in, int n_in, const int64_t *attrs,
+                            const tr_meta *given, bool in_place, tr_tensor **out) {
     tr_operand *many = tr_malloc((size_t) n_in * sizeof *many);
     if (!many)
         return TR_FAIL(TR_E_NOMEM, "no memory for the operands of %s", info->name);
@@ -338,13 +343,19 @@ void tr_hold_executor(bool on) {
 }
 
 void tr_wait_until_idle(void) {
+    tr__need_of(NULL); // shows the executor where we are
     tr_exec_wait_until_idle();
 }
 
 tr_status tr_apply(tr_op op, const tr_input *in, int n_in, const int64_t *attrs, const tr_meta *given, bool in_place,
                    tr_tensor **out) {
+    const tr_op_info *info = tr_op_info_of(op);
     bool timed = tr__clock_enter_op();
-    tr_status status = apply(op, in, n_in, attrs, given, in_place, out);
+    tr_status status = check_arity(info, n_in);
+    if (TR_LIKELY(status == TR_OK))
+        status = info->op_class == TR_CLASS_VIEW ? apply_view(op, info, in, attrs, out)
+                 : n_in <= FEW                   ? apply_few(op, info, in, n_in, attrs, given, in_place, out)
+                                                 : apply_many(op, info, in, n_in, attrs, given, in_place, out);
     tr__clock_leave(timed);
     if (TR_UNLIKELY(op_hook != NULL) && status == TR_OK)
         status = call_hook(op, out);

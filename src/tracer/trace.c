@@ -19,7 +19,8 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MIN_MARK_OPS = 8, AUTO_MARK_OPS = 4096, COMPILE_AFTER = 2, MAX_COMPILES = 20, COMPILE_HERE_OPS = 64 };
+enum { MIN_MARK_OPS = 8, AUTO_MARK_OPS = 4096, COMPILE_AFTER = 2, MAX_COMPILES = 20, COMPILE_HERE_OPS = 64,
+       PUBLISH_AFTER = 16 };
 
 static struct {
     uint32_t epoch;            /* of the iteration; storages that carry it are known to its trace */
@@ -33,6 +34,7 @@ static struct {
     tr_known *predicted;       /* the path expected of this iteration, whether or not it can be followed; NULL: none */
     tr_activation *act;
     uint32_t cursor, n_values, n_externals;
+    uint32_t published;        /* the cursor that the executor sees */
     uint32_t next_instr, next_ready; /* the plan's first instruction that the cursor has not made ready, and where it will be */
     uint32_t since_mark;       /* ops since the last mark, in pieces that cuts ended */
     uint32_t site, location;   /* of the last op that was not followed */
@@ -257,19 +259,31 @@ static bool in_trace(const tr_storage *s) {
     return s->epoch == tr.epoch;
 }
 
-/* The trace's name of a storage; a new external if it has none. */
-static tr_ref ref_of(tr_storage *s, uint32_t *n_externals) {
-    if (!in_trace(s)) {
-        s->epoch = tr.epoch;
-        s->ref = TR_REF_EXTERNAL | (*n_externals)++;
-        s->last_write = 0;
-    }
+/* A storage that the trace meets for the first time. */
+static tr_ref name(tr_storage *s, uint32_t *n_externals) {
+    s->epoch = tr.epoch;
+    s->ref = TR_REF_EXTERNAL | (*n_externals)++;
+    s->last_write = 0;
     return s->ref;
+}
+
+/* The trace's name of a storage. */
+static tr_ref ref_of(tr_storage *s, uint32_t *n_externals) {
+    return in_trace(s) ? s->ref : name(s, n_externals);
+}
+
+/* Shows the executor the cursor. */
+static void publish(void) {
+    if (tr.published == tr.cursor)
+        return;
+    tr.published = tr.cursor;
+    tr_exec_advance(tr.act, tr.cursor);
 }
 
 uint32_t tr__need_of(const tr_storage *s) {
     if (!tr.act)
         return 0;
+    publish();
     if (!s)
         return tr.cursor;
     return in_trace(s) ? s->last_write : 0;
@@ -335,6 +349,7 @@ static tr_status leave(const char *why) {
     if (status == TR_OK)
         revive(&tr.recorder.path);
     mark_survivors_sent();
+    publish();
     TR_TRY(tr_exec_exit(act));
     stats.side_exits++;
     stats.ops_from_plans += tr.cursor;
@@ -360,9 +375,11 @@ void tr__note_error(void) {
 
 typedef enum match { MATCH, DIFFERS, OUTLIVED } match;
 
-/* Does the call equal the op? Writes its run-time arguments on the way (args not NULL): nobody reads them before the cursor
- * publishes them. */
-static inline bool is_same(const tr_issue *c, const tr_path *path, const tr_path_op *op, int64_t *args, uint32_t *n_externals) {
+/* Does the call equal the op? With an activation, its run-time arguments and the storages that the path names here first are
+ * written to it on the way: nobody reads them before the cursor publishes them, and if the path is left here nobody ever does. */
+static inline bool is_same(const tr_issue *c, const tr_path *path, const tr_path_op *op, tr_activation *act,
+                           uint32_t *n_externals) {
+    int64_t *args = act ? act->args + op->operand : NULL;
     if (op->op != c->op || op->n_in != c->n_in || op->in_place != c->in_place)
         return false;
     for (int i = 0; i < op->n_attrs; i++)
@@ -371,9 +388,17 @@ static inline bool is_same(const tr_issue *c, const tr_path *path, const tr_path
     const tr_path_operand *want = path->operands + op->operand;
     for (int i = 0; i < c->n_in; i++) {
         const tr_operand *o = &c->in[i];
-        if (o->meta != want[i].meta || (o->storage ? ref_of(o->storage, n_externals) : TR_REF_NONE) != want[i].ref)
+        tr_storage *s = o->storage;
+        if (s && !in_trace(s)) {
+            tr_ref ref = name(s, n_externals);
+            if (act && ref == want[i].ref) {
+                act->external[tr_ref_slot(ref)] = s;
+                s->sent = true; // the executor will look at it: only it may let go of it
+            }
+        }
+        if (o->meta != want[i].meta || (s ? s->ref : TR_REF_NONE) != want[i].ref)
             return false;
-        if (args)
+        if (args && args[i] != o->at.i) // mostly what it was: the line stays in the executor's cache, too
             args[i] = o->at.i;
     }
     return !c->given || c->given == want[op->n_in].meta;
@@ -390,7 +415,7 @@ static match compare(const tr_issue *c, const tr_path *path, uint32_t *n_externa
     if (tr.cursor == path->n_ops)
         return DIFFERS;
     const tr_path_op *op = &path->ops[tr.cursor];
-    if (!is_same(c, path, op, tr.act->args + op->operand, n_externals))
+    if (!is_same(c, path, op, tr.act, n_externals))
         return DIFFERS;
     return op->n_die && is_outlived(path, op) ? OUTLIVED : MATCH;
 }
@@ -412,22 +437,17 @@ static void note_writes(const tr_issue *c, const tr_op_info *info, uint32_t inde
     }
 }
 
-/* Storages that the path names here first. Written once, below the cursor that publishes it: the executor may be reading it by the
- * time it is used again. */
-static void bind_externals(const tr_issue *c, const tr_path_operand *want) {
-    for (int i = 0; i < c->n_in; i++)
-        if (tr_ref_is_external(want[i].ref) && tr_ref_slot(want[i].ref) >= tr.n_externals) {
-            tr.act->external[tr_ref_slot(want[i].ref)] = c->in[i].storage;
-            c->in[i].storage->sent = true; // the executor will look at it: only it may let go of it
-        }
-}
-
-/* Moves the cursor, and wakes the executor where that makes an instruction ready: it waits for nothing else of an activation. */
+/* Moves the cursor. The executor is shown it, and woken, where that makes an instruction ready: it waits for nothing else of an
+ * activation, and each look that it has had at the cursor makes the next write to it dear. In between it is shown now and then, for
+ * a Python that goes away for long (starvation). */
 static void advance(void) {
     const tr_plan *plan = tr.act->plan;
-    tr_exec_advance_quiet(tr.act, ++tr.cursor);
-    if (tr.cursor < tr.next_ready)
+    if (++tr.cursor < tr.next_ready) {
+        if (tr.cursor - tr.published >= PUBLISH_AFTER)
+            publish();
         return;
+    }
+    publish();
     while (tr.next_instr < plan->n_instrs && plan->instrs[tr.next_instr].ready <= tr.cursor)
         tr.next_instr++;
     tr.next_ready = tr.next_instr < plan->n_instrs ? plan->instrs[tr.next_instr].ready : UINT32_MAX;
@@ -458,15 +478,11 @@ static tr_status accept(tr_issue *c, const tr_op_info *info, const tr_path_op *o
         c->meta[i] = born[i].meta;
     }
     int64_t *args = act->args + op->operand;
-    if (n_externals != tr.n_externals)
-        bind_externals(c, want);
     tr.n_externals = n_externals;
-    if (c->in_place)
+    if (c->in_place && args[c->n_in] != args[0])
         args[c->n_in] = args[0];
-    for (int i = 0; i < n_out; i++) {
-        args[c->n_in + i] = 0;
+    for (int i = 0; i < n_out; i++) // results' args stay 0: they begin at their storage's first element
         act->storage_of[born[i].ref] = c->storage[i];
-    }
     tr.n_values += (uint32_t) n_out;
     note_writes(c, info, tr.cursor);
     tr.site = op->site;
@@ -645,7 +661,7 @@ static void open_iteration(const tr_issue *c) {
     tr.open = true;
     tr.broken = false;
     tr.predicted = NULL;
-    tr.cursor = tr.n_values = tr.n_externals = 0;
+    tr.cursor = tr.published = tr.n_values = tr.n_externals = 0;
     tr__recorder_reset(&tr.recorder);
     if (!tr.owned) {
         tr.owner = pthread_self();
@@ -677,7 +693,7 @@ tr_status tr__issue(tr_issue *c) {
     const tr_op_info *info = tr_op_info_of(c->op);
     if (TR_UNLIKELY(tr.owned && !pthread_equal(tr.owner, pthread_self()))) {
         tr.site = tr.host_site ? tr.host_site() : 0;
-        return issue_single(c, info, false, tr.act ? tr.cursor : 0);
+        return issue_single(c, info, false, tr__need_of(NULL));
     }
     for (;;) {
         if (TR_UNLIKELY(tr.act && tr.cursor == tr.known->path->n_ops && tr.known->cut))
@@ -767,6 +783,7 @@ static tr_status finish_followed(void) {
     if (someone_outlives())
         return leave("a temporary lives beyond the iteration");
     mark_survivors_sent();
+    publish();
     TR_TRY(tr_exec_end(tr.act));
     tr.act = NULL;
     tr.known = NULL;

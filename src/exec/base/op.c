@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static tr_op_info table[TR_OP_COUNT] = {
+tr_op_info tr__op_table[TR_OP_COUNT] = {
 #define TR_OP(id_, expose_, class_, rule_, vjp_, schema_)                                               \
     [TR_OP_##id_] = {.name = #id_, .schema = schema_, .op_class = TR_CLASS_##class_, .expose = TR_EXPOSE_##expose_, \
                      .differentiable = sizeof #vjp_ != sizeof "none" || #vjp_[0] != 'n' || #vjp_[1] != 'o'},
@@ -132,11 +132,7 @@ static tr_status parse(tr_op_info *info) {
 tr_status tr_op_init(void) {
     static bool done;
     for (int i = 0; i < TR_OP_COUNT && !done; i++)
-        TR_TRY(parse(&table[i]));
+        TR_TRY(parse(&tr__op_table[i]));
     done = true;
     return TR_OK;
-}
-
-const tr_op_info *tr_op_info_of(tr_op op) {
-    return &table[op];
 }
