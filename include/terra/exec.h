@@ -40,7 +40,7 @@ struct tr_storage {
     struct tr_storage *next; /* in a list of dead ones, whoever has it */
 };
 
-/* One run of a plan. Python writes storage_of, external, args and cap below the cursor before it moves it (release); the
+/* One run of a plan. Python writes storage_of, external and args below the cursor before it moves it (release); the
  * executor reads them below the cursor (acquire). */
 struct tr_activation {
     tr_plan *plan;

@@ -519,10 +519,11 @@ static size_t activation_bytes(const tr_plan *plan) {
 
 static tr_activation *make_activation(tr_plan *plan) {
     const tr_path *p = plan->path;
-    char *at = tr_aligned_alloc(_Alignof(tr_activation), activation_bytes(plan));
+    size_t bytes = activation_bytes(plan);
+    char *at = tr_aligned_alloc(_Alignof(tr_activation), bytes);
     if (!at)
         return NULL;
-    memset(at, 0, activation_bytes(plan));
+    memset(at, 0, bytes);
     tr_activation *a = tr_carve(&at, sizeof *a);
     a->plan = plan;
     a->args = tr_carve(&at, p->n_operands * 8);

@@ -304,7 +304,7 @@ static tr_status accumulate(run *r, tr_node *node, tr_tensor **slot) {
 /* ---- one node ---- */
 
 static void vjp_finish(tr_vjp *v) {
-    for (int i = 0, n = v->n_pool; i < n; i++)
+    for (int i = 0; i < v->n_pool; i++)
         tr_tensor_release(v->pool[i]);
 }
 
@@ -367,11 +367,10 @@ static tr_status run_copy_slices(tr_node *node, tr_tensor *const *grad, bool cre
 }
 
 static tr_status pass_on(run *r, tr_node *node, tr_tensor **result) {
-    for (int i = 0, n_in = node->n_in; i < n_in; i++) {
+    for (int i = 0; i < node->n_in; i++) {
         tr_node *next = node->edges[i].node;
         if (!next) {
-            if (result[i])
-                tr_tensor_release(result[i]);
+            tr_tensor_release(result[i]);
             continue;
         }
         run_entry *e = find(r, next);
@@ -404,9 +403,8 @@ static tr_status run_node(run *r, run_entry *e) {
     tr_node *node = e->node;
     const tr_backward_args *a = r->args;
     tr_tensor **grad = grads_of(e);
-    uint32_t n_out = node->n_out;
     bool any = false, capturing = a->inputs && !a->accumulate;
-    for (uint32_t k = 0; k < n_out; k++) {
+    for (uint32_t k = 0; k < node->n_out; k++) {
         if (!grad[k])
             continue;
         any = true;
@@ -436,7 +434,7 @@ static tr_status run_node(run *r, run_entry *e) {
             tr__node_clear_saved(node);
     }
     // Incoming gradients die before the results are passed on, as in the first run of this path: deaths stay in step.
-    for (uint32_t k = 0; k < n_out; k++) {
+    for (uint32_t k = 0; k < node->n_out; k++) {
         tr_tensor_release(grad[k]);
         grad[k] = NULL;
     }

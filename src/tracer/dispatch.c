@@ -284,6 +284,7 @@ static tr_status apply_compute(tr_op op, const tr_op_info *info, const tr_input 
         call.attrs = attrs;
         call.given = given;
         call.in_place = in_place;
+        call.written = written;
         if (status == TR_OK)
             status = tr__issue(&call);
         if (status == TR_OK) {

@@ -21,6 +21,7 @@ typedef struct tr_issue {
     const int64_t *attrs;
     const tr_meta *given;
     bool in_place;
+    unsigned written; /* bit i: operand i is written, in place or by what the op is */
     /* out */
     tr_storage *storage[TR_MAX_OUTPUTS];
     const tr_meta *meta[TR_MAX_OUTPUTS];

@@ -429,8 +429,8 @@ static void unname(const tr_issue *c, uint32_t n_externals) {
     }
 }
 
-static void note_writes(const tr_issue *c, const tr_op_info *info, uint32_t index) {
-    for (unsigned left = info->written | (unsigned) c->in_place; left; left &= left - 1) {
+static void note_writes(const tr_issue *c, uint32_t index) {
+    for (unsigned left = c->written; left; left &= left - 1) {
         tr_storage *s = c->in[__builtin_ctz(left)].storage;
         if (s)
             s->last_write = index + 1;
@@ -455,9 +455,9 @@ static void advance(void) {
 }
 
 /* The op equals the next node: gives its results and moves the cursor. */
-static tr_status accept(tr_issue *c, const tr_op_info *info, const tr_path_op *op, uint32_t n_externals) {
+static tr_status accept(tr_issue *c, const tr_path_op *op, uint32_t n_externals) {
     const tr_path *path = tr.known->path;
-    const tr_path_operand *want = path->operands + op->operand, *born = want + op->n_in;
+    const tr_path_operand *born = path->operands + op->operand + op->n_in;
     tr_activation *act = tr.act;
     int n_out = c->in_place ? 0 : op->n_out;
     for (int i = 0; i < n_out; i++) {
@@ -484,7 +484,7 @@ static tr_status accept(tr_issue *c, const tr_op_info *info, const tr_path_op *o
     for (int i = 0; i < n_out; i++) // results' args stay 0: they begin at their storage's first element
         act->storage_of[born[i].ref] = c->storage[i];
     tr.n_values += (uint32_t) n_out;
-    note_writes(c, info, tr.cursor);
+    note_writes(c, tr.cursor);
     tr.site = op->site;
     advance();
     stats.ops++;
@@ -497,7 +497,7 @@ static tr_status follow(tr_issue *c, const tr_op_info *info) {
     uint32_t n_externals = tr.n_externals;
     match m = compare(c, path, &n_externals);
     if (TR_LIKELY(m == MATCH))
-        return accept(c, info, &path->ops[tr.cursor], n_externals);
+        return accept(c, &path->ops[tr.cursor], n_externals);
     unname(c, tr.n_externals);
     char why[200];
     if (m == OUTLIVED) {
