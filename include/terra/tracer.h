@@ -50,7 +50,7 @@ struct tr_tensor {
     uint16_t output_nr;       /* of grad_fn */
     uint32_t view_version;    /* storage version when grad_fn of a view was made */
     tr_node *grad_fn;         /* retained; NULL for leaves */
-    tr_node *accumulator;     /* a leaf's AccumulateGrad; borrowed, NULL when not in any graph */
+    tr_node *accumulator;     /* a leaf's AccumulateGrad; its own, from the first use in a graph on */
     tr_tensor *grad;          /* retained; NULL: None */
     tr_tensor *base;          /* retained: what this is a differentiable view of */
     tr_hook *hooks;           /* on this tensor's gradient, run in order of registration */
@@ -225,13 +225,14 @@ TR_API void tr_wait_until_idle(void);
 
 typedef struct tr_stats {
     int64_t iterations_traced, iterations_coexecuted;
-    int64_t ops, ops_from_plans;       /* compute ops; views cost nothing and are not counted */
+    int64_t ops, ops_from_plans;       /* ops that compute */
+    int64_t views;                     /* ops that only make a view: nothing runs for them */
     int64_t instructions;              /* run from plans */
     int64_t ops_covered;               /* by those instructions */
     int64_t bytes_elided;
     int64_t side_exits, shape_misses, fetches, demands, starvations;
     int64_t plans, compile_ns;
-    int64_t skeleton_ops, skeleton_ns; /* time in dispatch while co-executing, sampled */
+    int64_t skeleton_ops, skeleton_ns; /* time in dispatch while co-executing, sampled; ops of both kinds */
     int64_t bytes_live, bytes_peak;
     int64_t allocations;               /* of tensor memory, by the executor */
     int64_t executors, threads;

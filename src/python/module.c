@@ -237,6 +237,7 @@ static PyObject *stats(PyObject *module, PyObject *unused) {
         ROW(starvations),
         ROW(plans),
         ROW(compile_ns),
+        ROW(views),
         ROW(skeleton_ops),
         ROW(skeleton_ns),
         ROW(bytes_live),

@@ -202,6 +202,7 @@ static tr_status apply_view(tr_op op, const tr_op_info *info, const tr_input *in
         tr_tensor_release(view);
         return status;
     }
+    tr__note_view();
     *out = view;
     return TR_OK;
 }

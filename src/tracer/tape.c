@@ -48,11 +48,11 @@ static void block_give(tr_node *node) {
     unused[node->size_class] = node;
 }
 
-/* Edges, metas and numbers are zero, `saved` and `attrs` are not filled in. */
+/* An op's edges and metas, `saved` and `attrs` are the caller's to fill in; another node's edges and metas are zero. */
 static tr_node *node_create(tr_node_kind kind, int n_in, int n_saved, int n_attrs) {
-    size_t n = (size_t) n_in, zeroed = n * (sizeof(tr_edge) + sizeof(tr_meta *) + sizeof(tr_number));
+    size_t n = (size_t) n_in, operands = n * (sizeof(tr_edge) + sizeof(tr_meta *));
     bool has_extra = kind == TR_NODE_CUSTOM || kind == TR_NODE_COPY_SLICES;
-    tr_node *node = block_take(sizeof(tr_node) + zeroed + (size_t) n_saved * sizeof(tr_saved) + (size_t) n_attrs * 8 +
+    tr_node *node = block_take(sizeof(tr_node) + operands + (size_t) n_saved * sizeof(tr_saved) + (size_t) n_attrs * 8 +
                                (has_extra ? sizeof(tr_node_extra) : 0) + 4 * 16);
     if (!node) {
         TR_FAIL(TR_E_NOMEM, "no memory for the autograd tape");
@@ -69,11 +69,11 @@ static tr_node *node_create(tr_node_kind kind, int n_in, int n_saved, int n_attr
     node->sequence = next_sequence++;
     char *at = (char *) node;
     tr_carve(&at, sizeof *node);
-    char *parts = tr_carve(&at, zeroed);
-    tr_clear_words(parts, zeroed / 8);
+    char *parts = tr_carve(&at, operands);
+    if (kind != TR_NODE_OP)
+        tr_clear_words(parts, operands / 8);
     node->edges = (tr_edge *) (void *) parts;
     node->in_meta = (const tr_meta **) (void *) (node->edges + n);
-    node->numbers = (tr_number *) (void *) (node->in_meta + n);
     node->saved = tr_carve(&at, (size_t) n_saved * sizeof(tr_saved));
     node->attrs = tr_carve(&at, (size_t) n_attrs * 8);
     if (has_extra) {
@@ -102,7 +102,7 @@ static void hooks_free(tr_hook *h) {
 }
 
 void tr__node_clear_saved(tr_node *node) {
-    int n = __builtin_popcount(node->saved_in) + __builtin_popcount(node->saved_out);
+    int n = tr__count_bits(node->saved_in) + tr__count_bits(node->saved_out);
     for (int i = 0; i < n; i++)
         saved_clear(&node->saved[i]);
     if (node->extra && node->extra->inner)
@@ -126,8 +126,6 @@ static void node_free(tr_node *node) {
         if (node->edges[i].node)
             tr_node_release(node->edges[i].node);
     hooks_free(node->hooks);
-    if (node->leaf)
-        node->leaf->accumulator = NULL;
     tr_node_extra *x = node->extra;
     if (x) {
         if (x->custom.drop)
@@ -198,19 +196,19 @@ void *tr_node_custom_arg(const tr_node *n) {
 
 /* ------------------------------------------------------------------------------------------------ edges */
 
+/* A leaf keeps its accumulator from its first use on. */
 static tr_status accumulator_of(tr_tensor *leaf, tr_node **out) {
-    if (!leaf->accumulator) {
-        tr_node *node = node_create(TR_NODE_ACCUMULATE, 0, 0, 0);
+    tr_node *node = leaf->accumulator;
+    if (!node) {
+        node = node_create(TR_NODE_ACCUMULATE, 0, 0, 0);
         if (!node)
             return TR_E_NOMEM;
         node->leaf = leaf;
-        node->out_meta[0] = leaf->meta;
         leaf->accumulator = node;
-        *out = node;
-        return TR_OK;
     }
-    tr_node_retain(leaf->accumulator);
-    *out = leaf->accumulator;
+    node->out_meta[0] = leaf->meta; // .data may have been set since
+    tr_node_retain(node);
+    *out = node;
     return TR_OK;
 }
 
@@ -224,6 +222,7 @@ static tr_status regenerate_view(tr_tensor *t) {
     tr_node *node = node_create(TR_NODE_OP, 1, 0, 3 + 2 * TR_MAX_DIMS);
     if (!node)
         return TR_E_NOMEM;
+    node->edges[0].node = NULL;
     tr_status status = edge_new(t->base, &node->edges[0]);
     if (status != TR_OK) {
         tr_node_release(node);
@@ -250,7 +249,7 @@ static tr_status edge_new(tr_tensor *t, tr_edge *edge) {
     *edge = (tr_edge){0};
     if (t->grad_fn) {
         tr_node_retain(t->grad_fn);
-        *edge = (tr_edge){t->grad_fn, t->output_nr};
+        *edge = (tr_edge){.node = t->grad_fn, .nr = t->output_nr};
     } else if (t->requires_grad)
         return accumulator_of(t, &edge->node);
     return TR_OK;
@@ -315,22 +314,25 @@ static tr_status make_node(tr_op op, const tr_input *in, int n_in, const int64_t
                            tr_tensor *written, tr_node **result) {
     const tr_vjp_rule *rule = tr__vjp_rules[op];
     const tr_op_info *info = tr_op_info_of(op);
-    int room = rule->variadic ? 0 : __builtin_popcount(rule->save_in);
-    tr_node *node = node_create(TR_NODE_OP, n_in, room + __builtin_popcount(rule->save_out), info->n_attrs);
+    int room = rule->variadic ? 0 : tr__count_bits(rule->save_in);
+    tr_node *node = node_create(TR_NODE_OP, n_in, room + tr__count_bits(rule->save_out), info->n_attrs);
     if (!node)
         return TR_E_NOMEM;
     node->op = (uint16_t) op;
     node->site = tr__last_site();
     tr_copy_words(node->attrs, attrs, info->n_attrs);
     for (int i = 0; i < n_in; i++) {
-        node->in_meta[i] = in[i].tensor ? in[i].tensor->meta : in[i].meta;
-        node->numbers[i] = in[i].number;
-        if (in[i].tensor && tr_dtype_is_float((tr_dtype) in[i].tensor->meta->dtype)) {
-            tr_status status = edge_new(in[i].tensor, &node->edges[i]);
-            if (status != TR_OK) {
-                tr_node_release(node);
-                return status;
-            }
+        tr_tensor *t = in[i].tensor;
+        node->in_meta[i] = t ? t->meta : in[i].meta;
+        if (!t || !tr_dtype_is_float((tr_dtype) t->meta->dtype)) {
+            node->edges[i] = (tr_edge){.number = in[i].number};
+            continue;
+        }
+        tr_status status = edge_new(t, &node->edges[i]);
+        if (status != TR_OK) {
+            node->n_in = (uint16_t) i;
+            tr_node_release(node);
+            return status;
         }
     }
     int n = 0;
@@ -447,7 +449,7 @@ static tr_tensor *unpack(tr_vjp *v, tr_saved *s, int i, bool output) {
         return NULL;
     }
     // For double backward the tensor is connected again as it was when it was saved.
-    tr_edge edge = output ? (tr_edge){v->node, (uint32_t) i} : v->node->edges[i];
+    tr_edge edge = output ? (tr_edge){.node = v->node, .nr = (uint32_t) i} : v->node->edges[i];
     if (v->create_graph && edge.node && edge.node->kind != TR_NODE_ACCUMULATE) {
         tr_node_retain(edge.node);
         t->grad_fn = edge.node;
@@ -570,8 +572,10 @@ void tr__tape_tensor_dies(tr_tensor *t) {
         for (tr_hook *h = t->grad_fn->hooks; h; h = h->next)
             if (h->retain == t)
                 h->retain = NULL;
-    if (t->accumulator)
+    if (t->accumulator) {
         t->accumulator->leaf = NULL;
+        tr_node_release(t->accumulator);
+    }
     hooks_free(t->hooks);
     tr_node *node = t->grad_fn;
     t->grad_fn = NULL;

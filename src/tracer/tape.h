@@ -25,9 +25,13 @@ extern const tr_vjp_rule *const tr__vjp_rules[TR_OP_COUNT];
 
 typedef enum tr_node_kind { TR_NODE_OP, TR_NODE_ACCUMULATE, TR_NODE_CUSTOM, TR_NODE_COPY_SLICES } tr_node_kind;
 
+/* Where the gradient of an operand goes; a number that is an operand lies in the place of the output's index. */
 typedef struct tr_edge {
     tr_node *node; /* retained; NULL: no gradient wanted */
-    uint32_t nr;
+    union {
+        uint32_t nr; /* which of the node's outputs */
+        tr_number number;
+    };
 } tr_edge;
 
 typedef struct tr_saved {
@@ -74,21 +78,27 @@ struct tr_node {
     uint64_t sequence;
     tr_edge *edges;           /* [n_in] */
     const tr_meta **in_meta;  /* [n_in] */
-    tr_number *numbers;       /* [n_in] */
     tr_saved *saved;          /* inputs, then outputs: only those whose bits are set */
     int64_t *attrs;
     const tr_meta *out_meta[TR_MAX_OUTPUTS];
     tr_hook *hooks;
-    tr_tensor *leaf;          /* ACCUMULATE: borrowed; the leaf keeps no reference to the node either: it clears this */
+    tr_tensor *leaf;          /* ACCUMULATE: borrowed; the leaf holds the node, and clears this when it dies */
     tr_node_extra *extra;     /* CUSTOM, COPY_SLICES */
 };
 
+/* How many of a few bits are set: a processor that every x86-64 program may expect has no instruction for it. */
+static inline int tr__count_bits(unsigned bits) {
+    int n = 0;
+    for (; bits; bits &= bits - 1)
+        n++;
+    return n;
+}
 static inline bool tr__node_saves(const tr_node *n, int i) { return i <= TR_MAX_FIXED && (n->saved_in >> i & 1); }
 static inline tr_saved *tr__node_saved_in(const tr_node *n, int i) {
-    return &n->saved[__builtin_popcount(n->saved_in & ((1u << i) - 1))];
+    return &n->saved[tr__count_bits(n->saved_in & ((1u << i) - 1))];
 }
 static inline tr_saved *tr__node_saved_out(const tr_node *n, int i) {
-    return &n->saved[__builtin_popcount(n->saved_in) + __builtin_popcount(n->saved_out & ((1u << i) - 1))];
+    return &n->saved[tr__count_bits(n->saved_in) + tr__count_bits(n->saved_out & ((1u << i) - 1))];
 }
 
 /* What a vjp works with. Tensors that its calls make live until it returns. */

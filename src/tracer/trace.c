@@ -892,8 +892,12 @@ void tr__note_skeleton(int64_t ns, int64_t ops) {
     stats.skeleton_ops += ops;
 }
 
+void tr__note_view(void) {
+    stats.views++;
+}
+
 int64_t tr__ops_so_far(void) {
-    return stats.ops;
+    return stats.ops + stats.views;
 }
 
 void tr_fork_prepare(void) {

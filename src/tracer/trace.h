@@ -8,6 +8,8 @@ tr_status tr__trace_init(const tr_host *host);
 void tr__trace_shutdown(void);
 bool tr__following(void);
 void tr__note_skeleton(int64_t ns, int64_t ops);
+void tr__note_view(void);
+/* Computing ones and views. */
 int64_t tr__ops_so_far(void);
 
 #endif

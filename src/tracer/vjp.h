@@ -49,12 +49,12 @@ static inline T tr__word(tr_vjp *v, tr_op op, const tr_input *in, int n, const i
 static inline tr_input tr__operand(tr_vjp *v, int i) {
     if (tr__node_saves(v->node, i))
         return tr_in(tr__vjp_in(v, i));
-    return (tr_input){.meta = v->node->in_meta[i], .number = v->node->numbers[i]};
+    return (tr_input){.meta = v->node->in_meta[i], .number = v->node->edges[i].number};
 }
 #define X(i) tr__operand(v, (i))
 static inline double tr__number(const tr_vjp *v, int i) {
     const tr_meta *m = v->node->in_meta[i];
-    return m && m->dtype == TR_F64 ? v->node->numbers[i].d : (double) v->node->numbers[i].i;
+    return m && m->dtype == TR_F64 ? v->node->edges[i].number.d : (double) v->node->edges[i].number.i;
 }
 #define NUMBER(i) tr__number(v, (i))
 

@@ -45,7 +45,7 @@ VJP(erf, BIT(0), 0) { GIVE(0, mul(v, scale(v, WORD(exp, tr_in(neg(v, square(v, I
 VJP(relu, 0, BIT(0)) { GIVE(0, WORD(threshold_backward, tr_in(G), tr_in(OUT(0)), tr_in_int(0))); }
 VJP(threshold_backward, 0x2, 0) {
     if (NEEDS(0))
-        GIVE(0, WORD(threshold_backward, tr_in(G), tr_in(IN(1)), (tr_input){.meta = META(2), .number = v->node->numbers[2]}));
+        GIVE(0, WORD(threshold_backward, tr_in(G), tr_in(IN(1)), (tr_input){.meta = META(2), .number = v->node->edges[2].number}));
 }
 VJP(silu, BIT(0), 0) {
     T x = IN(0), s = WORD(sigmoid, tr_in(x));

@@ -189,7 +189,7 @@ VJP(as_strided_scatter, 0, 0) {
     int64_t b[3 + 2 * TR_MAX_DIMS] = {META(0)->ndim};
     memcpy(b + 1, META(0)->shape, sizeof META(0)->shape);
     memcpy(b + 1 + TR_MAX_DIMS, a + 1 + TR_MAX_DIMS, (1 + TR_MAX_DIMS) * sizeof *b);
-    b[2 + 2 * TR_MAX_DIMS] = v->node->numbers[1].i;
+    b[2 + 2 * TR_MAX_DIMS] = v->node->edges[1].number.i;
     T g = G;
     if (!g->meta->contiguous)
         g = WORD(_contiguous, tr_in(g));

@@ -184,12 +184,12 @@ static tr_input optional(tr_vjp *v, int i) {
     return META(i) ? X(i) : (tr_input){0};
 }
 VJP(nll_loss, 0x7, BIT(1)) {
-    tr_input ignore = {.meta = META(3), .number = v->node->numbers[3]};
+    tr_input ignore = {.meta = META(3), .number = v->node->edges[3].number};
     if (G)
         GIVE(0, WORD_A(nll_loss_backward, A(ATTR(0)), tr_in(G), X(0), X(1), optional(v, 2), tr_in(OUT(1)), ignore));
 }
 VJP(nll_loss_backward, BIT(2) | BIT(3), 0) {
-    tr_input ignore = {.meta = META(5), .number = v->node->numbers[5]};
+    tr_input ignore = {.meta = META(5), .number = v->node->edges[5].number};
     if (NEEDS(0))
         GIVE(0, WORD_A(nll_loss, A(ATTR(0)), tr_in(G), X(2), optional(v, 3), ignore));
     if (NEEDS(1))
@@ -197,7 +197,7 @@ VJP(nll_loss_backward, BIT(2) | BIT(3), 0) {
 }
 /* The rows' sums serve one pass over the logits; what can be differentiated again is composed. */
 VJP(cross_entropy, BIT(0) | BIT(1) | BIT(2), BIT(1) | BIT(2)) {
-    tr_input ignore = {.meta = META(3), .number = v->node->numbers[3]};
+    tr_input ignore = {.meta = META(3), .number = v->node->edges[3].number};
     if (!G)
         return;
     if (!v->create_graph) {

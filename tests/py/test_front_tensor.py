@@ -411,3 +411,27 @@ def test_function_that_saves_its_output_is_collected():
     assert len(gc.get_objects()) - count < 20
     del y
     assert ref() is None
+
+
+def test_leaf_whose_data_changes_shape_after_it_was_used():
+    def program(m):
+        x = m.ones(2, requires_grad=True)
+        (x * 2).sum().backward()
+        x.data, x.grad = m.ones(3), None
+        (x * 3).sum().backward()
+        (x * x).sum().backward()
+        return x.grad
+
+    both(program)
+
+
+def test_accumulator_outlives_its_leaf():
+    def program(m):
+        x = m.ones(2, requires_grad=True)
+        y = (x * 2).sum()
+        del x
+        gc.collect()
+        y.backward()
+        return y
+
+    both(program)
