@@ -2,7 +2,7 @@
  *
  * In float32 and bfloat16 through oneDNN, in the layouts that the library likes best; tensors that lie otherwise are
  * reordered in and out, through scratch. (A plan keeps them there: see terra/dnn.h.) What the library refuses, and float64,
- * is plain.c's. */
+ * is plain.c's. Where our own kernels are faster (kernels/isa_conv.c), they take float32 images that lie channels last. */
 #include "exec/dnn/cache.h"
 #include "exec/dnn/dnn.h"
 #include "exec/dnn/plain.h"
@@ -169,6 +169,69 @@ static tr_status settle(const tr_kernel_call *c, conv *v, int i, tr_arg *arg, tr
     return TR_OK;
 }
 
+/* ------------------------------------------------------------------------------------------ our own */
+
+static bool lies_as(const tr_meta *m, const int order[4]) {
+    int64_t stride = 1;
+    for (int i = 3; i >= 0; stride *= m->shape[order[i--]])
+        if (m->shape[order[i]] != 1 && m->strides[order[i]] != stride)
+            return false;
+    return true;
+}
+
+static bool is_ours(const conv *v, const int64_t *attrs) {
+    const tr_home *home = v->t[1]->home;
+    for (int i = 0; i < 3; i++)
+        if (v->t[i]->meta->dtype != TR_F32 || (i != 1 && !lies_as(v->t[i]->meta, (const int[]){0, 2, 3, 1})))
+            return false;
+    return tr__isa_now->convolve && attrs[6] == 1 && v->t[0]->meta->shape[1] % TR__CONV_PANEL == 0 &&
+           v->t[2]->meta->shape[1] % TR__CONV_PANEL == 0 && (!home || tr__home_is_panels(home));
+}
+
+/* Weights from strides into panels, and back. */
+typedef struct repack {
+    float *plain, *panels;
+    const tr_meta *meta;
+    bool back;
+} repack;
+
+static void repack_panels(void *env, int64_t begin, int64_t end, int thread) {
+    const repack *r = env;
+    const int64_t *n = r->meta->shape, *s = r->meta->strides;
+    float *panel = r->panels + begin * n[2] * n[3] * n[1] * TR__CONV_PANEL;
+    for (int64_t u = begin; u < end; u++)
+        for (int64_t tap = 0; tap < n[2] * n[3]; tap++)
+            for (int64_t i = 0; i < n[1]; i++, panel += TR__CONV_PANEL) {
+                float *plain = r->plain + u * TR__CONV_PANEL * s[0] + i * s[1] + tap / n[3] * s[2] + tap % n[3] * s[3];
+                for (int o = 0; o < TR__CONV_PANEL; o++)
+                    if (r->back)
+                        plain[o * s[0]] = panel[o];
+                    else
+                        panel[o] = plain[o * s[0]];
+            }
+}
+
+static tr_status convolve_ourselves(const tr_kernel_call *c, const conv *v) {
+    const int64_t *a = c->attrs, *x = v->t[0]->meta->shape, *w = v->t[1]->meta->shape, *y = v->t[2]->meta->shape;
+    const tr_arg *weights = v->t[1];
+    repack r = {.plain = weights->data, .panels = weights->data, .meta = weights->meta, .back = v->direction == TR_DNN_BACKWARD_WEIGHTS};
+    int64_t panels = y[1] / TR__CONV_PANEL, grain = tr__max(1, TR__GRAIN / tr__max(1, x[1] * w[2] * w[3] * TR__CONV_PANEL));
+    const void *bias = NULL;
+    if (v->bias)
+        TR_TRY(tr__dense_in(c, v->bias, TR_F32, &bias));
+    if (!weights->home && !(r.panels = tr__scratch(c, (size_t) weights->meta->numel * sizeof(float))))
+        return TR_E_NOMEM;
+    if (!weights->home && !r.back)
+        tr__parallel(c->ctx, panels, grain, repack_panels, &r);
+    tr__conv k = {.n = x[0], .ci = x[1], .co = y[1], .size = {x[2], x[3]}, .out = {y[2], y[3]}, .kernel = {w[2], w[3]},
+                  .stride = {a[0], a[1]}, .padding = {a[2], a[3]}, .dilation = {a[4], a[5]}, .src = v->t[0]->data,
+                  .weights = r.panels, .bias = bias, .dst = v->t[2]->data};
+    TR_TRY(tr__isa_now->convolve(c, c->op, &k));
+    if (!weights->home && r.back)
+        tr__parallel(c->ctx, panels, grain, repack_panels, &r);
+    return TR_OK;
+}
+
 static tr_status convolve(const tr_kernel_call *c, conv v, tr_status (*plain)(const tr_kernel_call *)) {
     v.dtype = (tr_dtype) c->out[0].meta->dtype;
     int out = written[v.direction];
@@ -182,6 +245,8 @@ static tr_status convolve(const tr_kernel_call *c, conv v, tr_status (*plain)(co
     for (int i = 0; i < 3; i++)
         if (i != out)
             TR_TRY(settle(c, &v, i, &args[i], &metas[i]));
+    if (is_ours(&v, c->attrs))
+        return convolve_ourselves(c, &v);
     tr__dnn_key key = key_of(c, &v);
     tr__dnn_entry *e = tr__dnn_find(&key);
     if (!e)
@@ -195,9 +260,9 @@ static tr_status convolve(const tr_kernel_call *c, conv v, tr_status (*plain)(co
     return e->refused ? plain(c) : run(c, &v, e);
 }
 
-/* Compiles a convolution of these looks, as its kernel does. */
+/* Compiles a convolution of these looks, as its kernel does; `ours`: there is nothing to compile. */
 static tr_status compile_looks(tr_op op, const int64_t *attrs, const tr_meta *const looks[3], bool bias, const tr_home *home,
-                               int team, tr__dnn_entry *e, int *threads) {
+                               int team, tr__dnn_entry *e, int *threads, bool *ours) {
     static const tr_dnn_direction direction[] = {
         [TR_OP_conv2d] = TR_DNN_FORWARD,
         [TR_OP_conv2d_backward_data] = TR_DNN_BACKWARD_DATA,
@@ -213,16 +278,22 @@ static tr_status compile_looks(tr_op op, const int64_t *attrs, const tr_meta *co
     for (int i = 0; i < 3; i++)
         if (looks[i]->dtype != TR_F32 || !looks[i]->dense || looks[i]->numel == 0)
             return TR_FAIL(TR_E_NOTIMPL, "not for the library");
-    return compile(&c, &v, e);
+    *ours = is_ours(&v, attrs);
+    return *ours ? TR_OK : compile(&c, &v, e);
 }
 
 tr_status tr_home_of_weights(const int64_t *attrs, const tr_meta *src, const tr_meta *weights, const tr_meta *dst, bool bias,
                              int team, const tr_home **out) {
     tr__dnn_entry e = {0};
     int threads;
-    tr_status s = compile_looks(TR_OP_conv2d, attrs, (const tr_meta *[]){src, weights, dst}, bias, NULL, team, &e, &threads);
+    bool ours;
+    tr_dnn_layout *panels = NULL;
+    tr_status s = compile_looks(TR_OP_conv2d, attrs, (const tr_meta *[]){src, weights, dst}, bias, NULL, team, &e, &threads, &ours);
+    if (s == TR_OK && ours)
+        s = tr__dnn_layout_panels(weights, &panels);
     if (s == TR_OK)
-        s = tr__home_intern(weights, attrs[6], tr_dnn_op_layout(e.op, TR_DNN_WEIGHTS), threads, out);
+        s = tr__home_intern(weights, attrs[6], ours ? panels : tr_dnn_op_layout(e.op, TR_DNN_WEIGHTS), threads, ours, out);
+    tr_dnn_layout_destroy(panels);
     tr__dnn_entry_clear(&e);
     return s;
 }
@@ -231,7 +302,8 @@ tr_status tr_dnn_conv_warm(tr_op op, const int64_t *attrs, const tr_meta *const 
                            int team) {
     tr__dnn_entry e = {0};
     int threads;
-    tr_status s = compile_looks(op, attrs, looks, bias, home, team, &e, &threads);
+    bool ours;
+    tr_status s = compile_looks(op, attrs, looks, bias, home, team, &e, &threads, &ours);
     tr__dnn_entry_clear(&e);
     return s;
 }

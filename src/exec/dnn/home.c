@@ -10,6 +10,7 @@ struct tr_home {
     tr_dnn_layout *layout, *plain; /* `plain`: the program's order */
     const tr_meta *meta;
     tr_dnn_op *enter, *leave;
+    bool panels;
     char text[96];
     struct tr_home *next;
 };
@@ -55,7 +56,8 @@ static tr_status make(const tr_meta *meta, int64_t groups, const tr_dnn_layout *
     return TR_OK;
 }
 
-tr_status tr__home_intern(const tr_meta *meta, int64_t groups, const tr_dnn_layout *layout, int threads, const tr_home **out) {
+tr_status tr__home_intern(const tr_meta *meta, int64_t groups, const tr_dnn_layout *layout, int threads, bool panels,
+                          const tr_home **out) {
     size_t bytes = (size_t) meta->numel * tr_dtype_size((tr_dtype) meta->dtype);
     if (tr_dnn_layout_is_plain(layout) || tr_dnn_layout_bytes(layout) != bytes)
         return TR_FAIL(TR_E_NOTIMPL, "the library takes these weights as they are, or padded");
@@ -63,6 +65,7 @@ tr_status tr__home_intern(const tr_meta *meta, int64_t groups, const tr_dnn_layo
     pthread_mutex_lock(&lock);
     tr_home *h = find(meta, layout);
     if (!h && (s = make(meta, groups, layout, threads, &h)) == TR_OK) {
+        h->panels |= panels; // the library may have chosen the same
         h->next = homes;
         homes = h;
     }
@@ -70,6 +73,10 @@ tr_status tr__home_intern(const tr_meta *meta, int64_t groups, const tr_dnn_layo
     if (s == TR_OK)
         *out = h;
     return s;
+}
+
+bool tr__home_is_panels(const tr_home *h) {
+    return h->panels;
 }
 
 static tr_status reorder(tr_dnn_op *op, void *data, void *spare, size_t bytes) {

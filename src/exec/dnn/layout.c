@@ -1,5 +1,6 @@
 /* layout.c - the engine, streams, and layouts. */
 #include "exec/dnn/dnn.h"
+#include "exec/kernels/kernels.h"
 
 #include "terra/alloc.h"
 
@@ -148,6 +149,14 @@ tr_status tr_dnn_layout_create_weights(const tr_meta *m, int64_t groups, tr_dnn_
     int64_t shape[] = {groups, per, m->shape[1], m->shape[2], m->shape[3]};
     int64_t strides[] = {per * m->strides[0], m->strides[0], m->strides[1], m->strides[2], m->strides[3]};
     return make(5, shape, strides, (tr_dtype) m->dtype, out);
+}
+
+tr_status tr__dnn_layout_panels(const tr_meta *m, tr_dnn_layout **out) {
+    _Static_assert(TR__CONV_PANEL == 16, "the tag says so");
+    dnnl_memory_desc_t md;
+    dnnl_dims_t shape = {m->shape[0], m->shape[1], m->shape[2], m->shape[3]};
+    TR__DNN("layout", dnnl_memory_desc_create_with_tag(&md, 4, shape, dnnl_f32, dnnl_Acdb16a));
+    return tr__dnn_layout_of(md, out);
 }
 
 tr_status tr_dnn_layout_clone(const tr_dnn_layout *layout, tr_dnn_layout **out) {

@@ -775,6 +775,9 @@ const tr__isa
             .norm_forward = TR__SUFFIXED(tr__norm_forward),
             .norm_backward = TR__SUFFIXED(tr__norm_backward),
             .layer_norm_forward = TR__SUFFIXED(tr__layer_norm_forward),
+#if TR_ISA_LEVEL == 3
+            .convolve = TR__SUFFIXED(tr__convolve),
+#endif
             .kernel =
                 {
 #define TR_OP(id, expose, class, rule, vjp, schema) [TR_OP_##id] = KERNEL_##class(id),

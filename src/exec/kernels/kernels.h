@@ -100,6 +100,23 @@ typedef struct tr__axis {
 } tr__axis;
 tr__axis tr__axis_of(const tr_meta *m, int64_t dim);
 
+/* ---- convolutions of our own (isa_conv.c) ---- */
+
+enum { TR__CONV_PANEL = 16 };
+
+/* A float32 convolution or a derivative: src [n, size, ci] and dst [n, out, co] lie channels last, densely; weights in panels
+ * [co / TR__CONV_PANEL, kernel, ci, TR__CONV_PANEL]. ci and co are multiples of TR__CONV_PANEL. Index 0: height, 1: width. The
+ * derivatives write src or weights. */
+typedef struct tr__conv {
+    int64_t n, ci, co, size[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
+    const float *src, *weights, *bias; /* bias [co], or NULL */
+    float *dst;
+} tr__conv;
+
+#ifdef TR_ISA
+tr_status TR__SUFFIXED(tr__convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v);
+#endif
+
 /* ---- elementwise step functions, one table per instruction set (isa_ew.c) ---- */
 typedef enum tr__class { TR__F, TR__D, TR__L, TR__B, TR__CLASSES } tr__class;
 
@@ -137,6 +154,7 @@ typedef struct tr__isa {
     tr_status (*norm_forward)(const tr_norm_forward *f, tr_kernel_ctx *ctx);
     tr_status (*norm_backward)(const tr_norm_backward *f, tr_kernel_ctx *ctx);
     tr_status (*layer_norm_forward)(const tr_layer_norm_forward *f, tr_kernel_ctx *ctx);
+    tr_status (*convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v); /* NULL: the library is faster */
 } tr__isa;
 extern const tr__isa *tr__isa_now;
 

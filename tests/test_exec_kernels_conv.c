@@ -1,0 +1,155 @@
+/* Convolutions of images that lie channels last (isa_conv.c where it is used, else the library), of random geometry, in all
+ * three directions: against the plain kernels in double, and with weights at home, in other strides, on other teams. */
+#include "kernel_call.h"
+
+#include "terra/dnn.h"
+
+#include <stdio.h>
+
+enum { CASES = 80, ROOM = 1 << 17 };
+
+typedef struct geometry {
+    int64_t n, ci, co, size[2], out[2], attrs[7], kernel[2];
+} geometry;
+
+static float src[ROOM], weights[ROOM], bias[256], dst[ROOM], got[ROOM], again[ROOM], spare[ROOM];
+static double src64[ROOM], weights64[ROOM], bias64[256], dst64[ROOM], want[ROOM];
+
+static void init(void) {
+    cr_assert_eq(tr_op_init(), TR_OK);
+    // Where our own convolutions are; other machines fall back to what they have.
+    if (tr_kernel_init("v3") != TR_OK)
+        cr_assert_eq(tr_kernel_init(NULL), TR_OK);
+}
+TestSuite(conv, .init = init);
+
+static unsigned seed;
+static int64_t pick(int64_t low, int64_t high) {
+    seed = seed * 1664525u + 1013904223u;
+    return low + (int64_t) (seed >> 8) % (high - low + 1);
+}
+
+static geometry make(void) {
+    static const int64_t channels[] = {16, 32, 48, 64, 272};
+    geometry g = {.n = pick(1, 4)};
+    do {
+        g.ci = channels[pick(0, 4)];
+        g.co = channels[pick(0, 3)];
+        g.attrs[6] = 1;
+        for (int d = 0; d < 2; d++) {
+            g.kernel[d] = pick(0, 2) ? pick(1, 4) : 1;
+            g.attrs[d] = pick(1, 3);
+            g.attrs[2 + d] = pick(0, g.kernel[d]);
+            g.attrs[4 + d] = pick(0, 3) ? 1 : 2;
+            g.size[d] = pick(1, 12);
+            int64_t span = g.size[d] + 2 * g.attrs[2 + d] - (g.kernel[d] - 1) * g.attrs[4 + d] - 1;
+            g.out[d] = span < 0 ? 0 : span / g.attrs[d] + 1;
+        }
+    } while (g.out[0] * g.out[1] == 0 || g.ci * g.co * g.kernel[0] * g.kernel[1] > ROOM ||
+             g.n * g.ci * g.size[0] * g.size[1] > ROOM || g.n * g.co * g.out[0] * g.out[1] > ROOM);
+    return g;
+}
+
+static void noise(float *to, double *to64, int64_t n, unsigned s) {
+    for (int64_t i = 0; i < n; i++) {
+        s = s * 1664525u + 1013904223u;
+        to[i] = (float) (s >> 8) / (1 << 23) - 1;
+        to64[i] = to[i];
+    }
+}
+
+static tr_arg images(tr_dtype dtype, void *data, int64_t n, int64_t c, const int64_t *size) {
+    return kc_strided(dtype, data, 4, (int64_t[]){n, c, size[0], size[1]}, (int64_t[]){size[0] * size[1] * c, 1, size[1] * c, c});
+}
+
+static tr_arg filters(tr_dtype dtype, void *data, const geometry *g, bool turned) {
+    int64_t k0 = g->kernel[0], k1 = g->kernel[1];
+    return kc_strided(dtype, data, 4, (int64_t[]){g->co, g->ci, k0, k1},
+                      turned ? (int64_t[]){1, k0 * k1 * g->co, k1 * g->co, g->co} : (int64_t[]){g->ci * k0 * k1, k0 * k1, k1, 1});
+}
+
+/* Runs direction `op`; which of src, weights, dst it writes is 0, 1 or 2. */
+static void run(tr_op op, tr_dtype dtype, const geometry *g, tr_arg x, tr_arg w, tr_arg y, tr_arg b) {
+    tr_status s;
+    if (op == TR_OP_conv2d)
+        s = kc_run(op, dtype, g->attrs, 3, (tr_arg[]){x, w, b}, 1, &y);
+    else if (op == TR_OP_conv2d_backward_data)
+        s = kc_run(op, dtype, g->attrs, 2, (tr_arg[]){y, w}, 1, &x);
+    else
+        s = kc_run(op, dtype, g->attrs, 2, (tr_arg[]){y, x}, 1, &w);
+    cr_assert_eq(s, TR_OK, "%s", tr_status_detail());
+}
+
+static void check(const geometry *g, tr_op op, bool biased) {
+    int out = op == TR_OP_conv2d ? 2 : op == TR_OP_conv2d_backward_data ? 0 : 1;
+    int64_t n[] = {g->n * g->ci * g->size[0] * g->size[1], g->co * g->ci * g->kernel[0] * g->kernel[1],
+                   g->n * g->co * g->out[0] * g->out[1]};
+    float *data[] = {src, weights, dst};
+    double *data64[] = {src64, weights64, dst64};
+    noise(src, src64, n[0], 1);
+    noise(weights, weights64, n[1], 2);
+    noise(dst, dst64, n[2], 3);
+    noise(bias, bias64, g->co, 4);
+    data[out] = got;
+    data64[out] = want;
+    memset(got, 0xff, sizeof got); // NaN: whatever isn't written shows
+    tr_arg b = biased ? kc_tensor(TR_F32, bias, g->co) : kc_none(), b64 = biased ? kc_tensor(TR_F64, bias64, g->co) : kc_none();
+    run(op, TR_F64, g, images(TR_F64, data64[0], g->n, g->ci, g->size), filters(TR_F64, data64[1], g, false),
+        images(TR_F64, data64[2], g->n, g->co, g->out), b64);
+    tr_arg x = images(TR_F32, data[0], g->n, g->ci, g->size), y = images(TR_F32, data[2], g->n, g->co, g->out);
+    tr_arg w = filters(TR_F32, data[1], g, false);
+    run(op, TR_F32, g, x, w, y, b);
+    char what[200];
+    snprintf(what, sizeof what, "%s of %lldx%lldx%lldx%lld, %lld filters of %lldx%lld, stride %lld %lld, padding %lld %lld, dilation "
+             "%lld %lld", tr_op_info_of(op)->name, (long long) g->n, (long long) g->ci, (long long) g->size[0],
+             (long long) g->size[1], (long long) g->co, (long long) g->kernel[0], (long long) g->kernel[1], (long long) g->attrs[0],
+             (long long) g->attrs[1], (long long) g->attrs[2], (long long) g->attrs[3], (long long) g->attrs[4],
+             (long long) g->attrs[5]);
+    for (int64_t i = 0; i < n[out]; i++)
+        cr_assert(fabs((double) got[i] - want[i]) <= 1e-4 * (1 + fabs(want[i])), "%s: element %lld is %.9g, not %.9g", what,
+                  (long long) i, (double) got[i], want[i]);
+
+    // Another team: the same bits.
+    tr_arg other[] = {x, w, y};
+    other[out].data = again;
+    kc_ctx.threads = 1;
+    run(op, TR_F32, g, other[0], other[1], other[2], b);
+    kc_ctx.threads = 3;
+    cr_assert_eq(memcmp(got, again, (size_t) n[out] * sizeof *got), 0, "%s on one thread", what);
+    run(op, TR_F32, g, other[0], other[1], other[2], b);
+    kc_ctx.threads = 2;
+    cr_assert_eq(memcmp(got, again, (size_t) n[out] * sizeof *got), 0, "%s on three threads", what);
+
+    // Weights at home.
+    const tr_home *home;
+    if (tr_home_of_weights(g->attrs, x.meta, w.meta, y.meta, biased, 2, &home) == TR_OK) {
+        other[1].home = home;
+        if (out != 1)
+            cr_assert_eq(tr_home_enter(home, weights, spare), TR_OK);
+        run(op, TR_F32, g, other[0], other[1], other[2], b);
+        cr_assert_eq(tr_home_leave(home, other[1].data, spare), TR_OK);
+        cr_assert_eq(memcmp(got, again, (size_t) n[out] * sizeof *got), 0, "%s with weights at home", what);
+    }
+}
+
+Test(conv, all_directions_of_random_geometry, .timeout = 300) {
+    for (int i = 0; i < CASES; i++) {
+        seed = (unsigned) i * 2654435761u + 17;
+        geometry g = make();
+        check(&g, TR_OP_conv2d, i % 2);
+        check(&g, TR_OP_conv2d_backward_data, false);
+        check(&g, TR_OP_conv2d_backward_weights, false);
+    }
+}
+
+Test(conv, weights_in_other_strides) {
+    geometry g = {2, 32, 48, {7, 6}, {7, 6}, {1, 1, 1, 1, 1, 1, 1}, {3, 3}};
+    noise(src, src64, g.n * g.ci * 42, 1);
+    noise(weights, weights64, g.ci * g.co * 9, 2);
+    tr_arg x = images(TR_F32, src, g.n, g.ci, g.size), w = filters(TR_F32, weights, &g, true);
+    run(TR_OP_conv2d, TR_F32, &g, x, w, images(TR_F32, got, g.n, g.co, g.out), kc_none());
+    run(TR_OP_conv2d, TR_F64, &g, images(TR_F64, src64, g.n, g.ci, g.size), filters(TR_F64, weights64, &g, true),
+        images(TR_F64, want, g.n, g.co, g.out), kc_none());
+    for (int64_t i = 0; i < g.n * g.co * 42; i++)
+        cr_assert_float_eq(got[i], want[i], 1e-4);
+}
