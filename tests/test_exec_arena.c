@@ -109,6 +109,30 @@ Test(arena, reserved_memory_does_not_fault) {
     tr_arena_destroy(arena);
 }
 
+Test(arena, mapped_blocks_take_what_they_need_and_trimming_returns_the_rest) {
+    enum { BYTES = (65 << 20) + 100, PAGE = 4096 };
+    tr_arena *arena = new_arena();
+    void *kept = tr_arena_alloc(arena, 1 << 20), *gone = tr_arena_alloc(arena, 50 << 20);
+    memset(kept, 7, 1 << 20);
+    tr_arena_free(arena, gone);
+    tr_arena_stats before = stats_of(arena);
+    cr_assert_geq(before.mapped_bytes, 51 << 20);
+    tr_arena_trim(arena);
+    cr_assert_leq(stats_of(arena).mapped_bytes, before.mapped_bytes - (50 << 20));
+    before = stats_of(arena);
+    void *slab = tr_arena_map(arena, BYTES);
+    memset(slab, 1, BYTES);
+    tr_arena_stats after = stats_of(arena);
+    cr_assert_eq(after.mapped_bytes - before.mapped_bytes, (BYTES + PAGE - 1) / PAGE * PAGE);
+    cr_assert_eq(after.live_bytes - before.live_bytes, after.mapped_bytes - before.mapped_bytes);
+    tr_arena_unmap(arena, slab, BYTES);
+    cr_assert_eq(stats_of(arena).mapped_bytes, before.mapped_bytes);
+    cr_assert_eq(stats_of(arena).live_bytes, before.live_bytes);
+    cr_assert_eq(((char *) kept)[(1 << 20) - 1], 7);
+    cr_assert_not_null(tr_arena_alloc(arena, 50 << 20));
+    tr_arena_destroy(arena);
+}
+
 Test(arena, destroying_takes_living_blocks_and_returns_the_memory) {
     for (int i = 0; i < 20; i++) {
         tr_arena *arena = new_arena();

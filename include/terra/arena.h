@@ -1,9 +1,9 @@
 /* arena.h - tensor memory: one heap per executor, on its NUMA node.
  *
  * A jemalloc arena whose pages come from hooks of ours: bound to the node where there are several, huge where the system
- * grants it, and never returned to the system before the arena is destroyed (measured: ResNet-50's step 157 ms so, 212 ms
- * with glibc's defaults, 320 ms with a mapping per buffer). So in steady state an allocation neither makes a system call nor
- * faults a page in.
+ * grants it, and returned to the system only by tr_arena_trim (measured: ResNet-50's step 157 ms so, 212 ms with glibc's
+ * defaults, 320 ms with a mapping per buffer). So in steady state an allocation neither makes a system call nor faults a page
+ * in.
  *
  * An arena belongs to its executor thread: create, alloc, free, destroy are that thread's. tr_arena_stats: any thread.
  * Nothing blocks. Fault injection (alloc.h) counts tr_arena_alloc too. */
@@ -31,6 +31,14 @@ TR_API void *tr_arena_alloc(tr_arena *arena, size_t bytes) __attribute__((alloc_
 /* Takes a block of this arena; NULL is fine. */
 TR_API void tr_arena_free(tr_arena *arena, void *block);
 
+/* A block outside of the heap, for what is large and kept: exactly as many pages as it needs, which go back to the system with
+ * it. The caller remembers its size, and unmaps it before the arena is destroyed. NULL: no memory. */
+TR_API void *tr_arena_map(tr_arena *arena, size_t bytes) __attribute__((alloc_size(2), assume_aligned(64)));
+TR_API void tr_arena_unmap(tr_arena *arena, void *block, size_t bytes);
+
+/* Gives the system back the pages that no block lies in, as far as blocks have used them. */
+TR_API void tr_arena_trim(tr_arena *arena);
+
 /* What a block of `bytes` really takes (jemalloc's size class): planners that compare sizes use this. */
 TR_API size_t tr_arena_block_size(size_t bytes);
 
@@ -43,7 +51,7 @@ typedef struct tr_arena_stats {
     int64_t peak_bytes; /* most that live_bytes ever was */
     int64_t live_blocks;
     int64_t allocations;  /* calls of tr_arena_alloc that succeeded */
-    int64_t mapped_bytes; /* taken from the system and touched; it only grows */
+    int64_t mapped_bytes; /* taken from the system and touched */
     int os_node;          /* as given */
     bool bound;           /* its memory is bound to that node */
     bool huge;            /* the system accepted our asking for huge pages */

@@ -102,21 +102,29 @@ void tr__store_free(tr_arena *arena, tr_storage *s) {
     hand_back(s);
 }
 
+enum { LARGE = 2 << 20 };
+
 tr_slab *tr__slab_create(tr_arena *arena, size_t bytes) {
     tr_slab *slab = tr_malloc(sizeof *slab);
     if (!slab)
         return NULL;
-    *slab = (tr_slab){.refs = 1, .bytes = bytes, .base = tr_arena_alloc(arena, bytes ? bytes : 64)};
-    if (!slab->base) {
+    if (bytes >= LARGE)
+        tr_arena_trim(arena); // it takes over from what ran op by op
+    void *base = bytes >= LARGE ? tr_arena_map(arena, bytes) : tr_arena_alloc(arena, bytes);
+    if (!base) {
         tr_free(slab);
         return NULL;
     }
+    *slab = (tr_slab){.refs = 1, .bytes = bytes, .base = base};
     return slab;
 }
 
 void tr__slab_release(tr_arena *arena, tr_slab *slab) {
     if (--slab->refs > 0 || slab->pooled)
         return;
-    tr_arena_free(arena, slab->base);
+    if (slab->bytes >= LARGE)
+        tr_arena_unmap(arena, slab->base, slab->bytes);
+    else
+        tr_arena_free(arena, slab->base);
     tr_free(slab);
 }

@@ -34,7 +34,7 @@ struct tr_arena {
     unsigned index;       // jemalloc's number for the arena
     int flags;            // for mallocx
     int os_node;
-    bool dying; // pages may go back to the system
+    bool returns; // pages may go back to the system
 
     // Written by the executor thread (or, through the hooks, by jemalloc inside its calls), read by any: relaxed.
     _Atomic int64_t live_bytes, peak_bytes, live_blocks, allocations, mapped_bytes;
@@ -103,10 +103,8 @@ static void unmap(tr_arena *arena, void *pages, size_t bytes) {
     add(&arena->mapped_bytes, -(int64_t) bytes);
 }
 
-static void *extent_alloc(extent_hooks_t *hooks, void *wanted, size_t bytes, size_t alignment, bool *zero, bool *commit,
-                          unsigned index) {
-    (void) index;
-    tr_arena *arena = (tr_arena *) hooks;
+// Placed, and touched.
+static void *map_for(tr_arena *arena, void *wanted, size_t bytes, size_t alignment) {
     if (bytes >= HUGE_PAGE && alignment < HUGE_PAGE && wanted == NULL)
         alignment = HUGE_PAGE;
     void *pages = wanted != NULL ? map(wanted, bytes) : map_aligned(bytes, alignment);
@@ -117,9 +115,18 @@ static void *extent_alloc(extent_hooks_t *hooks, void *wanted, size_t bytes, siz
     if (tr_options_get()->huge_pages && madvise(pages, bytes, MADV_HUGEPAGE) == 0)
         atomic_store_explicit(&arena->huge, true, memory_order_relaxed);
     touch(pages, bytes);
+    add(&arena->mapped_bytes, (int64_t) bytes);
+    return pages;
+}
+
+static void *extent_alloc(extent_hooks_t *hooks, void *wanted, size_t bytes, size_t alignment, bool *zero, bool *commit,
+                          unsigned index) {
+    (void) index;
+    void *pages = map_for((tr_arena *) hooks, wanted, bytes, alignment);
+    if (pages == NULL)
+        return NULL;
     *zero = true;
     *commit = true;
-    add(&arena->mapped_bytes, (int64_t) bytes);
     return pages;
 }
 
@@ -128,7 +135,7 @@ static void *extent_alloc(extent_hooks_t *hooks, void *wanted, size_t bytes, siz
 static bool extent_dalloc(extent_hooks_t *hooks, void *pages, size_t bytes, bool committed, unsigned index) {
     (void) committed, (void) index;
     tr_arena *arena = (tr_arena *) hooks;
-    if (!arena->dying)
+    if (!arena->returns)
         return true;
     unmap(arena, pages, bytes);
     return false;
@@ -153,7 +160,7 @@ static bool extent_merge(extent_hooks_t *hooks, void *a, size_t a_bytes, void *b
 
 // ---- mallctl
 
-static void set(const tr_arena *arena, const char *what, void *value, size_t size) {
+static void control(const tr_arena *arena, const char *what, void *value, size_t size) {
     char name[64];
     snprintf(name, sizeof name, "arena.%u.%s", arena->index, what);
     int error = tr_je_mallctl(name, NULL, NULL, value, size);
@@ -164,13 +171,18 @@ static void set(const tr_arena *arena, const char *what, void *value, size_t siz
 static void never_purge(const tr_arena *arena) {
     ssize_t never = -1;
     size_t limit = GROW_LIMIT;
-    set(arena, "dirty_decay_ms", &never, sizeof never);
-    set(arena, "muzzy_decay_ms", &never, sizeof never);
-    set(arena, "retain_grow_limit", &limit, sizeof limit);
+    control(arena, "dirty_decay_ms", &never, sizeof never);
+    control(arena, "muzzy_decay_ms", &never, sizeof never);
+    control(arena, "retain_grow_limit", &limit, sizeof limit);
 }
 
 static size_t rounded(size_t bytes) {
     return bytes != 0 ? bytes : 1;
+}
+
+static size_t whole_pages(size_t bytes) {
+    size_t page = (size_t) sysconf(_SC_PAGESIZE);
+    return (rounded(bytes) + page - 1) & ~(page - 1);
 }
 
 // Larger than any address space: mallocx's behaviour is undefined for sizes above its largest class.
@@ -209,7 +221,7 @@ void tr_arena_destroy(tr_arena *arena) {
         return;
     char name[64];
     snprintf(name, sizeof name, "arena.%u.destroy", arena->index);
-    arena->dying = true;
+    arena->returns = true;
     int error = tr_je_mallctl(name, NULL, NULL, NULL, 0);
     tr_assert(error == 0);
     // If jemalloc kept it, it keeps pointing at the hooks: then leak them.
@@ -217,27 +229,56 @@ void tr_arena_destroy(tr_arena *arena) {
         tr_free(arena);
 }
 
-void *tr_arena_alloc(tr_arena *arena, size_t bytes) {
-    if (tr_fail_alloc() || TR_UNLIKELY(is_absurd(bytes)))
-        return NULL;
-    void *block = tr_je_mallocx(rounded(bytes), arena->flags);
-    if (TR_UNLIKELY(block == NULL))
-        return NULL;
-    add(&arena->live_bytes, (int64_t) tr_je_sallocx(block, arena->flags));
+static void count_block(tr_arena *arena, size_t bytes) {
+    add(&arena->live_bytes, (int64_t) bytes);
     add(&arena->live_blocks, 1);
     add(&arena->allocations, 1);
     int64_t live = read_counter(&arena->live_bytes);
     if (live > read_counter(&arena->peak_bytes))
         atomic_store_explicit(&arena->peak_bytes, live, memory_order_relaxed);
+}
+
+static void discount_block(tr_arena *arena, size_t bytes) {
+    add(&arena->live_bytes, -(int64_t) bytes);
+    add(&arena->live_blocks, -1);
+}
+
+void *tr_arena_alloc(tr_arena *arena, size_t bytes) {
+    if (tr_fail_alloc() || TR_UNLIKELY(is_absurd(bytes)))
+        return NULL;
+    void *block = tr_je_mallocx(rounded(bytes), arena->flags);
+    if (TR_LIKELY(block != NULL))
+        count_block(arena, tr_je_sallocx(block, arena->flags));
     return block;
 }
 
 void tr_arena_free(tr_arena *arena, void *block) {
     if (block == NULL)
         return;
-    add(&arena->live_bytes, -(int64_t) tr_je_sallocx(block, arena->flags));
-    add(&arena->live_blocks, -1);
+    discount_block(arena, tr_je_sallocx(block, arena->flags));
     tr_je_dallocx(block, arena->flags);
+}
+
+void *tr_arena_map(tr_arena *arena, size_t bytes) {
+    if (tr_fail_alloc() || TR_UNLIKELY(is_absurd(bytes)))
+        return NULL;
+    void *block = map_for(arena, NULL, whole_pages(bytes), whole_pages(1));
+    if (TR_LIKELY(block != NULL))
+        count_block(arena, whole_pages(bytes));
+    return block;
+}
+
+void tr_arena_unmap(tr_arena *arena, void *block, size_t bytes) {
+    if (block == NULL)
+        return;
+    discount_block(arena, whole_pages(bytes));
+    unmap(arena, block, whole_pages(bytes));
+}
+
+void tr_arena_trim(tr_arena *arena) {
+    arena->returns = true;
+    control(arena, "purge", NULL, 0);
+    arena->returns = false;
 }
 
 size_t tr_arena_block_size(size_t bytes) {
