@@ -57,7 +57,7 @@ Test(arena, statistics) {
     cr_assert_eq(stats.peak_bytes, 2 * stats.live_bytes);
     cr_assert_eq(stats.live_blocks, 1);
     cr_assert_eq(stats.allocations, 2);
-    cr_assert_geq(stats.mapped_bytes, stats.peak_bytes);
+    cr_assert_geq(stats.touched_bytes, stats.peak_bytes);
     tr_arena_reset_peak(arena);
     cr_assert_eq(stats_of(arena).peak_bytes, stats.live_bytes);
     tr_arena_free(arena, b);
@@ -75,7 +75,7 @@ Test(arena, steady_state_neither_faults_nor_maps) {
     int64_t mapped = 0, faults = 0;
     for (int step = 0; step < STEPS; step++) {
         if (step == 10) {
-            mapped = stats_of(arena).mapped_bytes;
+            mapped = stats_of(arena).touched_bytes;
             faults = minor_faults();
         }
         for (int i = 0; i < COUNT; i++) {
@@ -86,7 +86,7 @@ Test(arena, steady_state_neither_faults_nor_maps) {
         for (int i = 0; i < COUNT; i++)
             tr_arena_free(arena, blocks[(i * 7 + step) % COUNT]);
     }
-    cr_assert_eq(stats_of(arena).mapped_bytes, mapped);
+    cr_assert_eq(stats_of(arena).touched_bytes, mapped);
     int64_t more = minor_faults() - faults;
 #ifndef __SANITIZE_ADDRESS__ // its shadow memory faults
     cr_assert_leq(more, 0, "%lld faults", (long long) more);
@@ -116,17 +116,17 @@ Test(arena, mapped_blocks_take_what_they_need_and_trimming_returns_the_rest) {
     memset(kept, 7, 1 << 20);
     tr_arena_free(arena, gone);
     tr_arena_stats before = stats_of(arena);
-    cr_assert_geq(before.mapped_bytes, 51 << 20);
+    cr_assert_geq(before.touched_bytes, 51 << 20);
     tr_arena_trim(arena);
-    cr_assert_leq(stats_of(arena).mapped_bytes, before.mapped_bytes - (50 << 20));
+    cr_assert_leq(stats_of(arena).touched_bytes, before.touched_bytes - (50 << 20));
     before = stats_of(arena);
     void *slab = tr_arena_map(arena, BYTES);
     memset(slab, 1, BYTES);
     tr_arena_stats after = stats_of(arena);
-    cr_assert_eq(after.mapped_bytes - before.mapped_bytes, (BYTES + PAGE - 1) / PAGE * PAGE);
-    cr_assert_eq(after.live_bytes - before.live_bytes, after.mapped_bytes - before.mapped_bytes);
+    cr_assert_eq(after.touched_bytes - before.touched_bytes, (BYTES + PAGE - 1) / PAGE * PAGE);
+    cr_assert_eq(after.live_bytes - before.live_bytes, after.touched_bytes - before.touched_bytes);
     tr_arena_unmap(arena, slab, BYTES);
-    cr_assert_eq(stats_of(arena).mapped_bytes, before.mapped_bytes);
+    cr_assert_eq(stats_of(arena).touched_bytes, before.touched_bytes);
     cr_assert_eq(stats_of(arena).live_bytes, before.live_bytes);
     cr_assert_eq(((char *) kept)[(1 << 20) - 1], 7);
     cr_assert_not_null(tr_arena_alloc(arena, 50 << 20));

@@ -50,8 +50,8 @@ typedef struct tr_arena_stats {
     int64_t live_bytes; /* allocated and not freed, size classes included */
     int64_t peak_bytes; /* most that live_bytes ever was */
     int64_t live_blocks;
-    int64_t allocations;  /* calls of tr_arena_alloc that succeeded */
-    int64_t mapped_bytes; /* taken from the system and touched */
+    int64_t allocations;   /* blocks ever made */
+    int64_t touched_bytes; /* of the system's pages that it holds, those that were ever used */
     int os_node;          /* as given */
     bool bound;           /* its memory is bound to that node */
     bool huge;            /* the system accepted our asking for huge pages */

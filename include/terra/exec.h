@@ -121,7 +121,7 @@ TR_API void tr_exec_wait_until_idle(void);
 
 typedef struct tr_exec_stats {
     int64_t instructions, ops_covered, ops_single, bytes_elided, fetches, demands, starvations;
-    int64_t bytes_live, bytes_peak, bytes_mapped, allocations;
+    int64_t bytes_live, bytes_peak, bytes_touched, allocations;
     int executors, threads;
 } tr_exec_stats;
 TR_API void tr_exec_stats_get(tr_exec_stats *out);

@@ -234,7 +234,7 @@ typedef struct tr_stats {
     int64_t plans, compile_ns;
     int64_t skeleton_ops, skeleton_ns; /* time in dispatch while co-executing, sampled; ops of both kinds */
     int64_t bytes_live, bytes_peak;    /* of tensor memory, in use; the most ever */
-    int64_t bytes_mapped;              /* of it, held from the system */
+    int64_t bytes_touched;             /* of the pages held for it, those that were ever used */
     int64_t allocations;               /* of tensor memory, by the executor */
     int64_t executors, threads;
 } tr_stats;

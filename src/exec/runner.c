@@ -593,7 +593,7 @@ void tr_exec_stats_get(tr_exec_stats *out) {
         .starvations = COUNTER(starvations),
         .bytes_live = a.live_bytes,
         .bytes_peak = a.peak_bytes,
-        .bytes_mapped = a.mapped_bytes,
+        .bytes_touched = a.touched_bytes,
         .allocations = a.allocations,
         .executors = 1,
         .threads = runner.placement ? runner.placement->thread_count : 1,

@@ -242,7 +242,7 @@ static PyObject *stats(PyObject *module, PyObject *unused) {
         ROW(skeleton_ns),
         ROW(bytes_live),
         ROW(bytes_peak),
-        ROW(bytes_mapped),
+        ROW(bytes_touched),
         ROW(allocations),
         ROW(executors),
         ROW(threads),

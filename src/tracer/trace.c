@@ -936,7 +936,7 @@ void tr_stats_get(tr_stats *out) {
     out->starvations = e.starvations - stats.starvations;
     out->bytes_live = e.bytes_live;
     out->bytes_peak = e.bytes_peak;
-    out->bytes_mapped = e.bytes_mapped;
+    out->bytes_touched = e.bytes_touched;
     out->allocations = e.allocations - stats.allocations;
     out->executors = e.executors;
     out->threads = e.threads;

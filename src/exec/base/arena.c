@@ -2,7 +2,8 @@
  *
  * Pages are touched when they are mapped, on the node that they are for: which part of the mapped memory jemalloc hands out
  * may change from step to step for ever, and would fault now and then (measured: 0 faults per step instead of a few). So
- * that this wastes little, the series of growing mappings, by which jemalloc saves system calls, ends at GROW_LIMIT. */
+ * that this wastes little, the series of growing mappings, by which jemalloc saves system calls, ends at GROW_LIMIT; and of
+ * a larger mapping, made for one block and up to a fourth larger than that, the rest is touched when jemalloc commits it. */
 #include "terra/arena.h"
 
 #include <errno.h>
@@ -37,7 +38,7 @@ struct tr_arena {
     bool returns; // pages may go back to the system
 
     // Written by the executor thread (or, through the hooks, by jemalloc inside its calls), read by any: relaxed.
-    _Atomic int64_t live_bytes, peak_bytes, live_blocks, allocations, mapped_bytes;
+    _Atomic int64_t live_bytes, peak_bytes, live_blocks, allocations, touched_bytes;
     _Atomic bool bound, huge;
 };
 
@@ -98,12 +99,7 @@ static void touch(unsigned char *pages, size_t bytes) {
         ((volatile unsigned char *) pages)[at] = 0;
 }
 
-static void unmap(tr_arena *arena, void *pages, size_t bytes) {
-    munmap(pages, bytes);
-    add(&arena->mapped_bytes, -(int64_t) bytes);
-}
-
-// Placed, and touched.
+// Places, touches nothing.
 static void *map_for(tr_arena *arena, void *wanted, size_t bytes, size_t alignment) {
     if (bytes >= HUGE_PAGE && alignment < HUGE_PAGE && wanted == NULL)
         alignment = HUGE_PAGE;
@@ -114,36 +110,54 @@ static void *map_for(tr_arena *arena, void *wanted, size_t bytes, size_t alignme
         atomic_store_explicit(&arena->bound, true, memory_order_relaxed);
     if (tr_options_get()->huge_pages && madvise(pages, bytes, MADV_HUGEPAGE) == 0)
         atomic_store_explicit(&arena->huge, true, memory_order_relaxed);
-    touch(pages, bytes);
-    add(&arena->mapped_bytes, (int64_t) bytes);
     return pages;
+}
+
+static void touch_for(tr_arena *arena, void *pages, size_t bytes) {
+    touch(pages, bytes);
+    add(&arena->touched_bytes, (int64_t) bytes);
+}
+
+static void unmap(tr_arena *arena, void *pages, size_t bytes, bool touched) {
+    munmap(pages, bytes);
+    if (touched)
+        add(&arena->touched_bytes, -(int64_t) bytes);
 }
 
 static void *extent_alloc(extent_hooks_t *hooks, void *wanted, size_t bytes, size_t alignment, bool *zero, bool *commit,
                           unsigned index) {
     (void) index;
-    void *pages = map_for((tr_arena *) hooks, wanted, bytes, alignment);
+    tr_arena *arena = (tr_arena *) hooks;
+    void *pages = map_for(arena, wanted, bytes, alignment);
     if (pages == NULL)
         return NULL;
     *zero = true;
-    *commit = true;
+    *commit = bytes <= GROW_LIMIT;
+    if (*commit)
+        touch_for(arena, pages, bytes);
     return pages;
+}
+
+static bool extent_commit(extent_hooks_t *hooks, void *pages, size_t bytes, size_t at, size_t length, unsigned index) {
+    (void) bytes, (void) index;
+    touch_for((tr_arena *) hooks, (unsigned char *) pages + at, length);
+    return false; // done
 }
 
 // True means: not done; jemalloc then retains the pages as they are. jemalloc's own metadata, which lie in pages of ours
 // too, come here when the arena is destroyed; everything else to extent_destroy.
 static bool extent_dalloc(extent_hooks_t *hooks, void *pages, size_t bytes, bool committed, unsigned index) {
-    (void) committed, (void) index;
+    (void) index;
     tr_arena *arena = (tr_arena *) hooks;
     if (!arena->returns)
         return true;
-    unmap(arena, pages, bytes);
+    unmap(arena, pages, bytes, committed);
     return false;
 }
 
 static void extent_destroy(extent_hooks_t *hooks, void *pages, size_t bytes, bool committed, unsigned index) {
-    (void) committed, (void) index;
-    unmap((tr_arena *) hooks, pages, bytes);
+    (void) index;
+    unmap((tr_arena *) hooks, pages, bytes, committed);
 }
 
 static bool extent_split(extent_hooks_t *hooks, void *pages, size_t bytes, size_t a, size_t b, bool committed, unsigned index) {
@@ -201,6 +215,7 @@ tr_status tr_arena_create(int os_node, tr_arena **out) {
         .alloc = extent_alloc,
         .dalloc = extent_dalloc,
         .destroy = extent_destroy,
+        .commit = extent_commit,
         .split = extent_split,
         .merge = extent_merge,
     };
@@ -262,9 +277,12 @@ void tr_arena_free(tr_arena *arena, void *block) {
 void *tr_arena_map(tr_arena *arena, size_t bytes) {
     if (tr_fail_alloc() || TR_UNLIKELY(is_absurd(bytes)))
         return NULL;
-    void *block = map_for(arena, NULL, whole_pages(bytes), whole_pages(1));
-    if (TR_LIKELY(block != NULL))
-        count_block(arena, whole_pages(bytes));
+    bytes = whole_pages(bytes);
+    void *block = map_for(arena, NULL, bytes, whole_pages(1));
+    if (block == NULL)
+        return NULL;
+    touch_for(arena, block, bytes);
+    count_block(arena, bytes);
     return block;
 }
 
@@ -272,7 +290,7 @@ void tr_arena_unmap(tr_arena *arena, void *block, size_t bytes) {
     if (block == NULL)
         return;
     discount_block(arena, whole_pages(bytes));
-    unmap(arena, block, whole_pages(bytes));
+    unmap(arena, block, whole_pages(bytes), true);
 }
 
 void tr_arena_trim(tr_arena *arena) {
@@ -299,7 +317,7 @@ void tr_arena_stats_get(const tr_arena *arena, tr_arena_stats *out) {
         .peak_bytes = read_counter(&arena->peak_bytes),
         .live_blocks = read_counter(&arena->live_blocks),
         .allocations = read_counter(&arena->allocations),
-        .mapped_bytes = read_counter(&arena->mapped_bytes),
+        .touched_bytes = read_counter(&arena->touched_bytes),
         .os_node = arena->os_node,
         .bound = atomic_load_explicit(&arena->bound, memory_order_relaxed),
         .huge = atomic_load_explicit(&arena->huge, memory_order_relaxed),
