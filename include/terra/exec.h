@@ -107,8 +107,8 @@ static inline void tr_exec_advance(tr_activation *a, uint32_t cursor) {
 TR_API void tr_exec_notify(void);
 TR_API tr_status tr_exec_end(tr_activation *a);
 TR_API tr_status tr_exec_exit(tr_activation *a);
-/* Lets go of a plan that nobody begins any more, without waiting for its activations. True: the executor is done with it, its
- * pools are freed, it may be destroyed. False: not yet, call again later. */
+/* Lets go of a plan that nobody begins any more, without waiting for its activations. True: the executor is done with it, it
+ * may be destroyed. False: not yet, call again later. */
 TR_API bool tr_exec_drop_plan(tr_plan *plan);
 
 TR_API void tr_exec_fork_prepare(void);

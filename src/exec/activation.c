@@ -12,10 +12,8 @@
 
 #include <string.h>
 
-/* Slabs of a plan that wait for its next activation. */
 struct tr_plan_state {
-    tr_slab *slabs, *carries;   /* all that were made; those with refs 0 are free */
-    tr_activation *unused;      /* Python's */
+    tr_activation *unused; /* Python's */
 };
 
 static uint32_t cursor(const tr_runner *r) {
@@ -23,12 +21,32 @@ static uint32_t cursor(const tr_runner *r) {
     return atomic_load_explicit(&r->current->cursor, memory_order_acquire);
 }
 
-static tr_slab *take_slab(tr_runner *r, tr_slab **pool, size_t bytes) {
-    for (tr_slab *s = *pool; s; s = s->next)
-        if (s->refs == 0) {
-            s->refs = 1;
-            return s;
+/* Lets go of a pool's slabs; those in use go when they come free. */
+static void drop_slabs(tr_runner *r, tr_slab **pool, bool all) {
+    for (tr_slab **at = pool, *s; (s = *at);) {
+        if (s->refs > 0 && !all) {
+            at = &s->next;
+            continue;
         }
+        *at = s->next;
+        s->pooled = false;
+        s->refs++;
+        tr__slab_release(r->arena, s);
+    }
+}
+
+/* The smallest free one of at least `bytes` and at most `most`. */
+static tr_slab *take_free(tr_slab *pool, size_t bytes, size_t most) {
+    tr_slab *best = NULL;
+    for (tr_slab *s = pool; s; s = s->next)
+        if (s->refs == 0 && s->bytes >= bytes && s->bytes <= most && (!best || s->bytes < best->bytes))
+            best = s;
+    if (best)
+        best->refs = 1;
+    return best;
+}
+
+static tr_slab *add_slab(tr_runner *r, tr_slab **pool, size_t bytes) {
     tr_slab *s = tr__slab_create(r->arena, bytes);
     if (!s)
         return NULL;
@@ -36,6 +54,19 @@ static tr_slab *take_slab(tr_runner *r, tr_slab **pool, size_t bytes) {
     s->next = *pool;
     *pool = s;
     return s;
+}
+
+static tr_slab *take_slab(tr_runner *r, size_t bytes) {
+    tr_slab *s = take_free(r->slabs, bytes, SIZE_MAX);
+    if (s)
+        return s;
+    drop_slabs(r, &r->slabs, false); // all too small: the new one does for their plans, too
+    return add_slab(r, &r->slabs, bytes);
+}
+
+static tr_slab *take_carry(tr_runner *r, size_t bytes) {
+    tr_slab *s = take_free(r->carries, bytes, 2 * bytes); // not the gradients' for a loss
+    return s ? s : add_slab(r, &r->carries, bytes);
 }
 
 void tr__activation_open(tr_runner *r, tr_activation *a) {
@@ -49,8 +80,8 @@ void tr__activation_open(tr_runner *r, tr_activation *a) {
     memset(a->op_done, 0, path->n_ops);
     memset(a->broken, 0, plan->n_instrs);
     memset(a->settled, 0, path->n_values);
-    a->slab = take_slab(r, &plan->state->slabs, plan->slab_bytes);
-    a->carry = take_slab(r, &plan->state->carries, plan->carry_bytes);
+    a->slab = take_slab(r, plan->slab_bytes);
+    a->carry = take_carry(r, plan->carry_bytes);
     if (!a->slab || !a->carry) {
         TR_FAIL(TR_E_NOMEM, "no memory for a plan's %zu bytes", plan->slab_bytes + plan->carry_bytes);
         tr__runner_fail(r, TR_E_NOMEM);
@@ -493,20 +524,9 @@ void tr__activation_close(tr_runner *r) {
     atomic_store_explicit(&a->finished, true, memory_order_release);
 }
 
-static void drop_slabs(tr_runner *r, tr_slab *s) {
-    while (s) {
-        tr_slab *next = s->next;
-        s->pooled = false;
-        s->refs++;
-        tr__slab_release(r->arena, s);
-        s = next;
-    }
-}
-
-void tr__plan_state_drop(tr_runner *r, tr_plan *plan) {
-    drop_slabs(r, plan->state->slabs);
-    drop_slabs(r, plan->state->carries);
-    plan->state->slabs = plan->state->carries = NULL;
+void tr__plan_dropped(tr_runner *r) {
+    drop_slabs(r, &r->slabs, true);
+    drop_slabs(r, &r->carries, true);
 }
 
 /* ------------------------------------------------------------------------------------------------ Python's side */

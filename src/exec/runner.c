@@ -115,7 +115,7 @@ static bool obey(tr_runner *r, tr_msg *m) {
         close_activation(r);
         break;
     case TR_MSG_DROP_PLAN:
-        tr__plan_state_drop(r, m->object);
+        tr__plan_dropped(r);
         // Release: pairs with the acquire in tr_exec_drop_plan.
         atomic_store_explicit(&((tr_plan *) m->object)->dropped, true, memory_order_release);
         break;

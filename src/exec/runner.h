@@ -65,6 +65,7 @@ typedef struct tr_runner {
     bool ended;                 /* END seen: every op is validated */
     bool failed;                /* something in the current activation failed: the rest is skipped */
     uint32_t starved_at;        /* cursor at which the last starvation was relieved */
+    tr_slab *slabs, *carries;   /* of all plans, which run one at a time; refs 0: free */
     tr_fetch *fetches;          /* waiting for ops of the current activation */
     tr_storage **frees;         /* deferred until the current activation closes */
     uint32_t n_frees, frees_size;
@@ -107,7 +108,8 @@ void tr__activation_catch_up(tr_runner *r, uint32_t upto);
 void *tr__activation_address(tr_runner *r, tr_ref v, tr_status *status);
 bool tr__activation_has_run(const tr_runner *r, uint32_t upto);
 void tr__activation_close(tr_runner *r);
-void tr__plan_state_drop(tr_runner *r, tr_plan *plan);
+/* One plan less: what the pools hold may be too much for the others. */
+void tr__plan_dropped(tr_runner *r);
 /* Python's side: an activation from the plan's pool (NULL: no memory); all of them freed. */
 tr_activation *tr__activation_take(tr_plan *plan);
 void tr__activations_free(tr_plan *plan);

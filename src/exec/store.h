@@ -13,7 +13,7 @@ struct tr_slab {
     int64_t refs; /* the executor's: 1 while its activation runs, 1 for each storage that lies in it */
     size_t bytes;
     void *base;
-    bool pooled;  /* returns to its plan's pool instead of being freed */
+    bool pooled;  /* stays in its pool instead of being freed */
     tr_slab *next;
 };
 
