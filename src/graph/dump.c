@@ -87,7 +87,7 @@ static void put_home(text *t, const tr_plan *plan, const tr_instr *instr) {
     put(t, "  weights at home (%s)", tr_home_print(plan->homes[tr__ref_index(plan->path, weights->ref)]));
 }
 
-static void put_instr(text *t, const tr_plan *plan, uint32_t i, const char *(*site_text)(uint32_t)) {
+static void put_instr(text *t, const tr_plan *plan, uint32_t i, const tr__cost *cost, const char *(*site_text)(uint32_t)) {
     const tr_instr *instr = &plan->instrs[i];
     put(t, "%5u %-5s %5u  ", i, kinds[instr->kind], instr->ready);
     uint32_t same = 0;
@@ -103,6 +103,7 @@ static void put_instr(text *t, const tr_plan *plan, uint32_t i, const char *(*si
     }
     put_elided(t, plan, instr);
     put_home(t, plan, instr);
+    put(t, "  %.6g kFLOP, %.6g kB", cost->flop * 1e-3, cost->bytes * 1e-3);
     int64_t ns = plan->ns ? atomic_load_explicit(&plan->ns[i], memory_order_relaxed) : 0; // relaxed: see plan.h
     if (ns)
         put(t, "  %.1f us", (double) ns * 1e-3);
@@ -213,11 +214,17 @@ static void put_totals(text *t, const tr_plan *plan) {
 }
 
 char *tr_plan_text(const tr_plan *plan, const char *(*site_text)(uint32_t site)) {
+    tr__cost *costs = tr_calloc(plan->n_instrs + 1, sizeof *costs);
+    if (!costs || tr__plan_cost(plan, costs) != TR_OK) {
+        tr_free(costs);
+        return NULL;
+    }
     text t = {0};
     put_totals(&t, plan);
-    put(&t, "    # kind  ready  ops @index\n");
+    put(&t, "    # kind  ready  ops @index  what it computes, moves, and took at its least  call\n");
     for (uint32_t i = 0; i < plan->n_instrs; i++)
-        put_instr(&t, plan, i, site_text);
+        put_instr(&t, plan, i, &costs[i], site_text);
+    tr_free(costs);
     return t.at;
 }
 
