@@ -4,6 +4,7 @@ import common
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+import workloads
 
 
 class Layer(nn.Module):
@@ -48,39 +49,24 @@ class BertForAnswers(nn.Module):
         return start, end
 
 
-def flop(batch, length, width, layers):
-    """Products of a step: forward, and as much again for each of the two derivatives."""
-    tokens = batch * length
-    return 3 * tokens * (layers * (2 * 12 * width * width + 2 * 2 * length * width) + 2 * 2 * width)
-
-
 def main():
-    parser = common.parser(__doc__)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--heads", type=int, default=12)
-    parser.add_argument("--vocabulary", type=int, default=30522)
-    parser.add_argument("--dropout", type=float, default=0.1)
-    args = parser.parse_args()
+    args = common.parse(workloads.Bert, __doc__)
     rng = common.prepare(args)
     model = common.tuned(BertForAnswers(args.vocabulary, args.length, args.width, args.layers, args.heads, args.dropout), args)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-5, weight_decay=0.01, **common.fused(args))
-    shape = args.batch, args.length
-    batch = common.pool(lambda: (rng.randint(0, args.vocabulary, shape), rng.randint(0, 2, shape),
-                                 rng.randint(0, args.length, args.batch), rng.randint(0, args.length, args.batch)))
+    batch = common.batches(workloads.Bert, args, rng)
 
     def step(i):
         words, kinds, first, last = batch(i)
         optimizer.zero_grad()
-        start, end = model(words, kinds)
-        loss = (F.cross_entropy(start, first) + F.cross_entropy(end, last)) / 2
+        with common.autocast(args):
+            start, end = model(words, kinds)
+            loss = (F.cross_entropy(start, first) + F.cross_entropy(end, last)) / 2
         loss.backward()
         optimizer.step()
         return loss.item()
 
-    common.run(args, step, flop(args.batch, args.length, args.width, args.layers))
+    common.run(args, step, workloads.Bert)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""A GPT-2 predicts the next of random words: causal attention, AdamW. --small: two layers, 128 wide."""
+"""A GPT-2 predicts the next of random words: causal attention, AdamW."""
 
 import common
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+import workloads
 
 
 class Block(nn.Module):
@@ -45,39 +46,23 @@ class GPT2(nn.Module):
         return self.head(self.ln(x))
 
 
-def flop(batch, length, width, layers, vocabulary):
-    """Products of a step, each position attending to those before it only: forward and twice as much for derivatives."""
-    tokens = batch * length
-    return 3 * tokens * (layers * (2 * 12 * width * width + 2 * length * width) + 2 * width * vocabulary)
-
-
 def main():
-    parser = common.parser(__doc__)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--vocabulary", type=int, default=16384)
-    parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--small", action="store_true")
-    args = parser.parse_args()
-    if args.small:
-        args.batch, args.length, args.width, args.layers, args.heads, args.vocabulary = 4, 64, 128, 2, 4, 512
+    args = common.parse(workloads.GPT2, __doc__)
     rng = common.prepare(args)
     model = common.tuned(GPT2(args.vocabulary, args.length, args.width, args.layers, args.heads, args.dropout), args)
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, weight_decay=0.1, **common.fused(args))
-    batch = common.pool(lambda: (rng.randint(0, args.vocabulary, (args.batch, args.length + 1)),))
+    batch = common.batches(workloads.GPT2, args, rng)
 
     def step(i):
         (words,) = batch(i)
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(words[:, :-1]).reshape(-1, args.vocabulary), words[:, 1:].reshape(-1))
+        with common.autocast(args):
+            loss = F.cross_entropy(model(words[:, :-1]).reshape(-1, args.vocabulary), words[:, 1:].reshape(-1))
         loss.backward()
         optimizer.step()
         return loss.item()
 
-    common.run(args, step, flop(args.batch, args.length, args.width, args.layers, args.vocabulary))
+    common.run(args, step, workloads.GPT2)
 
 
 if __name__ == "__main__":

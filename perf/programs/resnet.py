@@ -1,10 +1,10 @@
 """ResNet-18 or ResNet-50 on random images: SGD with momentum."""
 
 import common
-import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+import workloads
 
 
 def conv(n_in, n_out, size, stride=1):
@@ -66,50 +66,26 @@ class ResNet(nn.Module):
         return self.head(torch.flatten(x, 1))
 
 
-def flop(model, batch, size):
-    """Of a step's convolutions and its last product: forward, and a derivative each for data and weights; none for the images."""
-    def of(c, h):
-        out = -(-h // c.stride[0])
-        return 2 * c.weight.numel() * out * out, out
-
-    stem, h = of(model.stem, size)
-    total = 2 * stem
-    h = -(-h // 2)
-    for block in model.layers:
-        if block.down is not None:
-            total += 3 * of(block.down[0], h)[0]
-        for name in ("conv1", "conv2", "conv3"):
-            if hasattr(block, name):
-                n, h = of(getattr(block, name), h)
-                total += 3 * n
-    return batch * (total + 3 * 2 * model.head.weight.numel())
-
-
 def main():
-    parser = common.parser(__doc__)
-    parser.add_argument("--depth", type=int, choices=[18, 50], default=50)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--classes", type=int, default=1000)
-    args = parser.parse_args()
+    args = common.parse(workloads.ResNet, __doc__)
     rng = common.prepare(args)
     net = ResNet(*((Basic, (2, 2, 2, 2)) if args.depth == 18 else (Bottleneck, (3, 4, 6, 3))), args.classes)
     model = common.tuned(net, args)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, **common.fused(args))
-    batch = common.pool(lambda: (rng.standard_normal((args.batch, 3, args.size, args.size)).astype(np.float32),
-                                 rng.randint(0, args.classes, args.batch)))
+    batch = common.batches(workloads.ResNet, args, rng)
 
     def step(i):
         x, y = batch(i)
         if args.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
+        with common.autocast(args):
+            loss = F.cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
         return loss.item()
 
-    common.run(args, step, flop(net, args.batch, args.size))
+    common.run(args, step, workloads.ResNet)
 
 
 if __name__ == "__main__":
