@@ -1,102 +1,91 @@
 """Terra against its peers on the programs in perf/programs: a process for each run, rounds interleaved.
 
-    python perf/compare.py --out report            # report.md, report.json, report.svg; half an hour and more
-    python perf/compare.py --quick                 # smaller programs, fewer peers: three minutes
+    python perf/compare.py --install --out report  # report.md, report.json, report.svg; hours, unless --programs or --dtypes narrow it
+    python perf/compare.py --quick                 # smaller programs, torch tuned in one way, fewer runs: three minutes
 
-Run it with an interpreter that has torch (and, for JAX, jax); Terra must be importable, by installation or PYTHONPATH. The figures mean
-something on a quiet machine only: each row says how far its runs lay apart."""
+Run it with an interpreter that has torch; Terra must be importable, by installation or PYTHONPATH. JAX is looked for in .venv-perf,
+which --install makes, then here. Tuned torch is the best of all combinations of what tuning consists of (harness.py), found in runs
+of --search-seconds before the rounds. The figures mean something on a quiet machine only: each row says how far its runs lay apart."""
 
 import argparse
-import importlib.util
-import json
-import os
-import platform
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-HERE = Path(__file__).parent
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "67108864"}
+import harness
 
-# name -> program, its arguments, whether it is made of convolutions
-PROGRAMS = {
-    "ResNet-50, 8x3x128x128": ("resnet", ["--depth", "50"], True),
-    "ResNet-18, 8x3x128x128": ("resnet", ["--depth", "18"], True),
-    "BERT, 6x768, 8x128": ("bert_qa", [], False),
-    "GPT-2, 6x512, 4x256": ("gpt2", [], False),
-    "GPT-2, 2x128, 4x64": ("gpt2", ["--small", "--steps", "200"], False),
-    "MLP, 3x64, 16": ("mlp", [], False),
-}
-QUICK = {
-    "MLP, 3x64, 16": ("mlp", ["--steps", "1000"], False),
-    "GPT-2, 2x128, 4x64": ("gpt2", ["--small", "--steps", "100"], False),
-    "ResNet-18, 4x3x64x64": ("resnet", ["--depth", "18", "--size", "64", "--batch", "4"], True),
-}
-QUICK_SECONDS = 170  # no run begins later, or lasts longer
-PEERS = ("torch eager", "torch.compile", "tuned torch", "tuned torch.compile", "JAX jit")
+QUICK_SECONDS = 165  # no run begins later, or lasts longer
 
 
-def command(peer, program, args, convolutions):
-    """The run's command line, what it adds to the environment; None where there is no such peer here."""
-    script = HERE / "programs" / f"{program}.py"
-    env = {}
-    if peer == "JAX jit":
-        script = HERE / "peers" / f"{program}.py"
-        if importlib.util.find_spec("jax") is None or not script.exists():
-            return None
-    if peer.startswith("tuned"):
-        args = [*args, "--precision", "medium", "--fused", *(["--channels-last"] if convolutions else [])]
-        env = MALLOC
-    if peer.endswith("compile"):
-        args = [*args, "--compile"]
-    launcher = ["-m", "terra"] if peer == "Terra" else []
-    return [sys.executable, *launcher, str(script), *args], env
+class Clock:
+    """How long a run may take."""
+
+    def __init__(self, args):
+        self.began, self.args = time.monotonic(), args
+
+    def passed(self):
+        return time.monotonic() - self.began
+
+    def left(self):
+        return min(self.args.timeout, QUICK_SECONDS - self.passed() if self.args.quick else self.args.timeout)
+
+    def run(self, what, job, threads):
+        left = self.left()
+        record = harness.run(*job, threads, left) if left > 3 else "no time left"
+        print(f"[{self.passed():5.0f} s] {what}: " + (record if isinstance(record, str) else f"{record['median_ms']:.3f} ms"), file=sys.stderr)
+        return record
 
 
-def run(line, env, threads, timeout):
-    """One process: its record, or what went wrong."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "record.json"
-        if threads:
-            env = {**env, "OMP_NUM_THREADS": str(threads), "TERRA_THREADS": str(threads)}
-        try:
-            done = subprocess.run([*line, "--json", str(out)], env={**os.environ, **env}, capture_output=True, text=True, timeout=timeout,
-                                  cwd=folder)
-        except subprocess.TimeoutExpired:
-            return f"no end within {timeout:.0f} s"
-        if done.returncode:
-            return (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
-        return json.loads(out.read_text())
+def plan(args):
+    """{(dtype, program, peer): (interpreter, program file, its arguments, has convolutions)}, and why others are missing."""
+    jobs, missing = {}, {}
+    for dtype in args.dtypes:
+        for name, (program, arguments, convolutions) in harness.chosen(harness.QUICK if args.quick else harness.PROGRAMS, args.programs).items():
+            for peer in (*args.peers, "Terra"):
+                key = dtype, name, peer
+                python, reason = harness.interpreter(peer, args.jax_python)
+                if args.quick and peer.endswith("compile") and (program != "mlp" or dtype != "fp32"):
+                    reason = "not in the quick comparison"
+                if reason:
+                    missing[key] = reason
+                else:
+                    jobs[key] = python, program, [*arguments, "--dtype", dtype, "--seconds"], convolutions
+    if args.quick:  # what is needed least last, lest no time is left for the others
+        jobs = dict(sorted(jobs.items(), key=lambda job: (job[0][0] != "fp32", job[0][2].endswith("compile"),
+                                                          -harness.EVERYONE.index(job[0][2]))))
+    return jobs, missing
 
 
-def fma_peak(threads):
-    """GFLOP/s of float32 that the cores reach in registers; None without a C compiler."""
-    cc = shutil.which("cc") or shutil.which("gcc")
-    if cc is None:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        binary = Path(folder) / "fma_peak"
-        if subprocess.run([cc, "-O3", "-march=native", "-fopenmp", str(HERE / "fma_peak.c"), "-o", str(binary)]).returncode:
-            return None
-        env = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-        return float(subprocess.run([str(binary)], env=env, capture_output=True, text=True, check=True).stdout)
+def tune(args, clock, key, job):
+    """The best combination, and what each gave."""
+    python, program, arguments, convolutions = job
+    candidates = harness.tunings(convolutions)
+    if args.quick:
+        return candidates[0], []
+    found = []
+    for names in candidates:
+        line = harness.command(python, key[2], program, [*arguments, str(args.search_seconds)], names)
+        record = clock.run(f"search, {', '.join(key)}: {', '.join(names) or 'nothing'}", line, args.threads)
+        found.append({"tuning": names, "median_ms": record["median_ms"] if isinstance(record, dict) else None,
+                      "failure": record if isinstance(record, str) else None})
+    ran = [f for f in found if f["median_ms"] is not None]
+    return (min(ran, key=lambda f: f["median_ms"])["tuning"] if ran else ()), found
 
 
 def digest(records, peak):
     """A row of the report from the runs of one program by one peer."""
     good = [r for r in records if isinstance(r, dict)]
+    failures = sorted({r for r in records if isinstance(r, str)})
     if not good:
-        return {"failed": records[0] if records else "not run"}
+        return {"failed": "; ".join(failures) or "not run"}
     median = {k: statistics.median(r[k] for r in good) for k in
-              ("median_ms", "cpu_s_per_step", "peak_rss_mib", "first_step_s", "tenth_step_s", "gflop")}
+              ("median_ms", "p10_ms", "p90_ms", "tail", "cpu_s_per_step", "cpu_s", "peak_rss_mib", "first_step_s", "gflop")}
+    tenth = [r["tenth_step_s"] for r in good if r["tenth_step_s"] is not None]
     rate = median["gflop"] / median["median_ms"] * 1e3
-    return {**median, "runs": len(good), "low_ms": min(r["median_ms"] for r in good), "high_ms": max(r["median_ms"] for r in good),
+    return {**median, "tenth_step_s": statistics.median(tenth) if tenth else None, "first_compiled": good[-1]["first_compiled"],
+            "runs": len(good), "low_ms": min(r["median_ms"] for r in good), "high_ms": max(r["median_ms"] for r in good),
             "gflops": rate, "share_of_peak": rate / peak if peak else None, "last_loss": good[-1]["losses"][-1],
-            "failures": [r for r in records if isinstance(r, str)]}
+            "ran_with": good[-1]["ran_with"], "failures": failures}
 
 
 def best_peer(rows):
@@ -104,94 +93,116 @@ def best_peer(rows):
     return min(peers, key=peers.get) if peers else None
 
 
+def cells(peer, r, best_ms):
+    if "failed" in r:
+        return [peer, r["failed"], *[""] * 10]
+    compiled = r["first_compiled"]
+    return [f"**{peer}**" if peer == "Terra" else peer, f"{r['median_ms']:.3g}", f"{r['p10_ms']:.3g}–{r['p90_ms']:.3g}",
+            f"{r['low_ms']:.3g}–{r['high_ms']:.3g} ({r['runs']})", f"{r['median_ms'] / best_ms:.2f}" if best_ms else "", f"{r['tail']:.2f}",
+            f"{r['gflops']:.1f}", f"{100 * r['share_of_peak']:.0f} %" if r["share_of_peak"] else "",
+            f"{r['first_step_s']:.1f} / " + (f"{r['tenth_step_s']:.1f}" if r["tenth_step_s"] else "–"),
+            f"{compiled['step']}: {compiled['ms']:.3g}" if compiled else "–", f"{1e3 * r['cpu_s_per_step']:.3g} / {r['cpu_s']:.1f}",
+            f"{r['peak_rss_mib']:.0f}"]
+
+
+def ran_with(rows):
+    """What each peer ran with, a line per peer."""
+    for peer, r in rows.items():
+        if "ran_with" in r:
+            w = dict(r["ran_with"])
+            arguments, environment = " ".join(w.pop("arguments")[:-2]), " ".join(f"{k}={v}" for k, v in w.pop("environment").items())
+            about = ", ".join("; ".join(v) if isinstance(v, list) else f"{k} {v}" for k, v in w.items())
+            tuning = "" if r.get("tuning") is None else f" tuned: {', '.join(r['tuning']) or 'nothing helped'};"
+            yield f"* {peer}:{tuning} {about}; `{arguments}`" + (f"; `{environment}`" if environment else "")
+            yield from (f"  * of {peer}'s runs, some failed: {f}" for f in r["failures"])
+
+
 def markdown(report):
-    lines = [f"{report['machine']}; {report['threads'] or 'all'} threads; {report['rounds']} rounds interleaved; FMA peak "
-             + (f"{report['peak']:.0f} GFLOP/s, measured between the rounds." if report["peak"] else "unknown (no C compiler).")]
-    for name, rows in report["programs"].items():
-        best = best_peer(rows)
-        lines += ["", f"## {name}", "", "| | ms/step | runs from–to | against the best peer | GFLOP/s | of the peak | first / tenth step, s | "
-                  "CPU ms/step | peak MiB |", "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
-        for peer, r in rows.items():
-            if "failed" in r:
-                lines.append(f"| {peer} | {r['failed']} | | | | | | | |")
-                continue
-            ratio = f"{r['median_ms'] / rows[best]['median_ms']:.2f}" if best else ""
-            share = f"{100 * r['share_of_peak']:.0f} %" if r["share_of_peak"] else ""
-            name_of = f"**{peer}**" if peer == "Terra" else peer
-            lines.append(f"| {name_of} | {r['median_ms']:.3g} | {r['low_ms']:.3g}–{r['high_ms']:.3g} | {ratio} | {r['gflops']:.1f} | "
-                         f"{share} | {r['first_step_s']:.1f} / {r['tenth_step_s']:.1f} | {1e3 * r['cpu_s_per_step']:.3g} | "
-                         f"{r['peak_rss_mib']:.0f} |")
+    peak = f"{report['peak']:.0f} GFLOP/s of float32, measured between the rounds" if report["peak"] else "unknown (no C compiler)"
+    lines = ["# Terra and its peers", "", f"{report['machine']}; {report['threads'] or 'all'} threads; rounds interleaved: {report['rounds']}; "
+             f"FMA peak {peak}. `{report['command']}`.", "",
+             "ms/step is the median over runs of their medians, then of their 10th and 90th percentiles; *runs* where their medians lay, and how "
+             "many; *vs best* the ratio to the best peer; *late* the slowest step over the median, of steps under 10 ms their 99th percentile; "
+             "first and tenth step in seconds from the start of the process; *compiled* the first step that ran compiled code, and its ms; CPU ms "
+             "of a step, and seconds of the process."]
+    for dtype, programs in report["results"].items():
+        lines += ["", f"## {dtype}"]
+        for name, rows in programs.items():
+            best = best_peer(rows)
+            lines += ["", f"### {name}, {dtype}", "",
+                      harness.header("", "ms/step", "10–90 %", "runs", "vs best", "late", "GFLOP/s", "of FMA peak", "first / tenth, s", "compiled",
+                                     "CPU", "peak MiB")]
+            lines += [harness.row(*cells(peer, r, rows[best]["median_ms"] if best else None)) for peer, r in rows.items()]
+            lines += ["", *ran_with(rows)]
     return "\n".join(lines) + "\n"
 
 
-def svg(report):
+def chart(report):
     """Bars: each peer's time per step as a share of the slowest in its program."""
-    colours = {"torch eager": "#b9c4cf", "torch.compile": "#93a3b3", "tuned torch": "#6d8296", "tuned torch.compile": "#4a6178",
-               "JAX jit": "#c9a66b", "Terra": "#c8452f"}
     y, parts = 20, []
-    for name, rows in report["programs"].items():
-        rows = {p: r for p, r in rows.items() if "median_ms" in r}
-        if not rows:
-            continue
-        top = max(r["median_ms"] for r in rows.values())
-        parts.append(f'<text x="10" y="{y}" font-weight="bold">{name}</text>')
-        for peer, r in rows.items():
-            y += 18
-            width = 360 * r["median_ms"] / top
-            parts.append(f'<text x="150" y="{y}" text-anchor="end">{peer}</text><rect x="158" y="{y - 11}" width="{width:.1f}" height="13" '
-                         f'fill="{colours[peer]}"/><text x="{164 + width:.1f}" y="{y}">{r["median_ms"]:.3g} ms</text>')
-        y += 32
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="620" height="{y}" font-family="sans-serif" font-size="12">'
-            f'<rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>\n')
+    for dtype, programs in report["results"].items():
+        for name, rows in programs.items():
+            rows = {p: r for p, r in rows.items() if "median_ms" in r}
+            if not rows:
+                continue
+            top = max(r["median_ms"] for r in rows.values())
+            parts.append(harness.text(10, y, f"{name}, {dtype}", font_weight="bold"))
+            for peer, r in rows.items():
+                y += 18
+                width = 360 * r["median_ms"] / top
+                parts += [harness.text(150, y, peer, text_anchor="end"),
+                          f'<rect x="158" y="{y - 11}" width="{width:.1f}" height="13" fill="{harness.COLOURS[peer]}"/>',
+                          harness.text(164 + width, y, f"{r['median_ms']:.3g} ms")]
+            y += 32
+    return harness.svg(620, y, parts)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--programs", nargs="*", help="those whose name contains one of these")
-    p.add_argument("--peers", nargs="*", help="of: " + ", ".join(PEERS))
+    p.add_argument("--peers", nargs="*", choices=harness.PEERS, default=harness.PEERS)
+    p.add_argument("--dtypes", nargs="*", choices=harness.DTYPES, default=harness.DTYPES)
     p.add_argument("--threads", type=int, default=0, help="for all alike; 0: as each finds right")
     p.add_argument("--seconds", type=float, default=20.0, help="of timed steps per run at most")
+    p.add_argument("--search-seconds", type=float, default=5.0, help="the same, while the best tuning is looked for")
     p.add_argument("--timeout", type=float, default=900.0, help="seconds for a run, compilation included")
+    p.add_argument("--jax-python", help="an interpreter that has jax")
+    p.add_argument("--install", action="store_true", help="first make .venv-perf, an environment with JAX")
     p.add_argument("--out", help="write <out>.md, <out>.json and <out>.svg")
-    p.add_argument("--quick", action="store_true", help="small programs, two rounds, torch.compile for the MLP only: three minutes")
+    p.add_argument("--quick", action="store_true", help="small programs, up to two rounds, torch tuned by all means at once, torch.compile for "
+                   "the MLP only: three minutes")
     args = p.parse_args()
+    if args.install:
+        harness.install_jax()
     if args.quick:
-        args.rounds, args.seconds, args.timeout = 2, min(args.seconds, 3.0), min(args.timeout, 40.0)
-    jobs = {}
-    for name, (program, arguments, convolutions) in (QUICK if args.quick else PROGRAMS).items():
-        if args.programs and not any(s.lower() in name.lower() for s in args.programs):
-            continue
-        for peer in (*(args.peers or PEERS), "Terra"):
-            if args.quick and peer.endswith("compile") and program != "mlp":
-                continue
-            job = command(peer, program, [*arguments, "--seconds", str(args.seconds)], convolutions)
-            if job:
-                jobs[name, peer] = job
-    if args.quick:  # what takes long last, lest no time is left for the others
-        jobs = dict(sorted(jobs.items(), key=lambda job: job[0][1].endswith("compile")))
-    records = {key: [] for key in jobs}
-    peaks, began = [], time.monotonic()
+        args.rounds, args.seconds, args.timeout = 2, min(args.seconds, 1.5), min(args.timeout, 40.0)
+    clock = Clock(args)
+    jobs, missing = plan(args)
+    tunings, searches, lines = {}, {}, {}
+    for key, job in jobs.items():
+        if key[2].startswith("tuned"):
+            tunings[key], searches[key] = tune(args, clock, key, job)
+        python, program, arguments, _ = job
+        lines[key] = harness.command(python, key[2], program, [*arguments, str(args.seconds)], tunings.get(key, ()))
+    records = {key: [] for key in lines}
+    peaks = []
     for r in range(args.rounds):
-        peaks.append(fma_peak(args.threads))
-        for (name, peer), (line, env) in list(jobs.items())[:: 1 if r % 2 == 0 or args.quick else -1]:  # there and back, against drift
-            left = QUICK_SECONDS - (time.monotonic() - began) if args.quick else args.timeout
-            record = run(line, env, args.threads, min(left, args.timeout)) if left > 5 else "no time left"
-            records[name, peer].append(record)
-            print(f"[{time.monotonic() - began:5.0f} s] round {r + 1}, {name}, {peer}: "
-                  + (record if isinstance(record, str) else f"{record['median_ms']:.3f} ms"), file=sys.stderr)
+        peaks.append(harness.fma_peak(args.threads))
+        for key, line in list(lines.items())[:: 1 if r % 2 == 0 or args.quick else -1]:  # there and back, against drift
+            if r == 0 or clock.left() > 3:
+                records[key].append(clock.run(f"round {r + 1}, {', '.join(key)}", line, args.threads))
     peak = max(filter(None, peaks), default=None)
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
-    report = {"machine": f"{cpu}, {len(os.sched_getaffinity(0))} CPUs usable, {platform.system()} {platform.release()}",
-              "threads": args.threads, "rounds": args.rounds, "quick": args.quick, "peak": peak, "programs": {}}
-    for name, peer in sorted(jobs, key=lambda job: job[1] == "Terra"):
-        report["programs"].setdefault(name, {})[peer] = digest(records[name, peer], peak)
+    report = {"machine": harness.machine(), "command": " ".join(sys.argv), "threads": args.threads, "rounds": args.rounds, "peak": peak,
+              "seconds": clock.passed(), "results": {}}
+    for key in sorted({**records, **missing}, key=lambda k: (harness.DTYPES.index(k[0]), harness.EVERYONE.index(k[2]))):
+        dtype, name, peer = key
+        result = {"failed": missing[key]} if key in missing else digest(records[key], peak)
+        if key in tunings:
+            result |= {"tuning": tunings[key], "search": searches[key]}
+        report["results"].setdefault(dtype, {}).setdefault(name, {})[peer] = result
     text = markdown(report)
-    print(text)
-    if args.out:
-        Path(args.out + ".md").write_text(text)
-        Path(args.out + ".json").write_text(json.dumps({**report, "records": [[*k, v] for k, v in records.items()]}, indent=1))
-        Path(args.out + ".svg").write_text(svg(report))
+    harness.write(args.out, {**report, "records": [[*k, v] for k, v in records.items()]}, text, chart(report))
 
 
 if __name__ == "__main__":

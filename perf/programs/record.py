@@ -11,7 +11,8 @@ import time
 import numpy as np
 
 # What changes how a run performs, of the environment.
-ENVIRONMENT = ("OMP_", "GOMP_", "KMP_", "MKL_", "DNNL_", "ONEDNN_", "TORCH", "TERRA_", "XLA_", "JAX_", "NPROC", "MALLOC_", "LD_PRELOAD")
+SETTINGS = ("OMP_", "GOMP_", "KMP_", "MKL_", "DNNL_", "ONEDNN_", "TORCH", "TERRA_", "XLA_", "JAX_", "NPROC", "MALLOC_", "LD_PRELOAD")
+ENVIRONMENT = {k: v for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)}
 
 
 def parser(doc):
@@ -68,7 +69,7 @@ def run(args, step, flop, runtime, ran_with, compiled):
             first = since_start()
         if i == 9:
             tenth = since_start()
-        if first_compiled is None and i < args.warmup and compiled():
+        if first_compiled is None and compiled():
             first_compiled = {"step": i + 1, "ms": 1e3 * times[-1], "at_s": since_start()}
     cpu = cpu_seconds() - cpu
     steady = times[args.warmup:] or times
@@ -90,8 +91,7 @@ def run(args, step, flop, runtime, ran_with, compiled):
         "cpu_s_per_step": cpu / len(steady),
         "cpu_s": cpu_seconds() + cpu_seconds(resource.RUSAGE_CHILDREN),
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "ran_with": {"python": platform.python_version(), "numpy": np.__version__, **ran_with, "arguments": sys.argv[1:],
-                     "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(ENVIRONMENT)}},
+        "ran_with": {"python": platform.python_version(), "numpy": np.__version__, **ran_with, "arguments": sys.argv[1:], "environment": ENVIRONMENT},
         "losses": losses,
         "starts_us": [1e6 * s for s in starts[args.warmup:]],  # of the monotonic clock, as a timeline's times
     }

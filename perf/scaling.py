@@ -1,0 +1,115 @@
+"""How the programs in perf/programs scale with threads: the median step, the speed-up over one thread, the efficiency.
+
+    python perf/scaling.py --out scaling           # scaling.md, scaling.json, scaling.svg
+    python perf/scaling.py --quick                 # smaller programs
+
+One process per program, dtype and number of threads; rounds interleaved. Threads are those of parallel loops (OMP_NUM_THREADS,
+TERRA_THREADS); Python's own comes on top."""
+
+import argparse
+import statistics
+import sys
+
+import harness
+
+
+def thread_counts(usable):
+    """All up to 8, then powers of two and what there is."""
+    return sorted({n for n in range(1, usable + 1) if n <= 8 or n & (n - 1) == 0} | {usable})
+
+
+def curve(times):
+    """Of {threads: median ms}: rows with speed-up and efficiency against the fewest threads."""
+    least = min(times)
+    return [{"threads": n, "median_ms": ms, "speedup": times[least] / ms, "efficiency": times[least] * least / (ms * n)}
+            for n, ms in sorted(times.items())]
+
+
+def markdown(report):
+    lines = ["# Scaling", "", f"{report['machine']}; {report['peer']}; rounds interleaved: {report['rounds']}. `{report['command']}`.", "",
+             harness.header("program", "dtype", "threads", "ms/step", "runs", "speed-up", "efficiency", "GFLOP/s", "of FMA peak")]
+    for s in report["series"]:
+        for r in s["rows"]:
+            peak = report["peaks"][r["threads"]]
+            share = f"{100 * r['gflops'] / peak:.0f} %" if peak else ""
+            lines.append(harness.row(s["program"], s["dtype"], r["threads"], f"{r['median_ms']:.3g}", f"{r['low_ms']:.3g}–{r['high_ms']:.3g}",
+                                     f"{r['speedup']:.2f}", f"{100 * r['efficiency']:.0f} %", f"{r['gflops']:.1f}", share))
+        lines += [harness.row(s["program"], s["dtype"], n, why, *[""] * 5) for n, why in s["failures"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def chart(report):
+    """Speed-up over threads, a line per program; dashed: bf16; grey: ideal."""
+    size, left, top = 360, 40, 20
+    most = max(report["threads"])
+    palette = ("#c8452f", "#4a6178", "#c9a66b", "#6a994e", "#8e6c8a", "#2a9d8f")
+
+    def at(n, speedup):
+        return left + size * (n - 1) / max(most - 1, 1), top + size * (1 - min(speedup, most) / most)
+
+    parts = [f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in (at(n, n) for n in report["threads"]))}" fill="none" '
+             'stroke="#bbb" stroke-width="2"/>']
+    for n in report["threads"]:
+        parts += [harness.text(at(n, 0)[0], top + size + 16, n, text_anchor="middle"), harness.text(left - 8, at(1, n)[1] + 4, n, text_anchor="end")]
+    parts.append(harness.text(left + size / 2, top + size + 34, "threads; upwards: speed-up", text_anchor="middle"))
+    names = list(dict.fromkeys(s["program"] for s in report["series"]))
+    for i, s in enumerate(s for s in report["series"] if s["rows"]):
+        colour = palette[names.index(s["program"]) % len(palette)]
+        dash = ' stroke-dasharray="6 4"' if s["dtype"] == "bf16" else ""
+        points = " ".join("{:.1f},{:.1f}".format(*at(r["threads"], r["speedup"])) for r in s["rows"])
+        parts += [f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>',
+                  harness.text(left + size + 20, top + 20 + 20 * i, f"{s['program']}, {s['dtype']}: {s['rows'][-1]['speedup']:.2f}", fill=colour)]
+    return harness.svg(700, max(top + size + 50, top + 40 + 20 * len(report["series"])), parts)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--programs", nargs="*", help="those whose name contains one of these")
+    p.add_argument("--dtypes", nargs="*", choices=harness.DTYPES, default=["fp32"])
+    p.add_argument("--threads", nargs="*", type=int, help="numbers of threads; all that this process may use where none are given")
+    p.add_argument("--peer", choices=harness.EVERYONE, default="Terra", help="whose scaling")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--seconds", type=float, default=20.0, help="of timed steps per run at most")
+    p.add_argument("--timeout", type=float, default=900.0, help="seconds for a run")
+    p.add_argument("--jax-python", help="an interpreter that has jax")
+    p.add_argument("--out", help="write <out>.md, <out>.json and <out>.svg")
+    p.add_argument("--quick", action="store_true", help="small programs, one round")
+    args = p.parse_args()
+    if args.quick:
+        args.rounds, args.seconds = 1, min(args.seconds, 2.0)
+    python, reason = harness.interpreter(args.peer, args.jax_python)
+    if reason:
+        raise SystemExit(reason)
+    threads = sorted(set(args.threads or thread_counts(harness.usable_cpus())))
+    if threads[0] < 1:
+        p.error("a number of threads is 1 or more")
+    programs = harness.chosen(harness.QUICK if args.quick else harness.PROGRAMS, args.programs)
+    keys = [(name, dtype, n) for name in programs for dtype in args.dtypes for n in threads]
+    records = {key: [] for key in keys}
+    for r in range(args.rounds):
+        for key in keys[:: 1 if r % 2 == 0 else -1]:  # there and back, against drift
+            name, dtype, n = key
+            program, arguments, _ = programs[name]
+            line = harness.command(python, args.peer, program, [*arguments, "--dtype", dtype, "--seconds", str(args.seconds)])
+            record = harness.run(*line, n, args.timeout)
+            records[key].append(record)
+            print(f"round {r + 1}, {name}, {dtype}, {n} threads: " + (record if isinstance(record, str) else f"{record['median_ms']:.3f} ms"),
+                  file=sys.stderr)
+    series = []
+    for name in programs:
+        for dtype in args.dtypes:
+            good = {n: [r for r in records[name, dtype, n] if isinstance(r, dict)] for n in threads}
+            times = {n: [r["median_ms"] for r in rs] for n, rs in good.items() if rs}
+            rows = curve({n: statistics.median(t) for n, t in times.items()}) if times else []
+            for row in rows:
+                t = times[row["threads"]]
+                row |= {"low_ms": min(t), "high_ms": max(t), "gflops": good[row["threads"]][0]["gflop"] / row["median_ms"] * 1e3}
+            failures = {n: next(r for r in records[name, dtype, n] if isinstance(r, str)) for n in threads if not good[n]}
+            series.append({"program": name, "dtype": dtype, "rows": rows, "failures": failures})
+    report = {"machine": harness.machine(), "command": " ".join(sys.argv), "peer": args.peer, "threads": threads, "rounds": args.rounds,
+              "peaks": {n: harness.fma_peak(n) for n in threads}, "series": series}
+    harness.write(args.out, report, markdown(report), chart(report))
+
+
+if __name__ == "__main__":
+    main()
