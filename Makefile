@@ -1,7 +1,7 @@
 # The commands of a user. Each does the set-up that it needs, and is quick the second time. Developers: CMakePresets.json.
 EXAMPLE ?= digits
 
-.PHONY: all setup build train test clean
+.PHONY: all setup build train test compare clean
 
 all: setup
 
@@ -17,5 +17,9 @@ test:
 	@scripts/setup.sh test
 	@scripts/test.sh $(SUITES)
 
+compare:
+	@scripts/setup.sh test
+	@.venv/bin/python perf/compare.py --install --out perf/out/report $(ARGS)
+
 clean:
-	rm -rf build .venv
+	rm -rf build .venv .venv-perf

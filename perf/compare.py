@@ -15,6 +15,8 @@ import time
 import harness
 
 QUICK_SECONDS = 165  # no run begins later, or lasts longer
+QUICK_COMPILES = {("fp32", "mlp")}
+QUICK_LEAVES = {("bf16", "resnet")}  # minutes for torch on processors without bfloat16
 
 
 class Clock:
@@ -44,7 +46,7 @@ def plan(args):
             for peer in (*args.peers, "Terra"):
                 key = dtype, name, peer
                 python, reason = harness.interpreter(peer, args.jax_python)
-                if args.quick and peer.endswith("compile") and (program != "mlp" or dtype != "fp32"):
+                if args.quick and (dtype, program) not in QUICK_COMPILES and (peer.endswith("compile") or (dtype, program) in QUICK_LEAVES):
                     reason = "not in the quick comparison"
                 if reason:
                     missing[key] = reason

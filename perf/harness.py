@@ -52,11 +52,11 @@ def tunings(convolutions):
 
 def install_jax():
     """Makes .venv-perf, with JAX in it. Quick the second time."""
-    python = JAX_VENV / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(JAX_VENV)], check=True)
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(HERE / "peers" / "requirements.txt")],
-                   check=True)
+    for line in ([sys.executable, "-m", "venv", str(JAX_VENV)],
+                 [str(JAX_VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+                  "-r", str(HERE / "peers" / "requirements.txt")]):
+        if subprocess.run(line).returncode:
+            raise SystemExit(f"{JAX_VENV} could not be made: {' '.join(line)}")
 
 
 def interpreter(peer, jax_python=None):
@@ -93,8 +93,11 @@ def run(line, env, threads, timeout):
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "record.json"
         # A session of its own: what it starts ends with it.
-        process = subprocess.Popen([*line, "--json", str(out)], env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                   text=True, errors="replace", cwd=folder, start_new_session=True)
+        try:
+            process = subprocess.Popen([*line, "--json", str(out)], env={**os.environ, **env}, stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
+        except OSError as error:
+            return f"{line[0]}: {error.strerror}"
         try:
             errors = process.communicate(timeout=timeout)[1]
         except subprocess.TimeoutExpired:
@@ -176,6 +179,7 @@ def write(out, report, markdown, chart=None):
     """Prints the report; with `out`, also <out>.md, .json and .svg."""
     print(markdown)
     if out:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
         for ending, contents in (("md", markdown), ("json", json.dumps(report, indent=1)), ("svg", chart)):
             if contents:
                 Path(f"{out}.{ending}").write_text(contents)

@@ -1,4 +1,4 @@
-"""The programs that perf/ measures, made small: the same losses under torch and under Terra."""
+"""The programs that perf/ measures, made small: the same losses under torch, under Terra and in JAX; the scripts that measure them."""
 
 import json
 import os
@@ -31,3 +31,51 @@ def test_same_losses(tmp_path, name):
     np.testing.assert_allclose(found["terra"]["losses"], found["torch"]["losses"], rtol=1e-3 if name == "resnet" else 1e-5)
     assert found["terra"]["gflop"] == found["torch"]["gflop"]
     assert found["terra"]["runtime"] == "terra" and found["terra"]["median_ms"] > 0
+
+
+# ------------------------------------------------------------------------------------------------ the scripts
+
+PERF = PROGRAMS.parent
+sys.path.append(str(PERF))
+import harness  # noqa: E402
+
+
+def report(tmp_path, script, *args):
+    out = tmp_path / "report"
+    subprocess.run([sys.executable, str(PERF / f"{script}.py"), "--out", str(out), *args], check=True, stdout=subprocess.DEVNULL, timeout=120)
+    assert out.with_suffix(".md").read_text()
+    return json.loads(out.with_suffix(".json").read_text())
+
+
+def test_compare(tmp_path):
+    made = report(tmp_path, "compare", "--quick", "--programs", "mlp", "--dtypes", "fp32", "--peers", "JAX jit", "--jax-python", "/nowhere",
+                  "--seconds", "0.1")
+    (rows,) = made["results"]["fp32"].values()
+    assert rows["Terra"]["median_ms"] > 0 and rows["Terra"]["first_compiled"] and rows["Terra"]["ran_with"]["terra"]
+    assert "/nowhere" in rows["JAX jit"]["failed"]
+
+
+def test_scaling(tmp_path):
+    made = report(tmp_path, "scaling", "--quick", "--programs", "mlp", "--threads", "1", "--seconds", "0.1")
+    assert [r["threads"] for r in made["series"][0]["rows"]] == [1] and made["series"][0]["rows"][0]["speedup"] == 1
+
+
+def test_roofline(tmp_path):
+    made = report(tmp_path, "roofline", "gpt2", *SMALL["gpt2"])
+    np.testing.assert_allclose(made["sum_us"], made["step_us"], rtol=1e-6)
+    flop = sum(r["flop"] for r in made["instructions"])
+    assert 1 < flop / made["gflop"] / 1e9 < 1.03  # what is not a product adds little
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_same_losses_as_jax(tmp_path, name):
+    python, reason = harness.interpreter("JAX jit")
+    if reason:
+        pytest.skip(reason)
+    found = []
+    for line in ([sys.executable, "-m", "terra", str(PROGRAMS / f"{name}.py")], [python, str(PERF / "peers" / f"{name}.py")]):
+        subprocess.run([*line, *SMALL[name], *(["--dropout", "0"] if name in ("gpt2", "bert_qa") else []), "--weights",
+                        str(tmp_path / "weights.npz"), "--json", str(tmp_path / "out.json")], check=True, stdout=subprocess.DEVNULL, timeout=300)
+        found.append(json.loads((tmp_path / "out.json").read_text()))
+    np.testing.assert_allclose(found[1]["losses"], found[0]["losses"], rtol=3e-3 if name == "resnet" else 1e-5)
+    assert found[1]["gflop"] == found[0]["gflop"]
