@@ -53,7 +53,7 @@ def plan(args):
                 else:
                     jobs[key] = python, program, [*arguments, "--dtype", dtype, "--seconds"], convolutions
     if args.quick:  # what is needed least last, lest no time is left for the others
-        jobs = dict(sorted(jobs.items(), key=lambda job: (job[0][0] != "fp32", job[0][2].endswith("compile"),
+        jobs = dict(sorted(jobs.items(), key=lambda job: (job[0][2].endswith("compile"), job[0][0] != "fp32",
                                                           -harness.EVERYONE.index(job[0][2]))))
     return jobs, missing
 
