@@ -34,15 +34,16 @@ class Clock:
     def run(self, what, job, threads):
         left = self.left()
         record = harness.run(*job, threads, left) if left > 3 else "no time left"
-        print(f"[{self.passed():5.0f} s] {what}: " + (record if isinstance(record, str) else f"{record['median_ms']:.3f} ms"), file=sys.stderr)
+        print(f"[{self.passed():5.0f} s] {what}: {harness.outcome(record)}", file=sys.stderr)
         return record
 
 
 def plan(args):
     """{(dtype, program, peer): (interpreter, program file, its arguments, has convolutions)}, and why others are missing."""
     jobs, missing = {}, {}
+    programs = harness.chosen(args.quick, args.programs)
     for dtype in args.dtypes:
-        for name, (program, arguments, convolutions) in harness.chosen(harness.QUICK if args.quick else harness.PROGRAMS, args.programs).items():
+        for name, (program, arguments, convolutions) in programs.items():
             for peer in (*args.peers, "Terra"):
                 key = dtype, name, peer
                 python, reason = harness.interpreter(peer, args.jax_python)
@@ -100,8 +101,8 @@ def cells(peer, r, best_ms):
         return [peer, r["failed"], *[""] * 10]
     compiled = r["first_compiled"]
     return [f"**{peer}**" if peer == "Terra" else peer, f"{r['median_ms']:.3g}", f"{r['p10_ms']:.3g}–{r['p90_ms']:.3g}",
-            f"{r['low_ms']:.3g}–{r['high_ms']:.3g} ({r['runs']})", f"{r['median_ms'] / best_ms:.2f}" if best_ms else "", f"{r['tail']:.2f}",
-            f"{r['gflops']:.1f}", f"{100 * r['share_of_peak']:.0f} %" if r["share_of_peak"] else "",
+            f"{r['low_ms']:.3g}–{r['high_ms']:.3g} ({r['runs']})", f"{r['median_ms'] / best_ms:.2f}" if best_ms else "",
+            f"{r['tail']:.2f}", f"{r['gflops']:.1f}", f"{100 * r['share_of_peak']:.0f} %" if r["share_of_peak"] else "",
             f"{r['first_step_s']:.1f} / " + (f"{r['tenth_step_s']:.1f}" if r["tenth_step_s"] else "–"),
             f"{compiled['step']}: {compiled['ms']:.3g}" if compiled else "–", f"{1e3 * r['cpu_s_per_step']:.3g} / {r['cpu_s']:.1f}",
             f"{r['peak_rss_mib']:.0f}"]
@@ -121,19 +122,19 @@ def ran_with(rows):
 
 def markdown(report):
     peak = f"{report['peak']:.0f} GFLOP/s of float32, measured between the rounds" if report["peak"] else "unknown (no C compiler)"
-    lines = ["# Terra and its peers", "", f"{report['machine']}; {report['threads'] or 'all'} threads; rounds interleaved: {report['rounds']}; "
-             f"FMA peak {peak}. `{report['command']}`.", "",
-             "ms/step is the median over runs of their medians, then of their 10th and 90th percentiles; *runs* where their medians lay, and how "
-             "many; *vs best* the ratio to the best peer; *late* the slowest step over the median, of steps under 10 ms their 99th percentile; "
-             "first and tenth step in seconds from the start of the process; *compiled* the first step that ran compiled code, and its ms; CPU ms "
-             "of a step, and seconds of the process."]
+    lines = ["# Terra and its peers", "", f"{report['machine']}; {report['threads'] or 'all'} threads; rounds interleaved: "
+             f"{report['rounds']}; FMA peak {peak}. `{report['command']}`.", "",
+             "ms/step is the median over runs of their medians, then of their 10th and 90th percentiles; *runs* where their medians lay, "
+             "and how many; *vs best* the ratio to the best peer; *late* the slowest step over the median, of steps under 10 ms their 99th "
+             "percentile; first and tenth step in seconds from the start of the process; *compiled* the first step that ran compiled "
+             "code, and its ms; CPU ms of a step, and seconds of the process."]
     for dtype, programs in report["results"].items():
         lines += ["", f"## {dtype}"]
         for name, rows in programs.items():
             best = best_peer(rows)
             lines += ["", f"### {name}, {dtype}", "",
-                      harness.header("", "ms/step", "10–90 %", "runs", "vs best", "late", "GFLOP/s", "of FMA peak", "first / tenth, s", "compiled",
-                                     "CPU", "peak MiB")]
+                      harness.header("", "ms/step", "10–90 %", "runs", "vs best", "late", "GFLOP/s", "of FMA peak", "first / tenth, s",
+                                     "compiled", "CPU", "peak MiB")]
             lines += [harness.row(*cells(peer, r, rows[best]["median_ms"] if best else None)) for peer, r in rows.items()]
             lines += ["", *ran_with(rows)]
     return "\n".join(lines) + "\n"
@@ -172,8 +173,8 @@ def main():
     p.add_argument("--jax-python", help="an interpreter that has jax")
     p.add_argument("--install", action="store_true", help="first make .venv-perf, an environment with JAX")
     p.add_argument("--out", help="write <out>.md, <out>.json and <out>.svg")
-    p.add_argument("--quick", action="store_true", help="small programs, up to two rounds, torch tuned by all means at once, torch.compile for "
-                   "the MLP only: three minutes")
+    p.add_argument("--quick", action="store_true", help="small programs, up to two rounds, torch tuned by all means at once, "
+                   "torch.compile for the MLP only: three minutes")
     args = p.parse_args()
     if args.install:
         harness.install_jax()

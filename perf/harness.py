@@ -1,4 +1,4 @@
-"""What compare.py, scaling.py and roofline.py share: the programs and who runs them, one process per run, what the machine can do, charts."""
+"""What compare.py, scaling.py and roofline.py share: programs and who runs them, a process per run, what the machine can do, reports."""
 
 import importlib.util
 import itertools
@@ -113,6 +113,10 @@ def run(line, env, threads, timeout):
         return json.loads(out.read_text())
 
 
+def outcome(record):
+    return record if isinstance(record, str) else f"{record['median_ms']:.3f} ms"
+
+
 def measure(what, threads):
     """A number that a program <what>.c of this folder prints; None without a C compiler."""
     cc = shutil.which("cc") or shutil.which("gcc")
@@ -152,9 +156,9 @@ def machine():
             f"{' '.join(sets) or 'no AVX2'}), {usable_cpus()} CPUs usable, {memory:.0f} GiB, {platform.system()} {platform.release()}")
 
 
-def chosen(programs, names):
-    """Those whose name contains one of these; all, where none are given."""
-    return {n: p for n, p in programs.items() if not names or any(s.lower() in n.lower() for s in names)}
+def chosen(quick, names):
+    """The programs whose name contains one of these; all, where none are given."""
+    return {n: p for n, p in (QUICK if quick else PROGRAMS).items() if not names or any(s.lower() in n.lower() for s in names)}
 
 
 def row(*cells):

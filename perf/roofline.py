@@ -1,6 +1,8 @@
 """Where a step's time goes under Terra, and how far each instruction is from what the machine can do.
 
-    python perf/roofline.py --out roofline gpt2 --small --steps 100     # roofline.md, roofline.json; a program of perf/programs, its options
+    python perf/roofline.py --out roofline gpt2 --small --steps 100     # roofline.md, roofline.json
+
+The program is one of perf/programs, what follows its options.
 
 Steady steps only, of those the middle half by duration. Times are the executor's, from TERRA_TIMELINE; operations and bytes from the
 shapes, as a plan's text has them (TERRA_DUMP). An instruction's roof is the longer of its operations at the FMA peak and its bytes at
@@ -11,13 +13,13 @@ import argparse
 import collections
 import json
 import re
-import sys
 import tempfile
 from pathlib import Path
 
 import harness
 
 INSTRUCTION = re.compile(r"\s*(\d+) (\w+)\s+\d+  (.+?)(?:  elides .*?)?(?:  weights at home .*?)?  (\S+) kFLOP, (\S+) kB(?:  (\S.*))?$")
+SUMS = ("runs", "us", "flop", "bytes", "roof_us", "lost_us")
 DISPATCH_US = 2.0
 GAPS = {"dispatch": f"between instructions, under {DISPATCH_US:g} µs each", "waiting": "within a plan, waiting for Python",
         "between": "between plans"}
@@ -79,7 +81,7 @@ def shares(pieces, windows):
 
 
 def account(plans, found, peak, bandwidth):
-    """Rows of instructions, dearest first; gaps by reason, with what came behind the longest."""
+    """Rows of instructions, dearest first; gaps by reason, with what came after most of each."""
     rows, gaps = [], {why: {"us": 0.0, "count": 0.0, "before": collections.Counter()} for why in GAPS}
     for key, (us, runs) in found.items():
         if key[0] == "gap":
@@ -99,50 +101,79 @@ def account(plans, found, peak, bandwidth):
     return sorted(rows, key=lambda r: -r["us"]), gaps
 
 
+def total(rows):
+    return {name: sum(r[name] for r in rows) for name in SUMS}
+
+
 def by_label(rows):
     """One row per kind; single kernels, per operator."""
-    kinds = {}
+    kinds = collections.defaultdict(list)
     for r in rows:
-        k = kinds.setdefault(r["label"], {"label": r["label"], "count": 0, **dict.fromkeys(("runs", "us", "flop", "bytes", "roof_us", "lost_us"), 0.0)})
-        k["count"] += 1
-        for name in ("runs", "us", "flop", "bytes", "roof_us", "lost_us"):
-            k[name] += r[name]
-    return sorted(kinds.values(), key=lambda k: -k["us"])
+        kinds[r["label"]].append(r)
+    return sorted(({"label": label, "count": len(rs), **total(rs)} for label, rs in kinds.items()), key=lambda k: -k["us"])
+
+
+def rate(amount, us, most):
+    """Of something per microsecond, in units of thousands per microsecond; and the share of what is possible."""
+    r = amount / us / 1e3 if us else 0.0
+    return f"{r:.1f}" + (f" ({100 * r / most:.0f} %)" if most else "")
 
 
 def figures(r, report):
     """Cells of a row: time, share, operations and bytes and their rates, roof, loss."""
-    step, peak, bandwidth = report["step_us"], report["peak"], report["bandwidth"]
-    gflops, rate = (r["flop"] / r["us"] / 1e3, r["bytes"] / r["us"] / 1e3) if r["us"] else (0.0, 0.0)
-    return [f"{r['us'] / 1e3:.3f}", f"{100 * r['us'] / step:.1f} %", f"{r['flop'] / 1e6:.4g}",
-            f"{gflops:.1f}" + (f" ({100 * gflops / peak:.0f} %)" if peak else ""), f"{r['bytes'] / 1e6:.4g}",
-            f"{rate:.1f}" + (f" ({100 * rate / bandwidth:.0f} %)" if bandwidth else ""), f"{r['roof_us'] / 1e3:.3f}", f"{r['lost_us'] / 1e3:.3f}"]
+    return [f"{r['us'] / 1e3:.3f}", f"{100 * r['us'] / report['step_us']:.1f} %", f"{r['flop'] / 1e6:.4g}",
+            rate(r["flop"], r["us"], report["peak"]), f"{r['bytes'] / 1e6:.4g}", rate(r["bytes"], r["us"], report["bandwidth"]),
+            f"{r['roof_us'] / 1e3:.3f}", f"{r['lost_us'] / 1e3:.3f}"]
+
+
+def empty_handed(what, count, us, lost_us, report):
+    """A row of what neither computes nor moves."""
+    return harness.row(what, count, f"{us / 1e3:.3f}", f"{100 * us / report['step_us']:.1f} %", *[""] * 5, f"{lost_us / 1e3:.3f}")
 
 
 def markdown(report, top):
     columns = ("ms", "of the step", "MFLOP", "GFLOP/s (of peak)", "MB", "GB/s (of copy)", "roof, ms", "lost, ms")
-    busy = {k: sum(r[k] for r in report["instructions"]) for k in ("us", "flop", "bytes", "roof_us", "lost_us")}
-    lines = [f"# Where the time goes: {report['program']}", "", f"{report['machine']}; {report['threads'] or 'all'} threads; FMA peak of float32 "
-             f"{report['peak']} GFLOP/s, copy {report['bandwidth']} GB/s. Means of {report['windows']} steps, the middle half of "
-             f"{report['steps']}: {report['step_us'] / 1e3:.3f} ms each, in {report['python_waits_us'] / 1e3:.3f} ms of which Python waited for "
-             "a value.", "", "## By kind", "", harness.header("kind", "instructions", *columns)]
+    instructions, gaps = report["instructions"], report["gaps"]
+    busy = total(instructions)
+    lines = [f"# Where the time goes: {report['program']}", "",
+             f"{report['machine']}; {report['threads'] or 'all'} threads; FMA peak of float32 {report['peak']} GFLOP/s, copy "
+             f"{report['bandwidth']} GB/s. Means of {report['windows']} steps, the middle half of {report['steps']}: "
+             f"{report['step_us'] / 1e3:.3f} ms each, in {report['python_waits_us'] / 1e3:.3f} ms of which Python waited for a value.",
+             "", "## By kind", "", harness.header("kind", "instructions", *columns)]
     lines += [harness.row(k["label"], k["count"], *figures(k, report)) for k in report["kinds"]]
-    lines.append(harness.row("all", len(report["instructions"]), *figures(busy, report)))
-    for why, g in report["gaps"].items():
-        lines.append(harness.row(f"gap: {GAPS[why]}", f"{g['count']:.1f}", f"{g['us'] / 1e3:.3f}", f"{100 * g['us'] / report['step_us']:.1f} %",
-                                 *[""] * 5, f"{g['us'] / 1e3:.3f}"))
-    lost = busy["lost_us"] + sum(g["us"] for g in report["gaps"].values())
-    lines.append(harness.row("**step**", "", f"{report['sum_us'] / 1e3:.3f}", f"{100 * report['sum_us'] / report['step_us']:.1f} %", *[""] * 5,
-                             f"{lost / 1e3:.3f}"))
-    before = [f"{GAPS[why]}: " + "; ".join(f"before {b['next']} {b['us']:.1f} µs" for b in g["before"])
-              for why, g in report["gaps"].items() if g["before"]]
-    lines += ["", *(f"* Gaps {b}" for b in before), "", f"## The {min(top, len(report['instructions']))} dearest instructions", "",
+    lines.append(harness.row("all", len(instructions), *figures(busy, report)))
+    lines += [empty_handed(f"gap: {GAPS[why]}", f"{g['count']:.1f}", g["us"], g["us"], report) for why, g in gaps.items()]
+    lines.append(empty_handed("**step**", "", report["sum_us"], busy["lost_us"] + sum(g["us"] for g in gaps.values()), report))
+    before = [f"* Gaps {GAPS[why]}: " + "; ".join(f"before {b['next']} {b['us']:.1f} µs" for b in g["before"])
+              for why, g in gaps.items() if g["before"]]
+    lines += ["", *before, "", f"## The {min(top, len(instructions))} dearest instructions", "",
               harness.header("plan.instruction", "kind", "what", "bound by", *columns, "call")]
-    for r in report["instructions"][:top]:
-        what = r["ops"] if len(r["ops"]) < 90 else r["ops"][:60] + " … " + r["ops"].split()[-1]
+    for r in instructions[:top]:
+        what = r["ops"] if len(r["ops"]) < 90 else r["ops"][:60] + " … " + r["ops"].rpartition("] ")[2]
         name = f"{r['plan']}.{r['instruction']}" if "plan" in r else "–"
         lines.append(harness.row(name, r["kind"], what, r["bound"], *figures(r, report), r["site"]))
     return "\n".join(lines) + "\n"
+
+
+def run(args):
+    """The program's record, its timeline, its plans."""
+    python, reason = harness.interpreter("Terra")
+    if reason:
+        raise SystemExit(reason)
+    with tempfile.TemporaryDirectory() as folder:
+        line, _ = harness.command(python, "Terra", args.program, args.arguments)
+        timeline = Path(folder) / "timeline.json"
+        record = harness.run(line, {"TERRA_TIMELINE": str(timeline), "TERRA_DUMP": folder}, args.threads, args.timeout)
+        if isinstance(record, str):
+            raise SystemExit(record)
+        return record, json.loads(timeline.read_text())["traceEvents"], read_plans(folder)
+
+
+def python_waits(events, windows):
+    """Microseconds per step."""
+    waits = ((e["ts"], e["ts"] + e["dur"], "waits") for e in events
+             if e.get("ph") == "X" and e["tid"] == 0 and e["name"] == "waits for a value")
+    return shares(waits, windows)["waits"][0]
 
 
 def main():
@@ -154,17 +185,8 @@ def main():
     p.add_argument("program", choices=sorted({program for program, _, _ in harness.PROGRAMS.values()}))
     p.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's")
     args = p.parse_args()
-    python, reason = harness.interpreter("Terra")
-    if reason:
-        raise SystemExit(reason)
     peaks = [(harness.fma_peak(args.threads), harness.copy_bandwidth(args.threads))]
-    with tempfile.TemporaryDirectory() as folder:
-        line, _ = harness.command(python, "Terra", args.program, args.arguments)
-        timeline = Path(folder) / "timeline.json"
-        record = harness.run(line, {"TERRA_TIMELINE": str(timeline), "TERRA_DUMP": folder}, args.threads, args.timeout)
-        if isinstance(record, str):
-            raise SystemExit(record)
-        events, plans = json.loads(timeline.read_text())["traceEvents"], read_plans(folder)
+    record, events, plans = run(args)
     peaks.append((harness.fma_peak(args.threads), harness.copy_bandwidth(args.threads)))
     peak, bandwidth = (max(filter(None, both), default=None) for both in zip(*peaks))
     windows = middle_half(record["starts_us"])
@@ -173,15 +195,14 @@ def main():
     rows, gaps = account(plans, shares(spans(events), windows), peak, bandwidth)
     if not rows:
         raise SystemExit("the timeline has none of these steps: it is bounded, so take fewer")
-    waits = shares(((e["ts"], e["ts"] + e["dur"], "waits") for e in events if e.get("ph") == "X" and e["tid"] == 0 and
-                    e["name"] == "waits for a value"), windows)
-    report = {"program": " ".join([args.program, *args.arguments]), "machine": harness.machine(), "threads": args.threads, "peak": peak,
-              "bandwidth": bandwidth, "gflop": record["gflop"], "ran_with": record["ran_with"], "steps": len(record["starts_us"]) - 1, "windows": len(windows),
-              "step_us": sum(b - a for a, b in windows) / len(windows), "python_waits_us": waits["waits"][0],
+    report = {"program": " ".join([args.program, *args.arguments]), "machine": harness.machine(), "threads": args.threads,
+              "ran_with": record["ran_with"], "gflop": record["gflop"], "peak": peak, "bandwidth": bandwidth,
+              "steps": len(record["starts_us"]) - 1, "windows": len(windows),
+              "step_us": sum(b - a for a, b in windows) / len(windows), "python_waits_us": python_waits(events, windows),
               "sum_us": sum(r["us"] for r in rows) + sum(g["us"] for g in gaps.values()), "kinds": by_label(rows), "gaps": gaps,
               "instructions": rows}
     harness.write(args.out, report, markdown(report, args.top))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

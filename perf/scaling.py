@@ -32,8 +32,8 @@ def markdown(report):
         for r in s["rows"]:
             peak = report["peaks"][r["threads"]]
             share = f"{100 * r['gflops'] / peak:.0f} %" if peak else ""
-            lines.append(harness.row(s["program"], s["dtype"], r["threads"], f"{r['median_ms']:.3g}", f"{r['low_ms']:.3g}–{r['high_ms']:.3g}",
-                                     f"{r['speedup']:.2f}", f"{100 * r['efficiency']:.0f} %", f"{r['gflops']:.1f}", share))
+            lines.append(harness.row(s["program"], s["dtype"], r["threads"], f"{r['median_ms']:.3g}",
+                                     f"{r['low_ms']:.3g}–{r['high_ms']:.3g}", f"{r['speedup']:.2f}", f"{100 * r['efficiency']:.0f} %", f"{r['gflops']:.1f}", share))
         lines += [harness.row(s["program"], s["dtype"], n, why, *[""] * 5) for n, why in s["failures"].items()]
     return "\n".join(lines) + "\n"
 
@@ -50,7 +50,8 @@ def chart(report):
     parts = [f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in (at(n, n) for n in report["threads"]))}" fill="none" '
              'stroke="#bbb" stroke-width="2"/>']
     for n in report["threads"]:
-        parts += [harness.text(at(n, 0)[0], top + size + 16, n, text_anchor="middle"), harness.text(left - 8, at(1, n)[1] + 4, n, text_anchor="end")]
+        parts += [harness.text(at(n, 0)[0], top + size + 16, n, text_anchor="middle"),
+                  harness.text(left - 8, at(1, n)[1] + 4, n, text_anchor="end")]
     parts.append(harness.text(left + size / 2, top + size + 34, "threads; upwards: speed-up", text_anchor="middle"))
     names = list(dict.fromkeys(s["program"] for s in report["series"]))
     for i, s in enumerate(s for s in report["series"] if s["rows"]):
@@ -58,7 +59,8 @@ def chart(report):
         dash = ' stroke-dasharray="6 4"' if s["dtype"] == "bf16" else ""
         points = " ".join("{:.1f},{:.1f}".format(*at(r["threads"], r["speedup"])) for r in s["rows"])
         parts += [f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>',
-                  harness.text(left + size + 20, top + 20 + 20 * i, f"{s['program']}, {s['dtype']}: {s['rows'][-1]['speedup']:.2f}", fill=colour)]
+                  harness.text(left + size + 20, top + 20 + 20 * i, f"{s['program']}, {s['dtype']}: {s['rows'][-1]['speedup']:.2f}",
+                               fill=colour)]
     return harness.svg(700, max(top + size + 50, top + 40 + 20 * len(report["series"])), parts)
 
 
@@ -83,7 +85,7 @@ def main():
     threads = sorted(set(args.threads or thread_counts(harness.usable_cpus())))
     if threads[0] < 1:
         p.error("a number of threads is 1 or more")
-    programs = harness.chosen(harness.QUICK if args.quick else harness.PROGRAMS, args.programs)
+    programs = harness.chosen(args.quick, args.programs)
     keys = [(name, dtype, n) for name in programs for dtype in args.dtypes for n in threads]
     records = {key: [] for key in keys}
     for r in range(args.rounds):
@@ -93,8 +95,7 @@ def main():
             line = harness.command(python, args.peer, program, [*arguments, "--dtype", dtype, "--seconds", str(args.seconds)])
             record = harness.run(*line, n, args.timeout)
             records[key].append(record)
-            print(f"round {r + 1}, {name}, {dtype}, {n} threads: " + (record if isinstance(record, str) else f"{record['median_ms']:.3f} ms"),
-                  file=sys.stderr)
+            print(f"round {r + 1}, {name}, {dtype}, threads: {n}: {harness.outcome(record)}", file=sys.stderr)
     series = []
     for name in programs:
         for dtype in args.dtypes:

@@ -58,8 +58,8 @@ def batches(workload, args, rng):
 
 def run(args, step, workload):
     if torch.__name__ == "terra":
-        # Its kernels, its executors.
-        ran_with = {"terra": torch.__version__, "about": [line for line in torch.info().splitlines()[1:] if line and not line.startswith("TERRA_")]}
+        about = [line for line in torch.info().splitlines()[1:] if line and not line.startswith("TERRA_")]  # kernels, executors
+        ran_with = {"terra": torch.__version__, "about": about}
         return record.run(args, step, workload.flop(args), "terra", ran_with, lambda: torch.stats()["iterations_coexecuted"] > 0)
     ran_with = {"torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
     return record.run(args, step, workload.flop(args), "torch " + torch.__version__, ran_with, lambda: args.compile)

@@ -91,7 +91,8 @@ def run(args, step, flop, runtime, ran_with, compiled):
         "cpu_s_per_step": cpu / len(steady),
         "cpu_s": cpu_seconds() + cpu_seconds(resource.RUSAGE_CHILDREN),
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "ran_with": {"python": platform.python_version(), "numpy": np.__version__, **ran_with, "arguments": sys.argv[1:], "environment": ENVIRONMENT},
+        "ran_with": {"python": platform.python_version(), "numpy": np.__version__, **ran_with, "arguments": sys.argv[1:],
+                     "environment": ENVIRONMENT},
         "losses": losses,
         "starts_us": [1e6 * s for s in starts[args.warmup:]],  # of the monotonic clock, as a timeline's times
     }

@@ -42,7 +42,8 @@ import harness  # noqa: E402
 
 def report(tmp_path, script, *args):
     out = tmp_path / "report"
-    subprocess.run([sys.executable, str(PERF / f"{script}.py"), "--out", str(out), *args], check=True, stdout=subprocess.DEVNULL, timeout=120)
+    subprocess.run([sys.executable, str(PERF / f"{script}.py"), "--out", str(out), *args], check=True, stdout=subprocess.DEVNULL,
+                   timeout=120)
     assert out.with_suffix(".md").read_text()
     return json.loads(out.with_suffix(".json").read_text())
 
@@ -74,8 +75,9 @@ def test_same_losses_as_jax(tmp_path, name):
         pytest.skip(reason)
     found = []
     for line in ([sys.executable, "-m", "terra", str(PROGRAMS / f"{name}.py")], [python, str(PERF / "peers" / f"{name}.py")]):
-        subprocess.run([*line, *SMALL[name], *(["--dropout", "0"] if name in ("gpt2", "bert_qa") else []), "--weights",
-                        str(tmp_path / "weights.npz"), "--json", str(tmp_path / "out.json")], check=True, stdout=subprocess.DEVNULL, timeout=300)
+        no_dropout = ["--dropout", "0"] if name in ("gpt2", "bert_qa") else []
+        files = ["--weights", str(tmp_path / "weights.npz"), "--json", str(tmp_path / "out.json")]
+        subprocess.run([*line, *SMALL[name], *no_dropout, *files], check=True, stdout=subprocess.DEVNULL, timeout=300)
         found.append(json.loads((tmp_path / "out.json").read_text()))
     np.testing.assert_allclose(found[1]["losses"], found[0]["losses"], rtol=3e-3 if name == "resnet" else 1e-5)
     assert found[1]["gflop"] == found[0]["gflop"]
