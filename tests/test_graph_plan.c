@@ -67,20 +67,24 @@ Test(plan, verifier_sees_what_is_wrong) {
     tr_plan_destroy(plan);
 }
 
-/* A product of [2, 3] and [3, 4]: 2 * 24 operations; 6, 12 and 8 elements. Of a table of 100 rows, the 5 that are asked for. */
+static void text_says(builder *b, const char *what) {
+    tr_plan *plan = builder_compile(b);
+    char *text = tr_plan_text(plan, NULL);
+    cr_assert_not_null(strstr(text, what), "%s", text);
+    tr_free(text);
+    tr_plan_destroy(plan);
+}
+
 Test(plan, text_says_what_is_computed_and_moved) {
     builder b;
     builder_init(&b);
     const tr_meta *x = shape(TR_F32, 2, 2, 3), *y = shape(TR_F32, 2, 3, 4), *z = shape(TR_F32, 2, 2, 4);
     add_op(&b, TR_OP_mm, TR_F32, 2, (tr_path_operand[]){on(external(&b), x), on(external(&b), y)}, 1, &z, false);
+    text_says(&b, "mm[2, 4] @0  0.048 kFLOP, 0.104 kB"); // 2 * 24 operations on 6, 12 and 8 elements
+    builder_init(&b);
     const tr_meta *table = shape(TR_F32, 2, 100, 4), *ids = shape(TR_I64, 1, 5), *rows = shape(TR_F32, 2, 5, 4);
     add_op(&b, TR_OP_embedding, TR_F32, 2, (tr_path_operand[]){on(external(&b), table), on(external(&b), ids)}, 1, &rows, false);
-    tr_plan *plan = builder_compile(&b);
-    char *text = tr_plan_text(plan, NULL);
-    cr_assert_not_null(strstr(text, "mm[2, 4] @0  0.048 kFLOP, 0.104 kB"), "%s", text);
-    cr_assert_not_null(strstr(text, "embedding[5, 4] @1  0 kFLOP, 0.2 kB"), "%s", text);
-    tr_free(text);
-    tr_plan_destroy(plan);
+    text_says(&b, "embedding[5, 4] @0  0 kFLOP, 0.2 kB"); // of the table, 5 rows
 }
 
 Test(plan, dumps) {
