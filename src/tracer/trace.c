@@ -19,7 +19,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MIN_MARK_OPS = 8, AUTO_MARK_OPS = 4096, COMPILE_AFTER = 2, MAX_COMPILES = 20, COMPILE_HERE_OPS = 64,
+enum { MIN_MARK_OPS = 8, AUTO_MARK_OPS = 4096, COMPILE_AFTER = 2, FIRST_PATHS = 3, MAX_COMPILES = 20, COMPILE_HERE_OPS = 64,
        PUBLISH_AFTER = 16 };
 
 static struct {
@@ -756,8 +756,10 @@ static void learn(uint64_t cut) {
     tr__graph_taken(tr.graph, k);
     if (tr.off || tr.sync || !tr_options_get()->plans)
         return;
-    // A piece between cuts is short and one of few: worth a plan at first sight.
-    if ((k->seen >= (cut || tr.graph->is_piece ? 1 : COMPILE_AFTER) && !k->plan) || tr__known_is_stale(k) || (k->plan && k->improvable))
+    // Worth a plan at first sight: a piece between cuts, which is short and one of few; and the first paths of a graph, which mostly
+    // come again (an optimizer makes its state in the first iteration, the second is the one that stays).
+    bool early = cut || tr.graph->is_piece || tr.graph->n_known <= FIRST_PATHS;
+    if ((k->seen >= (early ? 1 : COMPILE_AFTER) && !k->plan) || tr__known_is_stale(k) || (k->plan && k->improvable))
         request_plan(k);
 }
 
