@@ -73,6 +73,9 @@ typedef struct tr_param {
     char choices[40];   /* one_of: "none,tanh" */
 } tr_param;
 
+/* What autocast gives an op: its lower precision, or float32. */
+typedef enum tr_autocast_policy { TR_AUTOCAST_NONE, TR_AUTOCAST_LOWER, TR_AUTOCAST_FLOAT32 } tr_autocast_policy;
+
 /* A row of the table, its schema parsed once by tr_op_init(). */
 typedef struct tr_op_info {
     const char *name;
@@ -85,6 +88,7 @@ typedef struct tr_op_info {
     uint8_t n_outputs;   /* fresh results; 0 for ops that only write operands */
     bool variadic;       /* takes a tensor list after the fixed operands */
     bool differentiable;
+    uint8_t autocast;    /* tr_autocast_policy */
     uint16_t written;    /* bit i: operand i is written */
     uint16_t generators; /* ... is a generator: the default one where none is given */
     uint16_t needs_tensor, needs_value; /* ... must be a tensor; must be a tensor or a number */

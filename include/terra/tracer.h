@@ -53,6 +53,7 @@ struct tr_tensor {
     tr_node *accumulator;     /* a leaf's AccumulateGrad; its own, from the first use in a graph on */
     tr_tensor *grad;          /* retained; NULL: None */
     tr_tensor *base;          /* retained: what this is a differentiable view of */
+    tr_tensor *lower;         /* retained: autocast's cast of this leaf, until its region ends */
     tr_hook *hooks;           /* on this tensor's gradient, run in order of registration */
     void *py;                 /* its Python object, borrowed; the Python room sets and clears it */
 };
@@ -133,6 +134,21 @@ TR_API tr_status tr_linear(tr_tensor *x, tr_tensor *w, tr_tensor *b, tr_tensor *
 TR_API tr_status tr_index_get(tr_tensor *t, tr_tensor *const *index, int n, tr_tensor **out);
 TR_API tr_status tr_index_put(tr_tensor *t, tr_tensor *const *index, int n, tr_input value, bool accumulate);
 TR_API tr_status tr_nonzero(tr_tensor *t, tr_tensor **out); /* int64 [n, ndim]; blocks */
+
+/* ------------------------------------------------------------------------------------------------ autocast */
+
+/* A thread's state, which it reads and sets. Casts are ops like any other, recorded and differentiated. */
+typedef struct tr_autocast {
+    bool enabled;
+    bool cache;     /* a leaf is cast once in a region, and the cast reused */
+    tr_dtype lower;
+    int nesting;    /* of regions, enabled or not */
+} tr_autocast;
+TR_API tr_autocast *tr_autocast_state(void);
+/* What an op of this policy is given of t: a cast, or t itself. New reference. */
+TR_API tr_status tr_autocast_operand(tr_autocast_policy policy, tr_tensor *t, tr_tensor **out);
+/* Forgets the casts that are kept: at the end of the outermost region. */
+TR_API void tr_autocast_clear(void);
 
 /* ------------------------------------------------------------------------------------------------ autograd */
 

@@ -394,8 +394,8 @@ static int fill(PyObject *module) {
         return -1;
     running = true;
     if (dtypes_init(module) < 0 || tr__py_tensor_init(module) < 0 || tr__py_ops_init(module) < 0 ||
-        tr__py_interop_init(module) < 0 || tr__py_autograd_init(module) < 0 || tr__py_test_init(module) < 0 ||
-        tr__py_site_init(module) < 0)
+        tr__py_interop_init(module) < 0 || tr__py_autograd_init(module) < 0 || tr__py_autocast_init(module) < 0 ||
+        tr__py_test_init(module) < 0 || tr__py_site_init(module) < 0)
         return -1;
     return PyModule_AddStringConstant(module, "__version__", TR_VERSION);
 }

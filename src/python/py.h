@@ -98,6 +98,9 @@ PyObject *tr__py_dlpack(PyObject *self, PyObject *const *args, Py_ssize_t n, PyO
 /* A dtype of ours from a buffer's format; -1 if there is none. */
 int tr__py_format_dtype(const char *format, Py_ssize_t itemsize);
 
+/* ---- py_autocast.c ---- */
+int tr__py_autocast_init(PyObject *module);
+
 /* ---- py_autograd.c ---- */
 int tr__py_autograd_init(PyObject *module);
 int tr__py_test_init(PyObject *module);

@@ -78,6 +78,8 @@ static tr_status op2(tr_op op, tr_tensor *a, tr_tensor *b, tr_tensor **out) {
     return tr_apply(op, (tr_input[]){tr_in(a), tr_in(b)}, 2, NULL, NULL, false, out);
 }
 
+static tr_status matmul(tr_tensor *a, tr_tensor *b, tr_tensor **out);
+
 static tr_status no_scalars(const tr_tensor *a, const tr_tensor *b) {
     if (a->meta->ndim == 0 || b->meta->ndim == 0)
         return TR_FAIL(TR_E_RUNTIME, "both arguments to matmul need to be at least 1D, but they are %dD and %dD", a->meta->ndim,
@@ -158,7 +160,7 @@ static tr_status matmul_batched(tr_tensor *a, tr_tensor *b, tr_tensor **out) {
 static tr_status matmul_row(tr_tensor *a, tr_tensor *b, tr_tensor **out) {
     tr_tensor *row = NULL, *product = NULL;
     TR_TRY(tr_view(a, 2, (int64_t[]){1, a->meta->shape[0]}, &row));
-    tr_status status = tr_matmul(row, b, &product);
+    tr_status status = matmul(row, b, &product);
     if (status == TR_OK) {
         int64_t shape[TR_MAX_DIMS];
         int n = 0;
@@ -173,7 +175,20 @@ static tr_status matmul_row(tr_tensor *a, tr_tensor *b, tr_tensor **out) {
     return status;
 }
 
-tr_status tr_matmul(tr_tensor *a, tr_tensor *b, tr_tensor **out) {
+/* Operands cast here, where parameters are still themselves and not views, are cast once in a region. */
+static tr_status in_lower(tr_tensor *in[], int n) {
+    for (int i = 0; i < n; i++) {
+        tr_status status = in[i] ? tr_autocast_operand(TR_AUTOCAST_LOWER, in[i], &in[i]) : TR_OK;
+        if (status != TR_OK) {
+            while (i > 0)
+                tr_tensor_release(in[--i]);
+            return status;
+        }
+    }
+    return TR_OK;
+}
+
+static tr_status matmul(tr_tensor *a, tr_tensor *b, tr_tensor **out) {
     TR_TRY(no_scalars(a, b));
     if (a->meta->ndim == 1)
         return matmul_row(a, b, out);
@@ -186,14 +201,25 @@ tr_status tr_matmul(tr_tensor *a, tr_tensor *b, tr_tensor **out) {
     return matmul_batched(a, b, out);
 }
 
-tr_status tr_linear(tr_tensor *x, tr_tensor *w, tr_tensor *b, tr_tensor **out) {
+tr_status tr_matmul(tr_tensor *a, tr_tensor *b, tr_tensor **out) {
+    if (TR_LIKELY(!tr__autocast.enabled))
+        return matmul(a, b, out);
+    tr_tensor *in[] = {a, b};
+    TR_TRY(in_lower(in, 2));
+    tr_status status = matmul(in[0], in[1], out);
+    tr_tensor_release(in[0]);
+    tr_tensor_release(in[1]);
+    return status;
+}
+
+static tr_status linear(tr_tensor *x, tr_tensor *w, tr_tensor *b, tr_tensor **out) {
     if (w->meta->ndim != 2 || x->meta->ndim < 1)
         return TR_FAIL(TR_E_RUNTIME, "linear: weight must have 2 dimensions and input at least 1, got %d and %d", w->meta->ndim,
                        x->meta->ndim);
     tr_tensor *wt = NULL, *rows = NULL, *product = NULL;
     TR_TRY(tr_apply(TR_OP_transpose, (tr_input[]){tr_in(w)}, 1, (int64_t[]){0, 1}, NULL, false, &wt));
     if (!b) {
-        tr_status status = tr_matmul(x, wt, out);
+        tr_status status = matmul(x, wt, out);
         tr_tensor_release(wt);
         return status;
     }
@@ -217,6 +243,17 @@ tr_status tr_linear(tr_tensor *x, tr_tensor *w, tr_tensor *b, tr_tensor **out) {
     tr_tensor_release(wt);
     tr_tensor_release(rows);
     tr_tensor_release(product);
+    return status;
+}
+
+tr_status tr_linear(tr_tensor *x, tr_tensor *w, tr_tensor *b, tr_tensor **out) {
+    if (TR_LIKELY(!tr__autocast.enabled))
+        return linear(x, w, b, out);
+    tr_tensor *in[] = {x, w, b};
+    TR_TRY(in_lower(in, 3));
+    tr_status status = linear(in[0], in[1], in[2], out);
+    for (int i = 0; i < 3; i++)
+        tr_tensor_release(in[i]);
     return status;
 }
 

@@ -317,6 +317,26 @@ static tr_status apply_many(tr_op op, const tr_op_info *info, const tr_input *in
     return status;
 }
 
+/* A call in an autocast region, of an op that has a policy. */
+static tr_status apply_autocast(tr_op op, const tr_op_info *info, const tr_input *in, int n_in, const int64_t *attrs,
+                                tr_tensor **out) {
+    tr_input own[TR_MAX_FIXED];
+    tr_tensor *cast[TR_MAX_FIXED] = {NULL};
+    tr_status status = TR_OK;
+    for (int i = 0; i < n_in; i++) {
+        own[i] = in[i];
+        if (in[i].tensor && status == TR_OK)
+            status = tr_autocast_operand(info->autocast, in[i].tensor, &cast[i]);
+        if (cast[i])
+            own[i] = tr_in(cast[i]);
+    }
+    if (status == TR_OK)
+        status = apply_few(op, info, own, n_in, attrs, NULL, false, out);
+    for (int i = 0; i < n_in; i++)
+        tr_tensor_release(cast[i]);
+    return status;
+}
+
 static tr_status (*op_hook)(void *arg, tr_tensor *result);
 static void *op_hook_arg;
 
@@ -356,6 +376,8 @@ tr_status tr_apply(tr_op op, const tr_input *in, int n_in, const int64_t *attrs,
     tr_status status = check_arity(info, n_in);
     if (TR_LIKELY(status == TR_OK))
         status = info->op_class == TR_CLASS_VIEW ? apply_view(op, info, in, attrs, out)
+                 : TR_UNLIKELY(info->autocast && tr__autocast.enabled && !in_place)
+                     ? apply_autocast(op, info, in, n_in, attrs, out)
                  : n_in <= FEW                   ? apply_few(op, info, in, n_in, attrs, given, in_place, out)
                                                  : apply_many(op, info, in, n_in, attrs, given, in_place, out);
     tr__clock_leave(timed);

@@ -12,6 +12,9 @@ tr_tensor *tr__tensor_over(tr_storage *s, const tr_meta *meta, int64_t offset); 
 void tr__storage_release(tr_storage *s);
 extern tr_host tr__host;
 
+/* autocast.c */
+extern _Thread_local tr_autocast tr__autocast;
+
 /* trace.c: passes a call on to where the ops of this moment go, and gives its results' storages (new references) and metas.
  * In place, or when the op writes operands: no results. */
 typedef struct tr_issue {

@@ -420,20 +420,20 @@ static tr_status infer_sdpa(tr_infer *c) {
         fits = fits && q->shape[d] == k->shape[d] && q->shape[d] == v->shape[d];
     if (!fits || q->shape[3] != k->shape[3] || k->shape[2] != v->shape[2] || !k->shape[2] || !q->shape[3])
         return TR_FAIL(TR_E_SHAPE, "_sdpa: query, key and value must be [B, H, L, D], [B, H, S, D] and [B, H, S, E]");
-    if (q->dtype != TR_F32 || k->dtype != TR_F32 || v->dtype != TR_F32)
-        return TR_FAIL(TR_E_RUNTIME, "_sdpa: query, key and value must be float32");
+    if ((q->dtype != TR_F32 && q->dtype != TR_BF16) || k->dtype != q->dtype || v->dtype != q->dtype)
+        return TR_FAIL(TR_E_RUNTIME, "_sdpa: query, key and value must all be float32 or bfloat16");
     const int64_t scores[] = {q->shape[0], q->shape[1], q->shape[2], k->shape[2]};
     fits = !mask || mask->ndim <= 4;
     for (int d = 0; mask && fits && d < mask->ndim; d++)
         fits = mask->shape[d] == 1 || mask->shape[d] == scores[d + 4 - mask->ndim];
     if (!fits || (keep && memcmp(keep->shape, scores, sizeof scores) != 0))
         return TR_FAIL(TR_E_SHAPE, "_sdpa: the mask does not fit the scores");
-    c->cdtype = TR_F32;
+    c->cdtype = q->dtype;
     // As PyTorch has it: heads side by side, but not where there is dropout.
     const int64_t shape[] = {q->shape[0], q->shape[1], q->shape[2], v->shape[3]};
     const int64_t row = shape[1] * shape[3], strides[] = {shape[2] * row, shape[3], row, 1};
     bool beside = !keep && q->shape[3] == v->shape[3] && q->numel;
-    TR_TRY(set_meta(c, 0, tr_meta_get(TR_F32, 4, shape, beside ? strides : NULL)));
+    TR_TRY(set_meta(c, 0, tr_meta_get(c->cdtype, 4, shape, beside ? strides : NULL)));
     return set_out(c, 1, TR_F32, 3, shape);
 }
 
@@ -456,7 +456,7 @@ static const tr_meta *dense_like(const tr_meta *m) {
     return tr_meta_get((tr_dtype) m->dtype, m->ndim, m->shape, strides);
 }
 static tr_status infer_sdpa_backward(tr_infer *c) {
-    c->cdtype = TR_F32;
+    c->cdtype = c->in[1].meta->dtype;
     for (int i = 0; i < 3; i++)
         TR_TRY(set_meta(c, i, dense_like(c->in[1 + i].meta)));
     return TR_OK;

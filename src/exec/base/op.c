@@ -97,6 +97,15 @@ static tr_status parse(tr_op_info *info) {
     char text[512];
     snprintf(text, sizeof text, "%s", info->schema);
     int outputs = 1;
+    char *policy = strstr(text, " @");
+    if (policy) {
+        info->autocast = strcmp(policy, " @lower") == 0     ? TR_AUTOCAST_LOWER
+                         : strcmp(policy, " @float32") == 0 ? TR_AUTOCAST_FLOAT32
+                                                            : TR_AUTOCAST_NONE;
+        if (info->autocast == TR_AUTOCAST_NONE)
+            return bad(info, "autocast policy");
+        *policy = 0;
+    }
     char *arrow = strstr(text, " -> ");
     if (arrow) {
         outputs = atoi(arrow + 4);

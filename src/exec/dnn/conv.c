@@ -1,8 +1,9 @@
 /* conv.c - conv2d and its two derivatives.
  *
  * In float32 and bfloat16 through oneDNN, in the layouts that the library likes best; tensors that lie otherwise are
- * reordered in and out, through scratch. (A plan keeps them there: see terra/dnn.h.) What the library refuses, and float64,
- * is plain.c's. Where our own kernels are faster (kernels/isa_conv.c), they take float32 images that lie channels last. */
+ * reordered in and out, through scratch. (A plan keeps them there: see terra/dnn.h.) Where the library has no bfloat16, float32
+ * copies are convolved. What it refuses otherwise, and float64, is plain.c's. Where our own kernels are faster
+ * (kernels/isa_conv.c), they take float32 images that lie channels last. */
 #include "exec/dnn/cache.h"
 #include "exec/dnn/dnn.h"
 #include "exec/dnn/plain.h"
@@ -232,7 +233,7 @@ static tr_status convolve_ourselves(const tr_kernel_call *c, const conv *v) {
     return TR_OK;
 }
 
-static tr_status convolve(const tr_kernel_call *c, conv v, tr_status (*plain)(const tr_kernel_call *)) {
+static tr_status convolve(const tr_kernel_call *c, conv v, tr_kernel self, tr_kernel plain) {
     v.dtype = (tr_dtype) c->out[0].meta->dtype;
     int out = written[v.direction];
     bool empty = false;
@@ -257,7 +258,9 @@ static tr_status convolve(const tr_kernel_call *c, conv v, tr_status (*plain)(co
             return s;
         e->refused = s != TR_OK;
     }
-    return e->refused ? plain(c) : run(c, &v, e);
+    if (!e->refused)
+        return run(c, &v, e);
+    return v.dtype == TR_BF16 ? tr__widened(c, self) : plain(c);
 }
 
 /* Compiles a convolution of these looks, as its kernel does; `ours`: there is nothing to compile. */
@@ -310,13 +313,13 @@ tr_status tr_dnn_conv_warm(tr_op op, const int64_t *attrs, const tr_meta *const 
 
 TR__KERNEL(conv2d) {
     conv v = {TR_DNN_FORWARD, {&c->in[0], &c->in[1], &c->out[0]}, tr__absent(&c->in[2]) ? NULL : &c->in[2], TR_F32};
-    return convolve(c, v, tr__plain_conv);
+    return convolve(c, v, tr__kernel_conv2d, tr__plain_conv);
 }
 TR__KERNEL(conv2d_backward_data) {
     conv v = {TR_DNN_BACKWARD_DATA, {&c->out[0], &c->in[1], &c->in[0]}, NULL, TR_F32};
-    return convolve(c, v, tr__plain_conv_data);
+    return convolve(c, v, tr__kernel_conv2d_backward_data, tr__plain_conv_data);
 }
 TR__KERNEL(conv2d_backward_weights) {
     conv v = {TR_DNN_BACKWARD_WEIGHTS, {&c->in[1], &c->out[0], &c->in[0]}, NULL, TR_F32};
-    return convolve(c, v, tr__plain_conv_weights);
+    return convolve(c, v, tr__kernel_conv2d_backward_weights, tr__plain_conv_weights);
 }

@@ -2,7 +2,8 @@
  *
  * In float32 and bfloat16 through oneDNN: a shape seen for the first time through its shape-generic dnnl_sgemm, which
  * compiles nothing; one that returns, through a primitive of its own. Operands are taken with their strides where the
- * library can (one of the last two steps is 1), else packed. Everything else is plain.c's. */
+ * library can (one of the last two steps is 1), else packed. Where the library has no bfloat16, the product is one of float32
+ * copies. Everything else is plain.c's. */
 #include "exec/dnn/cache.h"
 #include "exec/dnn/dnn.h"
 #include "exec/dnn/plain.h"
@@ -238,7 +239,7 @@ static tr_status matmul(const tr_kernel_call *c) {
         TR_TRY(prepare_sum(c, &p, &dense));
     TR_TRY(run(c, &p, &done));
     if (!done)
-        return tr__plain_matmul(c);
+        return tr__widened(c, matmul);
     return tr__dense_out_end(c, out, dtype, y);
 }
 

@@ -553,7 +553,7 @@ static tr_status run(const tr_kernel_call *c, job *j, int64_t units, int64_t wor
     return TR_OK;
 }
 
-TR__ISA_KERNEL(_sdpa) {
+static tr_status attend(const tr_kernel_call *c) {
     const tr_arg *in = c->in, *out = c->out;
     job j;
     if (out[0].meta->numel == 0)
@@ -569,7 +569,7 @@ TR__ISA_KERNEL(_sdpa) {
     return close_out(c, &out[0], &j.out);
 }
 
-TR__ISA_KERNEL(_sdpa_backward) {
+static tr_status attend_backward(const tr_kernel_call *c) {
     const tr_arg *in = c->in, *out = c->out;
     const void *lse;
     job j;
@@ -601,4 +601,12 @@ TR__ISA_KERNEL(_sdpa_backward) {
     TR_TRY(close_out(c, &out[0], &j.dq));
     TR_TRY(close_out(c, &out[1], &j.dk));
     return close_out(c, &out[2], &j.dv);
+}
+
+TR__ISA_KERNEL(_sdpa) {
+    return tr__is_bf16(&c->in[0]) ? tr__widened(c, attend) : attend(c);
+}
+
+TR__ISA_KERNEL(_sdpa_backward) {
+    return tr__is_bf16(&c->in[0]) ? tr__widened(c, attend_backward) : attend_backward(c);
 }

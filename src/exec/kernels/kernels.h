@@ -80,6 +80,13 @@ tr_status tr__dense_out(const tr_kernel_call *c, const tr_arg *a, tr_dtype dtype
 tr_status tr__dense_inout(const tr_kernel_call *c, const tr_arg *a, tr_dtype dtype, void **data);
 tr_status tr__dense_out_end(const tr_kernel_call *c, const tr_arg *a, tr_dtype dtype, void *data);
 
+/* Runs a kernel that computes in float32 on copies of its bfloat16 operands, which lie as they do; results are rounded once. */
+tr_status tr__widened(const tr_kernel_call *c, tr_kernel kernel);
+/* Does a kernel want that? */
+static inline bool tr__is_bf16(const tr_arg *a) {
+    return a->meta->dtype == TR_BF16;
+}
+
 /* What an op computes in, among float, double and int64: the memory type of the class. */
 static inline tr_dtype tr__wide(tr_dtype d) {
     return d == TR_BF16 ? TR_F32 : d < TR_BF16 ? TR_I64 : d;

@@ -112,6 +112,41 @@ tr_status tr__dense_out_end(const tr_kernel_call *c, const tr_arg *a, tr_dtype d
     return tr__copy(c->ctx, a, &src);
 }
 
+static tr_status widen(const tr_kernel_call *c, const tr_arg *a, tr_arg *wide, tr_meta *m) {
+    *wide = *a;
+    if (!a->data || !tr__is_bf16(a))
+        return TR_OK;
+    if (a->meta->dense) {
+        *m = *a->meta;
+        m->dtype = TR_F32;
+    } else
+        tr__meta_make(m, TR_F32, a->meta->ndim, a->meta->shape, NULL);
+    *wide = (tr_arg){.data = tr__scratch(c, (size_t) m->numel * sizeof(float)), .meta = m};
+    return wide->data ? TR_OK : TR_E_NOMEM;
+}
+
+tr_status tr__widened(const tr_kernel_call *c, tr_kernel kernel) {
+    tr_arg in[TR_MAX_FIXED], out[TR_MAX_OUTPUTS];
+    tr_meta in_meta[TR_MAX_FIXED], out_meta[TR_MAX_OUTPUTS];
+    for (int i = 0; i < c->n_in; i++) {
+        tr_arg *x = &in[i];
+        TR_TRY(widen(c, &c->in[i], x, &in_meta[i]));
+        if (x->data && x->data != c->in[i].data)
+            TR_TRY(tr__copy(c->ctx, x, &c->in[i]));
+    }
+    for (int i = 0; i < c->n_out; i++)
+        TR_TRY(widen(c, &c->out[i], &out[i], &out_meta[i]));
+    tr_kernel_call wide = *c;
+    wide.cdtype = TR_F32;
+    wide.in = in;
+    wide.out = out;
+    TR_TRY(kernel(&wide));
+    for (int i = 0; i < c->n_out; i++)
+        if (out[i].data != c->out[i].data)
+            TR_TRY(tr__copy(c->ctx, &c->out[i], &out[i]));
+    return TR_OK;
+}
+
 tr__axis tr__axis_of(const tr_meta *m, int64_t dim) {
     tr__axis a = {1, 1, 1};
     if (m->ndim == 0)

@@ -45,8 +45,13 @@ __version__ = version.__version__
 from .random import (Generator, default_generator, get_rng_state, initial_seed, manual_seed, seed, set_rng_state)  # noqa: E402
 from . import autograd, random  # noqa: E402
 from .autograd import enable_grad, inference_mode, no_grad, set_grad_enabled  # noqa: E402
+from . import amp  # noqa: E402
+from .amp.autocast_mode import (autocast, autocast_decrement_nesting, autocast_increment_nesting,  # noqa: E402, F401
+                                get_autocast_dtype, is_autocast_cache_enabled, is_autocast_enabled, set_autocast_cache_enabled,
+                                set_autocast_dtype, set_autocast_enabled)
+from ._C import clear_autocast_cache  # noqa: E402, F401
 from . import nn, optim, utils  # noqa: E402
-from . import _utils, accelerator, backends, cuda, distributions, linalg, onnx, safetensors, serialization  # noqa: E402, F401
+from . import _utils, accelerator, backends, cpu, cuda, distributions, linalg, onnx, safetensors, serialization  # noqa: E402, F401
 from .serialization import load, save  # noqa: E402
 
 for _storage in serialization.STORAGES.values():
@@ -116,9 +121,9 @@ def set_default_device(device):
 
 
 def get_default_device():
-    from ._core import cpu
+    from ._core import cpu as where
 
-    return cpu
+    return where
 
 
 def set_default_tensor_type(t):

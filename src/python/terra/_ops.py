@@ -4,7 +4,7 @@ import builtins
 import math
 from collections import namedtuple
 
-from . import _C
+from . import _autocast, _C
 from ._core import Size
 
 Tensor = _C.Tensor
@@ -339,6 +339,7 @@ def diag(input, diagonal=0):
     return out
 
 
+@_autocast.float32
 def trace(input):
     return _C.sum(_C.diagonal(input))
 
@@ -579,12 +580,14 @@ def matmul(input, other, *, out=None):
     return result if out is None else out.copy_(result)
 
 
+@_autocast.untouched
 def dot(input, tensor):
     if input.ndim != 1 or tensor.ndim != 1:
         raise RuntimeError(f"1D tensors expected, but got {input.ndim}D and {tensor.ndim}D tensors")
     return input.matmul(tensor)
 
 
+@_autocast.untouched
 def mv(input, vec):
     return input.matmul(vec)
 

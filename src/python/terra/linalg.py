@@ -1,6 +1,6 @@
 """Norms."""
 
-from . import _C
+from . import _autocast, _C
 from ._ops import matmul, norm as _norm
 
 
@@ -16,6 +16,7 @@ def norm(A, ord=None, dim=None, keepdim=False, *, out=None, dtype=None):
     return _norm(A, 2 if ord in (None, "fro") else ord, dim, keepdim, dtype=dtype)
 
 
+@_autocast.lower
 def vecdot(x, y, *, dim=-1, out=None):
     return _C.sum(x * y, dim)
 

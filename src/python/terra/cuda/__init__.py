@@ -1,6 +1,7 @@
 """No CUDA: as PyTorch's CPU build answers."""
 
 from .. import _core
+from . import amp  # noqa: F401
 
 
 def is_available():

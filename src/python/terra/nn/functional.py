@@ -3,7 +3,7 @@
 import math
 import warnings
 
-from .. import _C
+from .. import _autocast, _C
 from .._ops import _need
 from .._ops import log_softmax as _log_softmax
 from .._ops import softmax as _softmax
@@ -25,6 +25,7 @@ def linear(input, weight, bias=None):
     return _C._linear(input, weight, bias)
 
 
+@_autocast.untouched
 def bilinear(input1, input2, weight, bias=None):
     from .._ops import einsum
 
@@ -125,6 +126,7 @@ def tanhshrink(input):
     return input - _C.tanh(input)
 
 
+@_autocast.lower
 def prelu(input, weight):
     if weight.numel() > 1:
         weight = weight.view([-1 if d == 1 else 1 for d in range(input.ndim)])
@@ -317,6 +319,8 @@ def pad(input, pad, mode="constant", value=None):
 
 
 def _pad_by_index(input, pad, mode):
+    if mode != "circular":
+        input = _C._autocast_float32(input)
     for i in range(len(pad) // 2):
         dim = input.ndim - 1 - i
         n, a, b = input.shape[dim], pad[2 * i], pad[2 * i + 1]
@@ -473,6 +477,7 @@ def nll_loss(input, target, weight=None, size_average=None, ignore_index=-100, r
     return loss.reshape(target.shape) if reduction == "none" else loss
 
 
+@_autocast.float32
 def cross_entropy(input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean",
                   label_smoothing=0.0):
     """nll_loss of log_softmax; targets are class indices or probabilities."""
@@ -522,17 +527,20 @@ def _warn_size(name, input, target):
                       "lead to incorrect results due to broadcasting. Please ensure they have the same size.", stacklevel=3)
 
 
+@_autocast.float32
 def mse_loss(input, target, size_average=None, reduce=None, reduction="mean", weight=None):
     _warn_size("mse_loss", input, target)
     loss = _C.square(input - target)
     return _reduce(loss if weight is None else loss * weight, _reduction(size_average, reduce, reduction))
 
 
+@_autocast.float32
 def l1_loss(input, target, size_average=None, reduce=None, reduction="mean", weight=None):
     _warn_size("l1_loss", input, target)
     return _reduce(_C.abs(input - target), _reduction(size_average, reduce, reduction))
 
 
+@_autocast.float32
 def smooth_l1_loss(input, target, size_average=None, reduce=None, reduction="mean", beta=1.0):
     _warn_size("smooth_l1_loss", input, target)
     if beta == 0.0:
@@ -541,11 +549,13 @@ def smooth_l1_loss(input, target, size_average=None, reduce=None, reduction="mea
     return _reduce(_C.where(d < beta, 0.5 * d * d / beta, d - 0.5 * beta), _reduction(size_average, reduce, reduction))
 
 
+@_autocast.float32
 def huber_loss(input, target, reduction="mean", delta=1.0, weight=None):
     d = _C.abs(input - target)
     return _reduce(_C.where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta)), reduction)
 
 
+@_autocast.float32
 def binary_cross_entropy(input, target, weight=None, size_average=None, reduce=None, reduction="mean"):
     if target.shape != input.shape:
         raise ValueError(f"Using a target size ({target.shape}) that is different to the input size ({input.shape}) is deprecated. "
@@ -554,6 +564,7 @@ def binary_cross_entropy(input, target, weight=None, size_average=None, reduce=N
     return _reduce(loss if weight is None else loss * weight, _reduction(size_average, reduce, reduction))
 
 
+@_autocast.float32
 def binary_cross_entropy_with_logits(input, target, weight=None, size_average=None, reduce=None, reduction="mean",
                                      pos_weight=None):
     if target.shape != input.shape:
@@ -566,6 +577,7 @@ def binary_cross_entropy_with_logits(input, target, weight=None, size_average=No
     return _reduce(loss if weight is None else loss * weight, _reduction(size_average, reduce, reduction))
 
 
+@_autocast.float32
 def kl_div(input, target, size_average=None, reduce=None, reduction="mean", log_target=False):
     if log_target:
         loss = _C.exp(target) * (target - input)
@@ -577,15 +589,18 @@ def kl_div(input, target, size_average=None, reduce=None, reduction="mean", log_
     return _reduce(loss, _reduction(size_average, reduce, reduction))
 
 
+@_autocast.float32
 def hinge_embedding_loss(input, target, margin=1.0, size_average=None, reduce=None, reduction="mean"):
     loss = _C.where(target == 1, input, _C.clamp(margin - input, 0))
     return _reduce(loss, reduction)
 
 
+@_autocast.float32
 def margin_ranking_loss(input1, input2, target, margin=0, size_average=None, reduce=None, reduction="mean"):
     return _reduce(_C.clamp(-target * (input1 - input2) + margin, 0), reduction)
 
 
+@_autocast.float32
 def triplet_margin_loss(anchor, positive, negative, margin=1.0, p=2, eps=1e-6, swap=False, size_average=None, reduce=None,
                         reduction="mean"):
     near, far = pairwise_distance(anchor, positive, p, eps), pairwise_distance(anchor, negative, p, eps)
@@ -594,6 +609,7 @@ def triplet_margin_loss(anchor, positive, negative, margin=1.0, p=2, eps=1e-6, s
     return _reduce(_C.clamp(near - far + margin, 0), reduction)
 
 
+@_autocast.float32
 def cosine_embedding_loss(input1, input2, target, margin=0, size_average=None, reduce=None, reduction="mean"):
     cos = cosine_similarity(input1, input2, -1)
     return _reduce(_C.where(target == 1, 1 - cos, _C.clamp(cos - margin, 0)), reduction)
@@ -607,18 +623,20 @@ def _sdpa_fits(query, key, value, mask, p, causal):
     q, k, v = query.shape, key.shape, value.shape
     if len(q) != 4 or len(k) != 4 or len(v) != 4 or q[:2] != k[:2] or q[:2] != v[:2] or q[3] != k[3] or k[2] != v[2]:
         return False
-    if query.dtype is not _C.float32 or key.dtype is not _C.float32 or value.dtype is not _C.float32:
+    dtype = query.dtype
+    if dtype is not _C.float32 and dtype is not _C.bfloat16 or key.dtype is not dtype or value.dtype is not dtype:
         return False
     if not 0.0 <= p < 1.0 or not query.numel() or not value.numel():
         return False
     if mask is None:
         return True
-    if causal or mask.requires_grad or mask.dtype is not _C.bool and mask.dtype is not _C.float32:
+    if causal or mask.requires_grad or mask.dtype is not _C.bool and mask.dtype is not dtype:
         return False
     scores, own = (q[0], q[1], q[2], k[2]), mask.shape
     return len(own) <= 4 and all(a == 1 or a == b for a, b in zip(own[::-1], scores[::-1]))
 
 
+@_autocast.lower
 def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None,
                                  enable_gqa=False):
     """softmax(query key^T * scale + mask) value; [..., L, E], [..., S, E], [..., S, Ev]"""

@@ -27,6 +27,7 @@ class CheckpointFunction(Function):
         ctx.run, ctx.preserve, ctx.others = run, preserve, [None if isinstance(a, Tensor) else a for a in args]
         ctx.is_tensor = [isinstance(a, Tensor) for a in args]
         ctx.state = _random.get_rng_state() if preserve else None
+        ctx.autocast = _C._autocast_get()
         ctx.save_for_backward(*[a for a in args if isinstance(a, Tensor)])
         return run(*args)
 
@@ -35,13 +36,15 @@ class CheckpointFunction(Function):
         tensors = iter(ctx.saved_tensors)
         args = _detached([next(tensors) if t else o for t, o in zip(ctx.is_tensor, ctx.others)])
         now = _random.get_rng_state() if ctx.preserve else None
-        was = _C._set_grad_enabled(True)
+        was, outside = _C._set_grad_enabled(True), _C._autocast_get()
+        _C._autocast_set(*ctx.autocast)
         try:
             if ctx.preserve:
                 _random.set_rng_state(ctx.state)
             out = ctx.run(*args)
         finally:
             _C._set_grad_enabled(was)
+            _C._autocast_set(*outside)
             if ctx.preserve:
                 _random.set_rng_state(now)
         out = (out,) if isinstance(out, Tensor) else out
