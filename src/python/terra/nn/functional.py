@@ -408,6 +408,8 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-05):
     if input.shape[1] % num_groups:
         raise RuntimeError(f"Expected number of channels in input to be divisible by num_groups, but got input of shape "
                            f"{list(input.shape)} and num_groups={num_groups}")
+    if input.dtype is _C.bfloat16:  # rounded once
+        return group_norm(input.float(), num_groups, weight, bias, eps).to(input.dtype)
     shape = input.shape
     n = input.reshape(shape[0], num_groups, -1)
     out = _op.layer_norm(n, None, None, eps, 1)[0].reshape(shape)
@@ -424,6 +426,8 @@ def instance_norm(input, running_mean=None, running_var=None, weight=None, bias=
 
 
 def rms_norm(input, normalized_shape, weight=None, eps=None):
+    if input.dtype is _C.bfloat16:  # rounded once
+        return rms_norm(input.float(), normalized_shape, weight, eps).to(input.dtype)
     dims = list(range(-len(normalized_shape), 0))
     eps = 1.1920928955078125e-07 if eps is None else eps
     out = input * _C.rsqrt(_C.mean(input * input, dims, True) + eps)
