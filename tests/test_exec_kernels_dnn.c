@@ -131,6 +131,61 @@ Test(dnn, matmul_with_bias_and_gelu) {
     tr_free(scratch);
 }
 
+/* ---- bfloat16 ---- */
+
+static uint16_t hx[N * CI * H * H], hw[CO * CI * 9], hb[CO], hy[N * CO * H * H];
+
+static void narrow(float *from, uint16_t *to, int n) {
+    kc_call(_cast, TR_BF16, (TR_BF16), (kc_tensor(TR_BF16, to, n)), kc_tensor(TR_F32, from, n));
+    kc_call(_cast, TR_F32, (TR_F32), (kc_tensor(TR_F32, from, n)), kc_tensor(TR_BF16, to, n)); // what is left of it
+}
+
+static void expect_bf16(int n, const char *what) {
+    kc_call(_cast, TR_F32, (TR_F32), (kc_tensor(TR_F32, y, n)), kc_tensor(TR_BF16, hy, n));
+    kc_expect(y, want, n, 8e-3, what); // one rounding
+}
+
+Test(dnn, bfloat16_is_as_float32_rounded_once) {
+    enum { M = 5, K = 16, O = 32 };
+    fill();
+    narrow(x, hx, N * CI * H * H);
+    narrow(w, hw, CO * CI * 9);
+    narrow(b, hb, CO);
+    for (int time = 0; time < 3; time++) {
+        kc_call(conv2d, TR_F32, (1, 1, 1, 1, 1, 1, 1), (kc_tensor(TR_F32, want, N, CO, H, H)), kc_tensor(TR_F32, x, N, CI, H, H),
+                kc_tensor(TR_F32, w, CO, CI, 3, 3), kc_tensor(TR_F32, b, CO));
+        kc_call(conv2d, TR_BF16, (1, 1, 1, 1, 1, 1, 1), (kc_tensor(TR_BF16, hy, N, CO, H, H)),
+                kc_tensor(TR_BF16, hx, N, CI, H, H), kc_tensor(TR_BF16, hw, CO, CI, 3, 3), kc_tensor(TR_BF16, hb, CO));
+        expect_bf16(N * CO * H * H, "convolution");
+        static const int64_t turned[] = {1, K};
+        kc_call(addmm, TR_F32, (0), (kc_tensor(TR_F32, want, M, O)), kc_tensor(TR_F32, b, O), kc_tensor(TR_F32, x, M, K),
+                kc_strided(TR_F32, w, 2, (int64_t[]){K, O}, turned), kc_integer(1), kc_integer(1));
+        kc_call(addmm, TR_BF16, (0), (kc_tensor(TR_BF16, hy, M, O)), kc_tensor(TR_BF16, hb, O), kc_tensor(TR_BF16, hx, M, K),
+                kc_strided(TR_BF16, hw, 2, (int64_t[]){K, O}, turned), kc_integer(1), kc_integer(1));
+        expect_bf16(M * O, "product");
+    }
+}
+
+Test(dnn, bfloat16_runs_in_no_reference_implementation) {
+    tr_dnn_layout *l[3];
+    tr_dnn_op *op = NULL;
+    for (int i = 0; i < 3; i++)
+        cr_assert_eq(tr_dnn_layout_create(tr_meta_get(TR_BF16, 2, (int64_t[]){64, 64}, NULL), &l[i]), TR_OK);
+    tr_dnn_matmul_spec product = {.dtype = TR_BF16, .src_batch = 1, .weights_batch = 1, .m = 64, .n = 64, .k = 64, .threads = 1,
+                                  .src = l[0], .weights = l[1], .dst = l[2]};
+    tr_dnn_conv_spec conv = {.dtype = TR_BF16, .n = 1, .ci = 32, .co = 32, .h = H, .w = H, .kh = 3, .kw = 3, .oh = H, .ow = H,
+                             .stride = {1, 1}, .padding = {1, 1}, .dilation = {1, 1}, .groups = 1, .threads = 1};
+    for (int k = 0; k < 4; k++) {
+        conv.direction = (tr_dnn_direction) k;
+        tr_status s = k == 3 ? tr_dnn_matmul_create(&product, &op) : tr_dnn_conv_create(&conv, &op);
+        cr_assert(s == TR_E_NOTIMPL || (s == TR_OK && strncmp(tr_dnn_op_impl(op), "ref", 3) != 0));
+        tr_dnn_op_destroy(op);
+        op = NULL;
+    }
+    for (int i = 0; i < 3; i++)
+        tr_dnn_layout_destroy(l[i]);
+}
+
 /* ---- partitions ---- */
 
 static tr_dnn_operand operand(int32_t value, const tr_arg *a) {

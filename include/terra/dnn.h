@@ -11,7 +11,8 @@
  *
  * An op may be created by any thread (the compile thread sets its OpenMP team size first, see `threads`), and is run by one
  * thread at a time: an executor's. Everything returns a status; nothing throws; what the library refuses is TR_E_NOTIMPL.
- * An op that would run a reference implementation is refused too, unless `slow` is set: those are a thousand times slower. */
+ * An op that would run a reference implementation, or emulate bfloat16, is refused too, unless `slow` is set: references are a
+ * thousand times slower. */
 #ifndef TERRA_DNN_H
 #define TERRA_DNN_H
 

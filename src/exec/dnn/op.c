@@ -169,6 +169,17 @@ static tr_status finish(dnnl_primitive_desc_t pd, int n, const port_arg *ports, 
     return TR_OK;
 }
 
+/* Without instructions for bfloat16 the library emulates them, which is slower than float32, or has a reference. */
+static tr_status is_native(tr_dtype dtype, bool slow) {
+#ifdef __x86_64__
+    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+    bool bf16 = isa == dnnl_cpu_isa_avx2_vnni_2 || (isa & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
+    if (dtype == TR_BF16 && !slow && !bf16)
+        return TR_FAIL(TR_E_NOTIMPL, "this processor has no instructions for bfloat16");
+#endif
+    return TR_OK;
+}
+
 /* ------------------------------------------------------------------------------------------ convolution */
 
 typedef struct conv_descs {
@@ -246,6 +257,7 @@ static tr_status create_conv(const tr_dnn_conv_spec *s, conv_descs *d, tr_dnn_op
 
 tr_status tr_dnn_conv_create(const tr_dnn_conv_spec *spec, tr_dnn_op **out) {
     conv_descs d = {0};
+    TR_TRY(is_native(spec->dtype, spec->slow));
     tr__dnn_set_threads(spec->threads);
     tr_status s = create_conv(spec, &d, out);
     free_conv(&d);
@@ -282,6 +294,7 @@ static tr_status create_matmul(const tr_dnn_matmul_spec *s, conv_descs *d, tr_dn
 
 tr_status tr_dnn_matmul_create(const tr_dnn_matmul_spec *spec, tr_dnn_op **out) {
     conv_descs d = {0};
+    TR_TRY(is_native(spec->dtype, spec->slow));
     tr__dnn_set_threads(spec->threads);
     tr_status s = create_matmul(spec, &d, out);
     free_conv(&d);

@@ -96,7 +96,7 @@ class RNNBase(Module):
         """Nothing: no library here wants weights in one piece."""
 
     def _check(self, input, states):
-        if input.dtype != getattr(self, self._all_weights[0][0]).dtype:
+        if not _C._autocast_enabled() and input.dtype != getattr(self, self._all_weights[0][0]).dtype:
             raise ValueError(f"RNN input dtype ({input.dtype}) does not match weight dtype "
                              f"({getattr(self, self._all_weights[0][0]).dtype}).")
         if input.shape[-1] != self.input_size:
