@@ -259,7 +259,7 @@ row("_sdpa", lambda t, F, q, k, v: F.scaled_dot_product_attention(q, k, v) + F.s
     + F.scaled_dot_product_attention(q, k, v, dropout_p=0.4),
     [In((2, 3, 5, 4)), In((2, 3, 7, 4)), In((2, 3, 7, 6))], [In((1, 2, 9, 3)), In((1, 2, 9, 3)), In((1, 2, 9, 3))],
     [In((1, 1, 61, 20)), In((1, 1, 40, 20)), In((1, 1, 40, 20))], [In((0, 2, 3, 4)), In((0, 2, 3, 4)), In((0, 2, 3, 4))],
-    dtypes=("float32", "float64"), tol=8, random=True, gradgrad=False, bad=_sdpa_bad)
+    dtypes=FLOATS, tol=8, random=True, gradgrad=False, bad=_sdpa_bad)
 
 
 def _sdpa_masked(t, F, q, k, v, m, b):
@@ -274,7 +274,7 @@ def _sdpa_masked(t, F, q, k, v, m, b):
 row("_sdpa_backward", _sdpa_masked,
     [In((2, 3, 5, 4)), In((2, 3, 7, 4)), In((2, 3, 7, 6)), In((2, 1, 5, 7)), In((5, 7), "bool")],
     [In((1, 2, 50, 8)), In((1, 2, 20, 8)), In((1, 2, 20, 6)), In((1, 1, 1, 20)), In((1, 2, 1, 20), "bool")],
-    dtypes=("float32", "float64"), tol=16, random=True, bad=_sdpa_bad)
+    dtypes=FLOATS, tol=16, random=True, bad=_sdpa_bad)
 
 # ---- products
 _mm_bad = lambda f: [lambda t, F: f(t, t.ones(2, 3), t.ones(2, 3)), lambda t, F: f(t, t.ones(2, 3), t.ones(3)),

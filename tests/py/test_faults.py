@@ -163,8 +163,10 @@ def test_fork_in_mid_iteration_and_workers():
     assert sorted(v for (b,) in loader for v in b.tolist()) == list(range(32))
 
 
-def test_every_allocation_of_a_step_may_fail():
+@pytest.mark.parametrize("autocast", [False, True])
+def test_every_allocation_of_a_step_may_fail(autocast):
     t = Trainer()
+    t.step = torch.autocast("cpu", enabled=autocast)(t.step)
     for _ in range(6):
         t.step()
     failures = n = 0
