@@ -1,6 +1,10 @@
 """torch.autocast("cpu"): dtypes, values and gradients of every operator, and of programs, against torch's."""
 
+import importlib
+import importlib.util
+import sys
 import threading
+import types
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +35,6 @@ def near(have, want, what, tol=1.0):
         np.testing.assert_allclose(a, b, rtol=2e-2 * tol, atol=atol, err_msg=what)
 
 
-# What torch itself cannot do in a region: its rows are of other dtypes, or it raises.
 CASES = [(n, d, i) for n, r in ROWS.items() for d in r.dtypes if d in ("float32", "bfloat16") for i in range(len(r.inputs))]
 
 
@@ -72,7 +75,6 @@ def test_every_operator_has_torchs_dtypes(name, dtype, i):
 
 # ---- functions that are composed of several rows
 
-F32, LOW = ("x", "y", "q", "c", "s"), ()
 COMPOSED = {
     "mse_loss": lambda t, F, A: F.mse_loss(A["x"], A["y"]),
     "l1_loss": lambda t, F, A: F.l1_loss(A["x"], A["y"]),
@@ -90,7 +92,7 @@ COMPOSED = {
     "margin_ranking_loss": lambda t, F, A: F.margin_ranking_loss(A["x"], A["y"], t.ones(3, 4)),
     "prelu": lambda t, F, A: F.prelu(A["x"], A["v"]),
     "matmul": lambda t, F, A: (A["x"] @ A["w"], A["x"] @ A["v"], A["x"][0] @ A["v"], A["q"] @ A["w"]),
-    "linear": lambda t, F, A: (F.linear(A["x"], A["w"], A["v"]), F.linear(A["q"], A["w"]), F.linear(A["q"], A["w"], A["v"])),
+    "linear": lambda t, F, A: [F.linear(*(A[k] for k in args)) for args in ("xwv", "qw", "qwv")],
     "einsum": lambda t, F, A: (t.einsum("ij,kj->ik", A["x"], A["y"]), t.einsum("i,j->ij", A["x"][0], A["y"][0])),
     "vecdot": lambda t, F, A: t.linalg.vecdot(A["x"], A["y"]),
     "dot": lambda t, F, A: t.dot(A["x"][0], A["y"][0]),
@@ -111,13 +113,15 @@ COMPOSED = {
     "attention, bool mask": lambda t, F, A: F.scaled_dot_product_attention(A["q"], A["q"], A["q"], attn_mask=A["m"] > -1),
     "pools": lambda t, F, A: (F.max_pool2d(A["c"], 2), F.avg_pool2d(A["c"], 2), F.adaptive_avg_pool2d(A["c"], 1)),
     "MultiheadAttention": lambda t, F, A: t.nn.MultiheadAttention(6, 2)(A["s"], A["s"], A["s"]),
-    "TransformerEncoderLayer": lambda t, F, A: t.nn.TransformerEncoderLayer(6, 2, 12, dropout=0.0, batch_first=True)(A["s"]),
+    "TransformerEncoderLayer": lambda t, F, A: t.nn.TransformerEncoderLayer(6, 2, 12, 0.0, batch_first=True)(A["s"]),
     "GRU, RNN": lambda t, F, A: [y for m in ("GRU", "RNN") for y in getattr(t.nn, m)(6, 5)(A["s"])],
     "bilinear": lambda t, F, A: F.bilinear(A["w"], A["w"], A["w"].view(4, 2, 2).repeat(1, 2, 2)),
     "mv": lambda t, F, A: t.mv(A["w"], A["v"]),
     "mixed": lambda t, F, A: F.gelu(A["x"] @ A["w"] + A["v"]) * A["y"] + (A["x"] @ A["w"]).softmax(-1),
 }
-SHAPES = dict(x=(3, 4), y=(3, 4), w=(4, 4), v=(4,), c=(2, 3, 6, 6), k=(5, 3, 3, 3), b=(5,), s=(2, 3, 6), q=(2, 2, 5, 4), m=(5, 5))
+LOWERED = ("x", "y", "q", "c", "s")  # in bfloat16 already, where activations are
+SHAPES = dict(x=(3, 4), y=(3, 4), w=(4, 4), v=(4,), c=(2, 3, 6, 6), k=(5, 3, 3, 3), b=(5,), s=(2, 3, 6), q=(2, 2, 5, 4),
+              m=(5, 5))
 
 
 @pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
@@ -128,7 +132,7 @@ def test_composed_functions_have_torchs_dtypes(name, low):
     results = []
     for t in BOTH:
         leaf = {k: t.from_numpy(a.copy()).clone().requires_grad_(True) for k, a in arrays.items()}
-        given = {k: v.to(t.bfloat16) if low and k in F32 else v for k, v in leaf.items()}
+        given = {k: v.to(t.bfloat16) if low and k in LOWERED else v for k, v in leaf.items()}
         t.manual_seed(3)
         with region(t):
             try:
@@ -158,7 +162,8 @@ def test_state_and_nesting():
         seen = []
 
         def look():
-            seen.append((t.is_autocast_enabled("cpu"), t.get_autocast_dtype("cpu"), t.is_autocast_cache_enabled(), (x @ x).dtype))
+            seen.append((t.is_autocast_enabled("cpu"), t.get_autocast_dtype("cpu"), t.is_autocast_cache_enabled(),
+                         (x @ x).dtype))
 
         look()
         with t.autocast("cpu"):
@@ -224,7 +229,8 @@ BAD = {
     "not callable": lambda t: region(t)(3),
     "float64 and bfloat16": lambda t: region(t)(lambda: t.ones(2, 2).double() @ t.ones(2, 2))(),
     "mixed, outside": lambda t: t.ones(2, 2) @ t.ones(2, 2).bfloat16(),
-    "mixed, disabled inside": lambda t: region(t)(t.autocast("cpu", enabled=False)(lambda: t.ones(2, 2) @ t.ones(2, 2).bfloat16()))(),
+    "mixed, disabled inside": lambda t: region(t)(t.autocast("cpu", enabled=False)(
+        lambda: t.ones(2, 2) @ t.ones(2, 2).bfloat16()))(),
     "custom_fwd": lambda t: t.amp.custom_fwd(device_type=3),
 }
 
@@ -358,9 +364,7 @@ def test_custom_functions():
 
 def test_checkpoint_recomputes_in_the_region():
     def program(t):
-        from importlib import import_module
-
-        checkpoint = import_module(t.__name__ + ".utils.checkpoint").checkpoint
+        checkpoint = importlib.import_module(t.__name__ + ".utils.checkpoint").checkpoint
         w, x = t.eye(3).mul(1.001).requires_grad_(True), t.ones(2, 3).requires_grad_(True)
         with region(t):
             y = checkpoint(lambda x: t.tanh(x @ w), x, use_reentrant=True)
@@ -402,10 +406,6 @@ class Course:
     """The models of perf/programs, small, in fifty steps."""
 
     def __init__(self, t):
-        import importlib.util
-        import sys
-        import types
-
         self.t = t
         folder = Path(__file__).parents[2] / "perf/programs"
         names = {"torch": t, "torch.nn": t.nn, "torch.nn.functional": t.nn.functional, "common": types.ModuleType("common")}
@@ -419,44 +419,48 @@ class Course:
                 setattr(self, name, module)
         finally:
             for k, v in before.items():
-                sys.modules.pop(k) if v is None else sys.modules.__setitem__(k, v)
+                sys.modules[k] = v
+                if v is None:
+                    del sys.modules[k]
 
     def make(self, name):
         t, F = self.t, self.t.nn.functional
-        words = lambda rng, *shape: t.from_numpy(rng.randint(0, 64, shape))
+        whole = lambda rng, high, *shape: t.from_numpy(rng.randint(0, high, shape))
+        real = lambda rng, *shape: t.from_numpy(rng.randn(*shape).astype("f"))
         if name == "mlp":
             net = t.nn.Sequential(t.nn.Linear(32, 64), t.nn.ReLU(), t.nn.Linear(64, 64), t.nn.ReLU(), t.nn.Linear(64, 8))
-            return net, lambda rng: F.mse_loss(net(t.from_numpy(rng.randn(16, 32).astype("f"))), t.from_numpy(rng.randn(16, 8).astype("f")))
+            return net, lambda rng: F.mse_loss(net(real(rng, 16, 32)), real(rng, 16, 8))
         if name == "gpt2":
             net = self.gpt2.GPT2(64, 16, 32, 2, 2, 0.1)
 
             def loss(rng):
-                w = words(rng, 4, 17)
+                w = whole(rng, 64, 4, 17)
                 return F.cross_entropy(net(w[:, :-1]).reshape(-1, 64), w[:, 1:].reshape(-1))
         elif name == "bert_qa":
             net = self.bert_qa.BertForAnswers(64, 16, 32, 2, 2, 0.1)
 
             def loss(rng):
-                start, end = net(words(rng, 4, 16), t.from_numpy(rng.randint(0, 2, (4, 16))))
-                return F.cross_entropy(start, t.from_numpy(rng.randint(0, 16, 4))) + F.cross_entropy(end, t.from_numpy(rng.randint(0, 16, 4)))
+                start, end = net(whole(rng, 64, 4, 16), whole(rng, 2, 4, 16))
+                return F.cross_entropy(start, whole(rng, 16, 4)) + F.cross_entropy(end, whole(rng, 16, 4))
         else:
             net = self.resnet.ResNet(self.resnet.Basic, (1, 1), 10)
-            return net, lambda rng: F.cross_entropy(net(t.from_numpy(rng.randn(8, 3, 24, 24).astype("f"))), t.from_numpy(rng.randint(0, 10, 8)))
+            return net, lambda rng: F.cross_entropy(net(real(rng, 8, 3, 24, 24)), whole(rng, 10, 8))
         return net, loss
 
     def run(self, name, steps=50):
         t = self.t
         t.manual_seed(3)
         net, loss_of = self.make(name)
-        kind = t.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9) if name == "resnet" else t.optim.AdamW(net.parameters(), lr=1e-3)
+        kind, more = (t.optim.SGD, {"momentum": 0.9}) if name == "resnet" else (t.optim.AdamW, {})
+        optimizer = kind(net.parameters(), lr=1e-3, **more)
         rng, losses = np.random.RandomState(1), []
         for _ in range(steps):
-            kind.zero_grad()
+            optimizer.zero_grad()
             with region(t):
                 loss = loss_of(rng)
             assert loss.dtype is t.float32
             loss.backward()
-            kind.step()
+            optimizer.step()
             losses.append(loss.item())
         assert all(p.grad.dtype is t.float32 for p in net.parameters())
         return np.array(losses)

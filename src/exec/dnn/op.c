@@ -169,7 +169,7 @@ static tr_status finish(dnnl_primitive_desc_t pd, int n, const port_arg *ports, 
     return TR_OK;
 }
 
-/* Without instructions for bfloat16 the library emulates them, which is slower than float32, or has a reference. */
+/* Without instructions for bfloat16 the library emulates them, or has only a reference. */
 static tr_status is_native(tr_dtype dtype, bool slow) {
 #ifdef __x86_64__
     dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();

@@ -80,9 +80,9 @@ tr_status tr__dense_out(const tr_kernel_call *c, const tr_arg *a, tr_dtype dtype
 tr_status tr__dense_inout(const tr_kernel_call *c, const tr_arg *a, tr_dtype dtype, void **data);
 tr_status tr__dense_out_end(const tr_kernel_call *c, const tr_arg *a, tr_dtype dtype, void *data);
 
-/* Runs a kernel that computes in float32 on copies of its bfloat16 operands, which lie as they do; results are rounded once. */
+/* Runs a kernel on float32 copies of the call's bfloat16 operands, which lie as those do; results are rounded once. Not for ops
+ * that write operands. */
 tr_status tr__widened(const tr_kernel_call *c, tr_kernel kernel);
-/* Does a kernel want that? */
 static inline bool tr__is_bf16(const tr_arg *a) {
     return a->meta->dtype == TR_BF16;
 }

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from .. import _C
 
-_DEVICES = ("cpu", "cuda", "ipu", "xpu", "mkldnn", "opengl", "opencl", "ideep", "hip", "ve", "fpga", "maia", "xla", "lazy", "vulkan",
-            "mps", "meta", "hpu", "mtia", "privateuseone")
+_DEVICES = ("cpu", "cuda", "ipu", "xpu", "mkldnn", "opengl", "opencl", "ideep", "hip", "ve", "fpga", "maia", "xla", "lazy",
+            "vulkan", "mps", "meta", "hpu", "mtia", "privateuseone")
 
 
 def _is_cpu(device_type):
@@ -97,8 +97,9 @@ class autocast:
 
     def __call__(self, func):
         if not callable(func):
-            raise TypeError(f"autocast()(func) requires a callable, but got {type(func).__name__}. Did you mean to use autocast as a "
-                            "context manager? For example:\n    with torch.autocast(device_type=...):\n        output = model(input)")
+            raise TypeError(f"autocast()(func) requires a callable, but got {type(func).__name__}. Did you mean to use autocast "
+                            "as a context manager? For example:\n    with torch.autocast(device_type=...):\n"
+                            "        output = model(input)")
 
         @functools.wraps(func)
         def run(*args, **kwargs):
