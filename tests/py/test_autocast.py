@@ -411,6 +411,7 @@ class Course:
         names = {"torch": t, "torch.nn": t.nn, "torch.nn.functional": t.nn.functional, "common": types.ModuleType("common")}
         before = {k: sys.modules.get(k) for k in names}
         sys.modules.update(names)
+        sys.path.insert(0, str(folder))
         try:
             for name in ("bert_qa", "gpt2", "resnet"):
                 spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
@@ -418,6 +419,7 @@ class Course:
                 spec.loader.exec_module(module)
                 setattr(self, name, module)
         finally:
+            sys.path.remove(str(folder))
             for k, v in before.items():
                 sys.modules[k] = v
                 if v is None:
