@@ -19,7 +19,7 @@
 enum {
     NR = TR__CONV_PANEL,
     MR = 6,
-    BLOCK = 96, /* pixels whose part of the image stays in the cache; a multiple of MR */
+    BLOCK = 96, /* pixels, at most, whose part of the image stays in the cache; a multiple of MR */
     CHUNK = 256, /* channels by taps of a panel that stay in the first-level cache */
     UNITS = 32,  /* of work, at least, if there are panels enough */
     SUM = 256,   /* pixels, at least, that the weights' derivative sums up in registers */
@@ -92,6 +92,7 @@ typedef struct gather {
     int64_t *off[2]; /* [n_taps] */
     int *tap;        /* [n_taps] which of the weights' */
     const float *zeros; /* [channels] */
+    int64_t block;  /* pixels at a time */
     int64_t groups; /* of panels, a unit of work each, for a block of pixels */
     void *scratch;
     size_t per_thread;
@@ -133,7 +134,7 @@ static void prepare_rows(const gather *g, int64_t count, float *const *to, int64
 
 /* Some panels of a block of pixels. */
 static void gather_unit(const gather *g, int64_t block, int64_t group, const float **rows, float **to) {
-    int64_t first = block * BLOCK, pixels = g->v->n * g->grid[0] * g->grid[1], count = tr__min(BLOCK, pixels - first);
+    int64_t first = block * g->block, pixels = g->v->n * g->grid[0] * g->grid[1], count = tr__min(g->block, pixels - first);
     int64_t begin = group * panels_of(g) / g->groups, end = (group + 1) * panels_of(g) / g->groups;
     find_rows(g, first, count, rows, to);
     bool add = g->bias || g->n_taps == 0;
@@ -169,15 +170,17 @@ static void gather_units(void *env, int64_t begin, int64_t end, int thread) {
 }
 
 static tr_status run_gather(const tr_kernel_call *c, gather *g) {
-    int64_t blocks = (g->v->n * g->grid[0] * g->grid[1] + BLOCK - 1) / BLOCK;
+    int64_t pixels = g->v->n * g->grid[0] * g->grid[1], blocks = (pixels + BLOCK - 1) / BLOCK;
+    g->block = ((pixels + blocks - 1) / blocks + MR - 1) / MR * MR; // all alike, but for the last
+    blocks = (pixels + g->block - 1) / g->block;
     g->groups = tr__min(panels_of(g), tr__max(1, UNITS / tr__max(1, blocks)));
-    int64_t work = tr__min(BLOCK, g->v->n * g->grid[0] * g->grid[1]) * g->n_taps * g->channels * g->columns / g->groups / NR;
+    int64_t work = tr__min(g->block, pixels) * g->n_taps * g->channels * g->columns / g->groups / NR;
     int64_t units = blocks * g->groups, grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
     g->per_thread = (size_t) (g->n_taps + 1) * BLOCK * sizeof(void *) + 64;
     g->scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * g->per_thread);
     if (!g->scratch)
         return TR_E_NOMEM;
-    tr__parallel(c->ctx, units, grain, gather_units, g);
+    tr__parallel_units(c->ctx, units, grain, gather_units, g);
     return TR_OK;
 }
 
@@ -280,6 +283,7 @@ typedef struct sum {
     int64_t taps, tiles, panels, rows; /* tiles of MR input channels; output rows [n, out[0]] of a block */
     int64_t parts;                     /* that the tiles are cut into */
     int64_t pixels;                    /* a block's, of src */
+    int64_t tile_step;                 /* from a tile of a block's pixels to the next, in floats */
     char *scratch;
     size_t per_thread;
 } sum;
@@ -346,11 +350,11 @@ static void find_pixels(const sum *s, int64_t first, int64_t last, block *k) {
     }
 }
 
-/* to [tiles, pixels, MR] of the channels of tiles begin .. end. */
+/* to [tiles, pixels, MR], with steps of tile_step, of the channels of tiles begin .. end. */
 static void pack_pixels(const sum *s, const block *k, int64_t begin, int64_t end, float *to) {
     for (int64_t p = 0; p < k->pixels; p++)
         for (int64_t t = begin; t < end; t++) {
-            float *o = to + ((t - begin) * k->pixels + p) * MR;
+            float *o = to + (t - begin) * s->tile_step + p * MR;
             int64_t n = tr__min(MR, s->v->ci - t * MR);
             if (p && n == MR) {
                 memcpy(o, k->from[p] + t * MR, MR * sizeof *o);
@@ -376,7 +380,7 @@ static void sum_part(const sum *s, int64_t part, int64_t begin, int64_t end, cha
     int64_t low = part * s->tiles / s->parts, high = (part + 1) * s->tiles / s->parts, all = v->n * v->out[0];
     block k = {.from = (const float **) (void *) own};
     float *x = (float *) (void *) (k.from + s->pixels);
-    float *g = x + (s->tiles / s->parts + 1) * s->pixels * MR;
+    float *g = x + (s->tiles / s->parts + 1) * s->tile_step;
     k.index = (int32_t *) (void *) (g + s->panels * s->rows * v->out[1] * NR);
     for (int64_t first = 0; first < all; first += s->rows) {
         find_pixels(s, first, tr__min(all, first + s->rows), &k);
@@ -386,7 +390,7 @@ static void sum_part(const sum *s, int64_t part, int64_t begin, int64_t end, cha
             for (int64_t t = low; t < high; t++)
                 for (int64_t tap = 0; tap < s->taps; tap++) {
                     float *to = s->weights + ((panel * s->taps + tap) * v->ci + t * MR) * NR, rest[MR * NR];
-                    const float *a = x + (t - low) * k.pixels * MR, *b = g + (panel - begin) * k.n * NR;
+                    const float *a = x + (t - low) * s->tile_step, *b = g + (panel - begin) * k.n * NR;
                     int64_t n = tr__min(MR, v->ci - t * MR);
                     if (n == MR) {
                         pixels_times_panel(k.n, a, k.index + tap * k.n, b, to, first > 0);
@@ -417,8 +421,9 @@ static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v) {
     // Of src: each image's rows, and what taps overlap at both ends.
     s.pixels = s.taps == 1 ? s.rows * v->out[1] + 1
                            : 1 + v->size[1] * tr__min(images * v->size[0], s.rows * v->stride[0] + images * v->kernel[0] * v->dilation[0]);
-    s.parts = tr__min(s.tiles, s.panels >= 8 ? 1 : 2);
-    size_t floats = (size_t) ((s.tiles / s.parts + 1) * s.pixels * MR + s.panels * s.rows * v->out[1] * NR);
+    s.tile_step = ((s.pixels * MR + 15) / 16 | 1) * 16; // an odd number of cache lines: tiles lie in different sets
+    s.parts = tr__min(s.tiles, s.panels < 8 || v->ci > v->co ? 2 : 1); // each thread packs as little as possible
+    size_t floats = (size_t) ((s.tiles / s.parts + 1) * s.tile_step + s.panels * s.rows * v->out[1] * NR);
     s.per_thread = (floats * sizeof(float) + (size_t) s.pixels * sizeof(float *) +
                     (size_t) (s.taps * s.rows * v->out[1]) * sizeof(int32_t) + 127) / 64 * 64;
     int64_t units = s.parts * s.panels, grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, all * v->out[1] * s.taps * s.tiles / s.parts));

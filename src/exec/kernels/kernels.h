@@ -55,7 +55,10 @@ tr_status TR__SUFFIXED(tr__layer_norm_forward)(const tr_layer_norm_forward *f, t
  * when n < 2 * grain. Ranges are ordered by thread and depend on n and the team's size only. */
 typedef void (*tr__range_fn)(void *env, int64_t begin, int64_t end, int thread);
 void tr__parallel(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn, void *env);
-/* How many ranges tr__parallel would cut. */
+/* The same over single units of much work, each to the thread that comes first: cores are not always equally fast. Results may
+ * not depend on who does what. */
+void tr__parallel_units(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn, void *env);
+/* How many threads either takes. */
 int tr__parallel_width(const tr_kernel_ctx *ctx, int64_t n, int64_t grain);
 
 enum { TR__GRAIN = 48 * 1024 }; /* elements of simple work worth a thread */

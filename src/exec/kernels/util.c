@@ -25,6 +25,19 @@ void tr__parallel(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn,
     }
 }
 
+void tr__parallel_units(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn, void *env) {
+    if (n <= 0)
+        return;
+    int threads = tr__parallel_width(ctx, n, grain);
+    if (threads == 1) {
+        fn(env, 0, n, 0);
+        return;
+    }
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int64_t u = 0; u < n; u++)
+        fn(env, u, u + 1, omp_get_thread_num());
+}
+
 void *tr__scratch(const tr_kernel_call *c, size_t bytes) {
     void *p = c->ctx->scratch(c->ctx, bytes ? bytes : 64);
     if (!p)
