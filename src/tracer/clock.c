@@ -12,7 +12,8 @@
 tr_clock tr__clock;
 
 static struct {
-    int64_t overhead; /* of two readings */
+    int64_t least;    /* that a second reading ever took */
+    int64_t overhead; /* ... right before this start */
     int64_t start, waited, ops;
 } now_timed;
 
@@ -32,11 +33,11 @@ static int64_t waited_ns(void) {
 
 void tr__clock_init(void) {
     tr__clock.every = tr_options_get()->time_calls;
-    now_timed.overhead = INT64_MAX;
+    now_timed.least = INT64_MAX;
     for (int i = 0; i < 200; i++) {
         int64_t start = read_clock(), ns = read_clock() - start;
-        if (ns < now_timed.overhead)
-            now_timed.overhead = ns;
+        if (ns < now_timed.least)
+            now_timed.least = ns;
     }
 }
 
@@ -46,7 +47,11 @@ bool tr__clock_start(void) {
     tr__clock.depth++;
     now_timed.waited = waited_ns();
     now_timed.ops = tr__ops_so_far();
+    int64_t before = read_clock();
     now_timed.start = read_clock();
+    now_timed.overhead = now_timed.start - before;
+    if (now_timed.overhead > 4 * now_timed.least) // the thread lost its core in between
+        now_timed.overhead = now_timed.least;
     return true;
 }
 

@@ -2,9 +2,9 @@
  *
  * Off the benchmark, one call of tr_apply in 64 is timed while a path is followed, by the thread's CPU time: the wall clock would
  * count being preempted by the executor's team, which on a full machine is most of it. Reading that clock is a system call, so it is
- * not done more often, and what two readings take is subtracted. With TERRA_TIME_CALLS every outermost call (ops, backward, marks,
- * the death of tensors) is timed by the monotonic clock. In both cases what was spent waiting for the executor is left out: waits
- * have counters of their own (tr_exec_stats). */
+ * not done more often. With TERRA_TIME_CALLS every outermost call (ops, backward, marks, the death of tensors) is timed by the
+ * monotonic clock. In both cases what two readings take is measured right before and subtracted, and what was spent waiting for the
+ * executor is left out: waits have counters of their own (tr_exec_stats). */
 #ifndef TR_TRACER_CLOCK_H
 #define TR_TRACER_CLOCK_H
 
