@@ -5,7 +5,8 @@ whose checkout is absent is skipped.
 
 Numbers are compared within a tolerance that the program's own sensitivity sets, times of day not at all. Where a program
 samples its actions, or multiplies rounding (a learning rate of 20), courses part after a while in torch itself, between
-instruction sets: there, the lines before are compared (`lines`), or a smaller rate is given on the command line."""
+instruction sets: there, the numbers before are compared (`lines`: it is stopped behind them; `alike`: it runs to its end), or a
+smaller rate is given on the command line."""
 
 import os
 import re
@@ -20,7 +21,8 @@ BERT = "codertimo+BERT-pytorch"
 LM = ["--data", "{data}/lm", "--epochs", "1", "--emsize", "32", "--nhid", "32", "--nlayers", "1", "--log-interval", "5", "--lr", "0.5"]
 PROGRAMS = {
     "minGPT": dict(checkout="karpathy+minGPT", path=".", run=["projects/adder/adder.py", "--trainer.max_iters=60"], tolerance=1e-4),
-    "dynamic_net": dict(checkout="jcjohnson+pytorch-examples", run=["nn/dynamic_net.py"], tolerance=2e-3),
+    # Behind line 110 a ReLU may turn: of six runs of torch whose weights differ by an ulp, one parts from the others by 4e-2.
+    "dynamic_net": dict(checkout="jcjohnson+pytorch-examples", run=["nn/dynamic_net.py"], tolerance=1e-4, alike=100),
     "word_language_model": dict(checkout="pytorch+examples", run=["word_language_model/main.py", *LM], tolerance=2e-3),
     "word_language_model, GRU": dict(checkout="pytorch+examples", run=["word_language_model/main.py", *LM, "--model", "GRU"],
                                      tolerance=2e-3),
@@ -130,9 +132,11 @@ def test_program(tmp_path, name, data):
     want, have = (output(tmp_path, program, under, data) for under in ("torch", "terra"))
     assert len(have) == len(want)
     worst = 0.0
-    for a, b in zip(want, have):
+    for i, (a, b) in enumerate(zip(want, have)):
         a, b = TIMES.sub("", a), TIMES.sub("", b)
         assert NUMBER.sub("#", a) == NUMBER.sub("#", b)
+        if i >= program.get("alike", len(want)):
+            continue
         for x, y in zip(map(float, NUMBER.findall(a)), map(float, NUMBER.findall(b))):
             worst = max(worst, abs(x - y) / max(abs(x), 1.0))
     print(f"\n{name}: {len(want)} lines, numbers within {worst:.1e}")
