@@ -65,6 +65,7 @@ typedef struct tr_runner {
     bool ended;                 /* END seen: every op is validated */
     bool failed;                /* something in the current activation failed: the rest is skipped */
     uint32_t starved_at;        /* cursor at which the last starvation was relieved */
+    int64_t last_wait;          /* how long the executor last had nothing to do, in ns */
     tr_slab *slabs, *carries;   /* of all plans, which run one at a time; refs 0: free */
     tr_fetch *fetches;          /* waiting for ops of the current activation */
     tr_storage **frees;         /* deferred until the current activation closes */
