@@ -172,10 +172,12 @@ static tr_status settle(const tr_kernel_call *c, conv *v, int i, tr_arg *arg, tr
 
 /* ------------------------------------------------------------------------------------------ our own */
 
-static bool lies_as(const tr_meta *m, const int order[4]) {
+/* Pixel after pixel, each with its channels; an image of one pixel or one channel lies so in either order. */
+static bool lies_by_pixels(const tr_meta *m) {
+    static const int inner_first[] = {1, 3, 2, 0};
     int64_t stride = 1;
-    for (int i = 3; i >= 0; stride *= m->shape[order[i--]])
-        if (m->shape[order[i]] != 1 && m->strides[order[i]] != stride)
+    for (int i = 0; i < 4; stride *= m->shape[inner_first[i++]])
+        if (m->shape[inner_first[i]] != 1 && m->strides[inner_first[i]] != stride)
             return false;
     return true;
 }
@@ -183,7 +185,7 @@ static bool lies_as(const tr_meta *m, const int order[4]) {
 static bool is_ours(const conv *v, const int64_t *attrs) {
     const tr_home *home = v->t[1]->home;
     for (int i = 0; i < 3; i++)
-        if (v->t[i]->meta->dtype != TR_F32 || (i != 1 && !lies_as(v->t[i]->meta, (const int[]){0, 2, 3, 1})))
+        if (v->t[i]->meta->dtype != TR_F32 || (i != 1 && !lies_by_pixels(v->t[i]->meta)))
             return false;
     return tr__isa_now->convolve && attrs[6] == 1 && v->t[0]->meta->shape[1] % TR__CONV_PANEL == 0 &&
            v->t[2]->meta->shape[1] % TR__CONV_PANEL == 0 && (!home || tr__home_is_panels(home));
@@ -295,7 +297,7 @@ tr_status tr_home_of_weights(const int64_t *attrs, const tr_meta *src, const tr_
     if (s == TR_OK && ours)
         s = tr__dnn_layout_panels(weights, &panels);
     if (s == TR_OK)
-        s = tr__home_intern(weights, attrs[6], ours ? panels : tr_dnn_op_layout(e.op, TR_DNN_WEIGHTS), threads, ours, out);
+        s = tr__home_intern(weights, attrs[6], ours ? panels : tr_dnn_op_layout(e.op, TR_DNN_WEIGHTS), threads, out);
     tr_dnn_layout_destroy(panels);
     tr__dnn_entry_clear(&e);
     return s;

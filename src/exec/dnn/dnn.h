@@ -24,10 +24,9 @@ tr_status tr__dnn_stream(dnnl_stream_t *stream);
 /* The library keys and runs primitives by this thread's team size. */
 void tr__dnn_set_threads(int threads);
 
-/* home.c: the home of this look and layout. TR_E_NOTIMPL: it is plain, or padded. `panels`: it is that of our own
- * convolutions. */
-tr_status tr__home_intern(const tr_meta *meta, int64_t groups, const tr_dnn_layout *layout, int threads, bool panels,
-                          const tr_home **out);
+/* home.c: the home of this look and layout. TR_E_NOTIMPL: it is plain, or padded. */
+tr_status tr__home_intern(const tr_meta *meta, int64_t groups, const tr_dnn_layout *layout, int threads, const tr_home **out);
+/* Is it the layout of our own convolutions, whoever chose it? */
 bool tr__home_is_panels(const tr_home *home);
 
 dnnl_data_type_t tr__dnn_type(tr_dtype dtype);

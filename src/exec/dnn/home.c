@@ -33,6 +33,16 @@ static tr_home *find(const tr_meta *meta, const tr_dnn_layout *layout) {
     return NULL;
 }
 
+static tr_status find_whether_panels(tr_home *h, int64_t groups) {
+    tr_dnn_layout *panels;
+    if (groups != 1)
+        return TR_OK;
+    TR_TRY(tr__dnn_layout_panels(h->meta, &panels));
+    h->panels = tr_dnn_layout_equal(h->layout, panels);
+    tr_dnn_layout_destroy(panels);
+    return TR_OK;
+}
+
 static tr_status make(const tr_meta *meta, int64_t groups, const tr_dnn_layout *layout, int threads, tr_home **out) {
     tr_home *h = tr_calloc(1, sizeof *h);
     if (!h)
@@ -45,6 +55,8 @@ static tr_status make(const tr_meta *meta, int64_t groups, const tr_dnn_layout *
         s = tr_dnn_reorder_create(h->plain, h->layout, threads, &h->enter);
     if (s == TR_OK)
         s = tr_dnn_reorder_create(h->layout, h->plain, threads, &h->leave);
+    if (s == TR_OK)
+        s = find_whether_panels(h, groups);
     if (s == TR_OK && (tr_dnn_op_scratch(h->enter) || tr_dnn_op_scratch(h->leave)))
         s = TR_FAIL(TR_E_NOTIMPL, "a reorder that needs scratch");
     if (s != TR_OK) {
@@ -56,8 +68,7 @@ static tr_status make(const tr_meta *meta, int64_t groups, const tr_dnn_layout *
     return TR_OK;
 }
 
-tr_status tr__home_intern(const tr_meta *meta, int64_t groups, const tr_dnn_layout *layout, int threads, bool panels,
-                          const tr_home **out) {
+tr_status tr__home_intern(const tr_meta *meta, int64_t groups, const tr_dnn_layout *layout, int threads, const tr_home **out) {
     size_t bytes = (size_t) meta->numel * tr_dtype_size((tr_dtype) meta->dtype);
     if (tr_dnn_layout_is_plain(layout) || tr_dnn_layout_bytes(layout) != bytes)
         return TR_FAIL(TR_E_NOTIMPL, "the library takes these weights as they are, or padded");
@@ -65,7 +76,6 @@ tr_status tr__home_intern(const tr_meta *meta, int64_t groups, const tr_dnn_layo
     pthread_mutex_lock(&lock);
     tr_home *h = find(meta, layout);
     if (!h && (s = make(meta, groups, layout, threads, &h)) == TR_OK) {
-        h->panels |= panels; // the library may have chosen the same
         h->next = homes;
         homes = h;
     }
