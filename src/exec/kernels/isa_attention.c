@@ -8,7 +8,7 @@
  *
  *   l queries, s keys, d columns of queries and keys, e columns of values */
 #include "exec/kernels/kernels.h"
-#include "exec/kernels/ew_math.h"
+#include "exec/kernels/isa_tile.h"
 
 #if TR_ISA_LEVEL >= 4
 enum { MR = 12 };
@@ -29,32 +29,15 @@ static int64_t padded(int64_t n) {
 /* ------------------------------------------------------------------------------------------ products of small matrices */
 
 /* c [R, NR] (+)= a [R, k] b [k, NR]; steps of a by row and by k, of c by row. */
-#define ALWAYS static inline __attribute__((always_inline))
 ALWAYS void micro(int R, int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, float *c, int64_t c_row, bool add) {
     vF acc[MR][2];
     _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = (vF){0};
     for (int64_t i = 0; i < k; i++) {
-        vF b0, b1;
-        memcpy(&b0, b + i * NR, sizeof b0);
-        memcpy(&b1, b + i * NR + VN_F, sizeof b1);
-        _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) {
-            vF x = a[r * a_row + i * a_k] - (vF){0}; // a broadcast: adding 0 would be an addition
-            acc[r][0] = vF_fma(x, b0, acc[r][0]);
-            acc[r][1] = vF_fma(x, b1, acc[r][1]);
-        }
+        vF columns[2];
+        tile_load(columns, b + i * NR);
+        _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_add(acc[r], a[r * a_row + i * a_k], columns);
     }
-    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) {
-        float *o = c + r * c_row;
-        if (add) {
-            vF c0, c1;
-            memcpy(&c0, o, sizeof c0);
-            memcpy(&c1, o + VN_F, sizeof c1);
-            acc[r][0] += c0;
-            acc[r][1] += c1;
-        }
-        memcpy(o, &acc[r][0], sizeof acc[r][0]);
-        memcpy(o + VN_F, &acc[r][1], sizeof acc[r][1]);
-    }
+    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_store(acc[r], c + r * c_row, add);
 }
 
 #define MICRO(R)                                                                                                             \

@@ -14,7 +14,7 @@
 #include "exec/kernels/kernels.h"
 
 #if TR_ISA_LEVEL == 3
-#include "exec/kernels/ew_math.h"
+#include "exec/kernels/isa_tile.h"
 
 enum {
     NR = TR__CONV_PANEL,
@@ -26,23 +26,6 @@ enum {
 };
 _Static_assert(NR == 2 * VN_F, "a panel is two vectors wide");
 
-#define ALWAYS static inline __attribute__((always_inline))
-
-ALWAYS void store(int R, vF acc[MR][2], float *const *c, int64_t column, bool add) {
-    _Pragma("GCC unroll 6") for (int r = 0; r < R; r++) {
-        float *o = c[r] + column;
-        if (add) {
-            vF c0, c1;
-            memcpy(&c0, o, sizeof c0);
-            memcpy(&c1, o + VN_F, sizeof c1);
-            acc[r][0] += c0;
-            acc[r][1] += c1;
-        }
-        memcpy(o, &acc[r][0], sizeof acc[r][0]);
-        memcpy(o + VN_F, &acc[r][1], sizeof acc[r][1]);
-    }
-}
-
 /* c[r] [NR] (+)= the sum over taps t of a[t * BLOCK + r][from .. from + k] b[t] [k, NR]. */
 ALWAYS void taps_times_panel(int R, int taps, int64_t from, int64_t k, const float *const *a, const float *const *b,
                              float *const *c, int64_t column, bool add) {
@@ -52,17 +35,12 @@ ALWAYS void taps_times_panel(int R, int taps, int64_t from, int64_t k, const flo
         const float *row[MR], *panel = b[t] + from * NR;
         _Pragma("GCC unroll 6") for (int r = 0; r < R; r++) row[r] = a[r] + from;
         for (int64_t i = 0; i < k; i++, panel += NR) {
-            vF b0, b1;
-            memcpy(&b0, panel, sizeof b0);
-            memcpy(&b1, panel + VN_F, sizeof b1);
-            _Pragma("GCC unroll 6") for (int r = 0; r < R; r++) {
-                vF x = row[r][i] - (vF){0}; // a broadcast: adding 0 would be an addition
-                acc[r][0] = vF_fma(x, b0, acc[r][0]);
-                acc[r][1] = vF_fma(x, b1, acc[r][1]);
-            }
+            vF columns[2];
+            tile_load(columns, panel);
+            _Pragma("GCC unroll 6") for (int r = 0; r < R; r++) tile_add(acc[r], row[r][i], columns);
         }
     }
-    store(R, acc, c, column, add);
+    _Pragma("GCC unroll 6") for (int r = 0; r < R; r++) tile_store(acc[r], c[r] + column, add);
 }
 #define TAPS(R)                                                                                                                  \
     static void taps_##R(int taps, int64_t from, int64_t k, const float *const *a, const float *const *b, float *const *c,       \
@@ -291,21 +269,14 @@ typedef struct sum {
 /* c [MR, NR] (+)= the sum over pixels p of a[index[p]] [MR] b[p] [NR]. */
 static void pixels_times_panel(int64_t n, const float *a, const int32_t *index, const float *b, float *c, bool add) {
     vF acc[MR][2];
-    float *rows[MR];
     _Pragma("GCC unroll 6") for (int r = 0; r < MR; r++) acc[r][0] = acc[r][1] = (vF){0};
     for (int64_t p = 0; p < n; p++, b += NR) {
         const float *x = a + index[p];
-        vF b0, b1;
-        memcpy(&b0, b, sizeof b0);
-        memcpy(&b1, b + VN_F, sizeof b1);
-        _Pragma("GCC unroll 6") for (int r = 0; r < MR; r++) {
-            vF s = x[r] - (vF){0};
-            acc[r][0] = vF_fma(s, b0, acc[r][0]);
-            acc[r][1] = vF_fma(s, b1, acc[r][1]);
-        }
+        vF columns[2];
+        tile_load(columns, b);
+        _Pragma("GCC unroll 6") for (int r = 0; r < MR; r++) tile_add(acc[r], x[r], columns);
     }
-    _Pragma("GCC unroll 6") for (int r = 0; r < MR; r++) rows[r] = c + r * NR;
-    store(MR, acc, rows, 0, add);
+    _Pragma("GCC unroll 6") for (int r = 0; r < MR; r++) tile_store(acc[r], c + r * NR, add);
 }
 
 /* A block of output rows: which pixels of src each tap reads, by their number in the block's copy. */

@@ -7,15 +7,21 @@ int tr__parallel_width(const tr_kernel_ctx *ctx, int64_t n, int64_t grain) {
     return ctx->threads > 1 && n >= 2 * grain ? ctx->threads : 1;
 }
 
-void tr__parallel(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn, void *env) {
-    if (n <= 0)
-        return;
+/* The team that the work takes; 0: the calling thread has done it. The team has its full size or is not woken: a team that changes
+ * size is destroyed and made again. */
+static int team_for(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn, void *env) {
     int threads = tr__parallel_width(ctx, n, grain);
-    // The team has its full size or is not woken: a team that changes size is destroyed and made again.
-    if (threads == 1) {
+    if (threads > 1)
+        return threads;
+    if (n > 0)
         fn(env, 0, n, 0);
+    return 0;
+}
+
+void tr__parallel(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn, void *env) {
+    int threads = team_for(ctx, n, grain, fn, env);
+    if (!threads)
         return;
-    }
 #pragma omp parallel num_threads(threads)
     {
         int64_t k = omp_get_thread_num(), of = omp_get_num_threads();
@@ -26,13 +32,9 @@ void tr__parallel(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn,
 }
 
 void tr__parallel_units(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn, void *env) {
-    if (n <= 0)
+    int threads = team_for(ctx, n, grain, fn, env);
+    if (!threads)
         return;
-    int threads = tr__parallel_width(ctx, n, grain);
-    if (threads == 1) {
-        fn(env, 0, n, 0);
-        return;
-    }
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t u = 0; u < n; u++)
         fn(env, u, u + 1, omp_get_thread_num());
