@@ -18,14 +18,12 @@ import numpy as np  # noqa: E402
 import record  # noqa: E402
 
 
-def parse(workload, doc):
-    p = record.parser(doc)
-    workload.options(p)
+def options(p):
     p.add_argument("--weights", help="begin with the parameters that a program of perf/programs wrote to this file")
-    args = p.parse_args()
-    if hasattr(workload, "settle"):
-        workload.settle(args)
-    return args
+
+
+def parse(workload, doc):
+    return record.parse(workload, doc, options)
 
 
 class Parameters(dict):

@@ -10,18 +10,16 @@ import record
 import torch
 
 
-def parse(workload, doc):
-    p = record.parser(doc)
-    workload.options(p)
+def options(p):
     p.add_argument("--precision", choices=["highest", "high", "medium"], help="torch.set_float32_matmul_precision")
     p.add_argument("--fused", action="store_true", help="PyTorch's fused optimizer")
     p.add_argument("--channels-last", action="store_true", help="images and convolutions with channels last")
     p.add_argument("--compile", action="store_true", help="torch.compile the model")
     p.add_argument("--weights", help="write the parameters that training begins with to this file, for perf/peers")
-    args = p.parse_args()
-    if hasattr(workload, "settle"):
-        workload.settle(args)
-    return args
+
+
+def parse(workload, doc):
+    return record.parse(workload, doc, options)
 
 
 def prepare(args):

@@ -15,7 +15,8 @@ SETTINGS = ("OMP_", "GOMP_", "KMP_", "MKL_", "DNNL_", "ONEDNN_", "TORCH", "TERRA
 ENVIRONMENT = {k: v for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)}
 
 
-def parser(doc):
+def parse(workload, doc, own):
+    """The command line: what all programs take, what the workload does, what `own` adds to the parser."""
     p = argparse.ArgumentParser(description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--steps", type=int, default=30)
     p.add_argument("--warmup", type=int, default=10, help="steps that the median leaves out")
@@ -23,7 +24,12 @@ def parser(doc):
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="bf16: as autocast does it; parameters stay float32")
     p.add_argument("--json", help="write the record to this file")
-    return p
+    workload.options(p)
+    own(p)
+    args = p.parse_args()
+    if hasattr(workload, "settle"):
+        workload.settle(args)
+    return args
 
 
 def pool(make, n=8):
