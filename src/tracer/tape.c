@@ -130,7 +130,6 @@ static void node_free(tr_node *node) {
     if (x) {
         if (x->custom.drop)
             x->custom.drop(x->custom.arg);
-        tr_free(x->custom_out);
         if (x->inner)
             tr_node_release(x->inner);
     }
@@ -206,7 +205,6 @@ static tr_status accumulator_of(tr_tensor *leaf, tr_node **out) {
         node->leaf = leaf;
         leaf->accumulator = node;
     }
-    node->out_meta[0] = leaf->meta; // .data may have been set since
     tr_node_retain(node);
     *out = node;
     return TR_OK;
@@ -230,7 +228,6 @@ static tr_status regenerate_view(tr_tensor *t) {
     }
     node->op = TR_OP_as_strided;
     node->in_meta[0] = t->base->meta;
-    node->out_meta[0] = t->meta;
     int64_t *a = node->attrs;
     a[0] = a[1 + TR_MAX_DIMS] = t->meta->ndim;
     memcpy(a + 1, t->meta->shape, sizeof t->meta->shape);
@@ -347,7 +344,6 @@ static tr_status make_node(tr_op op, const tr_input *in, int n_in, const int64_t
         }
     node->n_out = (uint8_t) n_out;
     for (int i = 0; i < n_out; i++) {
-        node->out_meta[i] = out[i]->meta;
         if (rule->save_out >> i & 1) {
             save(&node->saved[n], out[i]);
             node->saved_out |= (uint16_t) (1u << i);
@@ -392,7 +388,6 @@ static tr_status rebase_view(tr_tensor *view, tr_node *inner) {
         if (inner->edges[i].node)
             tr_node_retain(inner->edges[i].node);
     }
-    node->out_meta[0] = base->meta;
     node->extra->base_meta = base->meta;
     node->extra->base_offset = base->offset;
     node->extra->view_meta = view->meta;
@@ -590,8 +585,7 @@ tr_status tr_custom_connect(const tr_custom_node *custom, tr_tensor *const *inpu
     if (!node)
         return TR_E_NOMEM;
     node->n_out = (uint8_t) n_out;
-    node->extra->custom_out = tr_calloc((size_t) (n_out ? n_out : 1), sizeof *node->extra->custom_out);
-    tr_status status = node->extra->custom_out ? TR_OK : TR_FAIL(TR_E_NOMEM, "no memory for the autograd tape");
+    tr_status status = TR_OK;
     for (int i = 0; i < n_in && status == TR_OK; i++) {
         node->in_meta[i] = inputs[i] ? inputs[i]->meta : NULL;
         if (inputs[i])
@@ -603,11 +597,8 @@ tr_status tr_custom_connect(const tr_custom_node *custom, tr_tensor *const *inpu
     }
     node->extra->custom = *custom;
     for (int i = 0; i < n_out; i++)
-        if (outputs[i]) {
-            node->extra->custom_out[i] = outputs[i]->meta;
-            if (differentiable[i] && tr_dtype_is_float((tr_dtype) outputs[i]->meta->dtype))
-                set_history(outputs[i], node, i);
-        }
+        if (outputs[i] && differentiable[i] && tr_dtype_is_float((tr_dtype) outputs[i]->meta->dtype))
+            set_history(outputs[i], node, i);
     if (node_out)
         *node_out = node;
     tr_node_release(node); // the outputs hold it; gone when none does

@@ -56,7 +56,6 @@ struct tr_hook {
 /* What nodes other than ops' have. */
 typedef struct tr_node_extra {
     tr_custom_node custom;
-    const tr_meta **custom_out;
     /* COPY_SLICES: the base's look, the view's, and the op done to the view */
     const tr_meta *base_meta, *view_meta;
     int64_t base_offset, view_offset;
@@ -80,7 +79,6 @@ struct tr_node {
     const tr_meta **in_meta;  /* [n_in] */
     tr_saved *saved;          /* inputs, then outputs: only those whose bits are set */
     int64_t *attrs;
-    const tr_meta *out_meta[TR_MAX_OUTPUTS];
     tr_hook *hooks;
     tr_tensor *leaf;          /* ACCUMULATE: borrowed; the leaf holds the node, and clears this when it dies */
     tr_node_extra *extra;     /* CUSTOM, COPY_SLICES */
