@@ -85,6 +85,12 @@ Test(plan, text_says_what_is_computed_and_moved) {
     const tr_meta *table = shape(TR_F32, 2, 100, 4), *ids = shape(TR_I64, 1, 5), *rows = shape(TR_F32, 2, 5, 4);
     add_op(&b, TR_OP_embedding, TR_F32, 2, (tr_path_operand[]){on(external(&b), table), on(external(&b), ids)}, 1, &rows, false);
     text_says(&b, "embedding[5, 4] @0  0 kFLOP, 0.2 kB"); // of the table, 5 rows
+    builder_init(&b);
+    const tr_meta *images = shape(TR_F32, 4, 2, 3, 8, 8), *filters = shape(TR_F32, 4, 5, 3, 3, 3), *out = shape(TR_F32, 4, 2, 5, 6, 6);
+    add_op(&b, TR_OP_conv2d, TR_F32, 3, (tr_path_operand[]){on(external(&b), images), on(external(&b), filters), absent()}, 1, &out,
+           false);
+    memcpy(b.path.attrs + b.path.ops[0].attr, (int64_t[]){1, 1, 0, 0, 1, 1, 1}, 7 * sizeof(int64_t));
+    text_says(&b, "conv2d[2, 5, 6, 6] @0  19.44 kFLOP, 3.516 kB"); // 2 * 27 operations for each of 360 pixels
 }
 
 Test(plan, dumps) {
