@@ -13,48 +13,96 @@
  * faster one. */
 #include "exec/kernels/kernels.h"
 
-#if TR_ISA_LEVEL == 3
-#include "exec/kernels/isa_tile.h"
+#if TR_ISA_LEVEL >= 3
+#include "exec/kernels/ew_math.h"
+
+#define ALWAYS static inline __attribute__((always_inline))
 
 enum {
     NR = TR__CONV_PANEL,
     MR = 6,
-    BLOCK = 96, /* pixels, at most, whose part of the image stays in the cache; a multiple of MR */
-    CHUNK = 256, /* channels by taps of a panel that stay in the first-level cache */
-    UNITS = 32,  /* of work, at least, if there are panels enough */
-    SUM = 256,   /* pixels, at least, that the weights' derivative sums up in registers */
+    VECTORS = NR / VN_F,            /* of a panel */
+    WIDE = TR_ISA_LEVEL >= 4 ? 4 : 1, /* panels that a tile in registers takes at most */
+    BLOCK = 96,                     /* pixels, at most, whose part of the image stays in the cache; a multiple of MR */
+    CHUNK = 256,                    /* channels by taps of a panel that stay in a near cache */
+    UNITS = 32,                     /* of work, at least, if there are panels enough */
+    SUM = 256,                      /* pixels, at least, that the weights' derivative sums up in registers */
 };
-_Static_assert(NR == 2 * VN_F, "a panel is two vectors wide");
 
-/* c[r] [NR] (+)= the sum over taps t of a[t * BLOCK + r][from .. from + k] b[t] [k, NR]. */
-ALWAYS void taps_times_panel(int R, int taps, int64_t from, int64_t k, const float *const *a, const float *const *b,
-                             float *const *c, int64_t column, bool add) {
-    vF acc[MR][2];
-    _Pragma("GCC unroll 6") for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = (vF){0};
-    for (int t = 0; t < taps; t++, a += BLOCK) {
-        const float *row[MR], *panel = b[t] + from * NR;
-        _Pragma("GCC unroll 6") for (int r = 0; r < R; r++) row[r] = a[r] + from;
-        for (int64_t i = 0; i < k; i++, panel += NR) {
-            vF columns[2];
-            tile_load(columns, panel);
-            _Pragma("GCC unroll 6") for (int r = 0; r < R; r++) tile_add(acc[r], row[r][i], columns);
+/* A tile: MR rows of WIDE panels. Loops over it are unrolled; R and P are constants wherever it is used. */
+typedef vF tile[MR][WIDE * VECTORS];
+
+#define EACH_ROW    _Pragma("GCC unroll 6") for (int r = 0; r < R; r++)
+#define EACH_COLUMN _Pragma("GCC unroll 4") for (int j = 0; j < P * VECTORS; j++)
+
+ALWAYS void tile_clear(int R, int P, tile t) {
+    EACH_ROW EACH_COLUMN t[r][j] = (vF){0};
+}
+
+/* A row of P panels that lie `step` apart. */
+ALWAYS void row_load(int P, vF *row, const float *from, int64_t step) {
+    EACH_COLUMN memcpy(&row[j], from + j / VECTORS * step + j % VECTORS * VN_F, sizeof *row);
+}
+
+ALWAYS void row_add(int P, vF *row, float scalar, const vF *columns) {
+    vF x = scalar - (vF){0}; // a broadcast: adding 0 would be an addition
+    EACH_COLUMN row[j] = vF_fma(x, columns[j], row[j]);
+}
+
+ALWAYS void row_store(int P, const vF *row, float *to, int64_t step, bool add) {
+    EACH_COLUMN {
+        float *at = to + j / VECTORS * step + j % VECTORS * VN_F;
+        vF held = {0};
+        if (add)
+            memcpy(&held, at, sizeof held);
+        held = add ? held + row[j] : row[j];
+        memcpy(at, &held, sizeof held);
+    }
+}
+
+/* The functions of a tile of R rows and P panels: name_of[P][R]. */
+#define ROWS_OF(TILE, P) TILE(1, P) TILE(2, P) TILE(3, P) TILE(4, P) TILE(5, P) TILE(6, P)
+#define ROW_OF(name, P)  {NULL, name##_1_##P, name##_2_##P, name##_3_##P, name##_4_##P, name##_5_##P, name##_6_##P}
+#if TR_ISA_LEVEL >= 4
+#define TILES(TILE)    ROWS_OF(TILE, 1) ROWS_OF(TILE, 2) ROWS_OF(TILE, 3) ROWS_OF(TILE, 4)
+#define TABLE_OF(name) {{NULL}, ROW_OF(name, 1), ROW_OF(name, 2), ROW_OF(name, 3), ROW_OF(name, 4)}
+#else
+#define TILES(TILE)    ROWS_OF(TILE, 1)
+#define TABLE_OF(name) {{NULL}, ROW_OF(name, 1)}
+#endif
+
+/* Row r of a tile: the products of a[t * BLOCK + r][from .. from + k] with b[t] [k, NR] and the panels behind it, summed over
+ * taps t, to (or added to) c[r][column ..]. Panels of b lie b_step apart. */
+typedef struct taps {
+    int n;
+    int64_t from, k, column, b_step;
+    const float *const *a, *const *b;
+    float *const *c;
+    bool add;
+} taps;
+
+ALWAYS void taps_times_panels(int R, int P, const taps *t) {
+    tile acc;
+    tile_clear(R, P, acc);
+    const float *const *a = t->a;
+    int64_t step = t->b_step;
+    for (int tap = 0; tap < t->n; tap++, a += BLOCK) {
+        const float *row[MR], *panel = t->b[tap] + t->from * NR;
+        EACH_ROW row[r] = a[r] + t->from;
+        for (int64_t i = 0; i < t->k; i++, panel += NR) {
+            vF columns[WIDE * VECTORS];
+            row_load(P, columns, panel, step);
+            EACH_ROW row_add(P, acc[r], row[r][i], columns);
         }
     }
-    _Pragma("GCC unroll 6") for (int r = 0; r < R; r++) tile_store(acc[r], c[r] + column, add);
+    EACH_ROW row_store(P, acc[r], t->c[r] + t->column, NR, t->add);
 }
-#define TAPS(R)                                                                                                                  \
-    static void taps_##R(int taps, int64_t from, int64_t k, const float *const *a, const float *const *b, float *const *c,       \
-                         int64_t column, bool add) {                                                                             \
-        taps_times_panel(R, taps, from, k, a, b, c, column, add);                                                                \
+#define TAPS(R, P)                               \
+    static void taps_##R##_##P(const taps *t) {  \
+        taps_times_panels(R, P, t);              \
     }
-TAPS(1)
-TAPS(2)
-TAPS(3)
-TAPS(4)
-TAPS(5)
-TAPS(6)
-static void (*const taps_of[MR + 1])(int, int64_t, int64_t, const float *const *, const float *const *, float *const *, int64_t,
-                                     bool) = {NULL, taps_1, taps_2, taps_3, taps_4, taps_5, taps_6};
+TILES(TAPS)
+static void (*const taps_of[WIDE + 1][MR + 1])(const taps *) = TABLE_OF(taps);
 
 /* ------------------------------------------------------------------------------------------ forward, and by the image */
 
@@ -113,26 +161,32 @@ static void prepare_rows(const gather *g, int64_t count, float *const *to, int64
 /* Some panels of a block of pixels. */
 static void gather_unit(const gather *g, int64_t block, int64_t group, const float **rows, float **to) {
     int64_t first = block * g->block, pixels = g->v->n * g->grid[0] * g->grid[1], count = tr__min(g->block, pixels - first);
-    int64_t begin = group * panels_of(g) / g->groups, end = (group + 1) * panels_of(g) / g->groups;
+    int64_t wide = (panels_of(g) + WIDE - 1) / WIDE;
+    int64_t begin = group * wide / g->groups * WIDE, end = tr__min(panels_of(g), (group + 1) * wide / g->groups * WIDE);
     find_rows(g, first, count, rows, to);
     bool add = g->bias || g->n_taps == 0;
     if (add)
         prepare_rows(g, count, to, begin * NR, (end - begin) * NR);
     int64_t pieces = (g->channels + CHUNK - 1) / CHUNK;
-    int taps = (int) tr__max(1, CHUNK / g->channels);
+    int at_once = (int) tr__max(1, CHUNK / g->channels);
     const float *b[CHUNK / TR__CONV_PANEL]; // channels are a multiple of it
-    for (int t = 0; t < g->n_taps; t += taps)
+    taps k = {.b = b, .b_step = g->all_taps * g->channels * NR};
+    for (int t = 0; t < g->n_taps; t += at_once)
         for (int64_t p = 0; p < pieces; p++) {
-            int n = (int) tr__min(taps, g->n_taps - t);
-            int64_t from = p * g->channels / pieces, k = (p + 1) * g->channels / pieces - from;
-            for (int64_t panel = begin; panel < end; panel++) {
-                for (int i = 0; i < n; i++)
+            k.n = (int) tr__min(at_once, g->n_taps - t);
+            k.from = p * g->channels / pieces;
+            k.k = (p + 1) * g->channels / pieces - k.from;
+            k.add = add;
+            for (int64_t panel = begin, wide; panel < end; panel += wide) {
+                wide = tr__min(WIDE, end - panel);
+                k.column = panel * NR;
+                for (int i = 0; i < k.n; i++)
                     b[i] = g->panels + (panel * g->all_taps + g->tap[t + i]) * g->channels * NR;
-                int64_t m = 0;
-                for (; m + MR <= count; m += MR)
-                    taps_6(n, from, k, rows + t * BLOCK + m, b, to + m, panel * NR, add);
-                if (m < count)
-                    taps_of[count - m](n, from, k, rows + t * BLOCK + m, b, to + m, panel * NR, add);
+                for (int64_t m = 0; m < count; m += MR) {
+                    k.a = rows + t * BLOCK + m;
+                    k.c = to + m;
+                    taps_of[wide][tr__min(MR, count - m)](&k);
+                }
             }
             add = true;
         }
@@ -151,7 +205,7 @@ static tr_status run_gather(const tr_kernel_call *c, gather *g) {
     int64_t pixels = g->v->n * g->grid[0] * g->grid[1], blocks = (pixels + BLOCK - 1) / BLOCK;
     g->block = ((pixels + blocks - 1) / blocks + MR - 1) / MR * MR; // all alike, but for the last
     blocks = (pixels + g->block - 1) / g->block;
-    g->groups = tr__min(panels_of(g), tr__max(1, UNITS / tr__max(1, blocks)));
+    g->groups = tr__min((panels_of(g) + WIDE - 1) / WIDE, tr__max(1, UNITS / tr__max(1, blocks)));
     int64_t work = tr__min(g->block, pixels) * g->n_taps * g->channels * g->columns / g->groups / NR;
     int64_t units = blocks * g->groups, grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
     g->per_thread = (size_t) (g->n_taps + 1) * BLOCK * sizeof(void *) + 64;
@@ -260,34 +314,67 @@ typedef struct sum {
     float *weights; /* panels */
     int64_t taps, tiles, panels, rows; /* tiles of MR input channels; output rows [n, out[0]] of a block */
     int64_t parts;                     /* that the tiles are cut into */
-    int64_t pixels;                    /* a block's, of src */
+    bool direct;                       /* no tap reads beyond the border: src is read where it lies */
+    int64_t pixels;                    /* a block's, of src, that are copied */
     int64_t tile_step;                 /* from a tile of a block's pixels to the next, in floats */
     char *scratch;
     size_t per_thread;
 } sum;
 
-/* c [MR, NR] (+)= the sum over pixels p of a[index[p]] [MR] b[p] [NR]. */
-static void pixels_times_panel(int64_t n, const float *a, const int32_t *index, const float *b, float *c, bool add) {
-    vF acc[MR][2];
-    _Pragma("GCC unroll 6") for (int r = 0; r < MR; r++) acc[r][0] = acc[r][1] = (vF){0};
-    for (int64_t p = 0; p < n; p++, b += NR) {
-        const float *x = a + index[p];
-        vF columns[2];
-        tile_load(columns, b);
-        _Pragma("GCC unroll 6") for (int r = 0; r < MR; r++) tile_add(acc[r], x[r], columns);
-    }
-    _Pragma("GCC unroll 6") for (int r = 0; r < MR; r++) tile_store(acc[r], c + r * NR, add);
-}
+/* Row r of a tile: the sum over pixels p of a[index[p] + r] times b[p] [NR] and the panels behind it, to (or added to) c [., NR].
+ * Panels of b lie b_step apart, of c c_step. */
+typedef struct pixels {
+    int64_t n, b_step, c_step;
+    const float *a, *b;
+    const int32_t *index;
+    float *c;
+    bool add;
+} pixels;
 
-/* A block of output rows: which pixels of src each tap reads, by their number in the block's copy. */
+ALWAYS void pixels_times_panels(int R, int P, const pixels *t) {
+    tile acc;
+    tile_clear(R, P, acc);
+    const float *a = t->a, *b = t->b;
+    const int32_t *index = t->index;
+    int64_t step = t->b_step;
+    for (int64_t p = 0; p < t->n; p++, b += NR) {
+        const float *x = a + index[p];
+        vF columns[WIDE * VECTORS];
+        row_load(P, columns, b, step);
+        EACH_ROW row_add(P, acc[r], x[r], columns);
+    }
+    EACH_ROW row_store(P, acc[r], t->c + r * NR, t->c_step, t->add);
+}
+#define PIXELS(R, P)                                \
+    static void pixels_##R##_##P(const pixels *t) { \
+        pixels_times_panels(R, P, t);               \
+    }
+TILES(PIXELS)
+static void (*const pixels_of[WIDE + 1][MR + 1])(const pixels *) = TABLE_OF(pixels);
+
+/* A block of output rows: which pixels of src each tap reads, by their number in the block's copy; if direct, by their place
+ * behind `base`. */
 typedef struct block {
     int64_t n;      /* output pixels */
     int64_t pixels; /* copied */
-    int32_t *index; /* [taps, n], times MR */
+    int32_t *index; /* [taps, n], times MR; if direct, in floats */
     const float **from; /* [pixels] */
+    const float *base;
 } block;
 
-/* The pixels of src between the first and the last row that an image's output rows read; a single tap's pixels only. */
+/* The pixels that a single tap reads. */
+static void find_places(const sum *s, int64_t first, int64_t last, block *k) {
+    const tr__conv *v = s->v;
+    int64_t h = v->size[0], w = v->size[1], oh = v->out[0], ow = v->out[1], from = first / oh;
+    int32_t *index = k->index;
+    k->n = (last - first) * ow;
+    k->base = v->src + from * h * w * v->ci;
+    for (int64_t row = first; row < last; row++)
+        for (int64_t x = 0; x < ow; x++)
+            *index++ = (int32_t) ((((row / oh - from) * h + row % oh * v->stride[0]) * w + x * v->stride[1]) * v->ci);
+}
+
+/* The pixels of src between the first and the last row that an image's output rows read. */
 static void find_pixels(const sum *s, int64_t first, int64_t last, block *k) {
     const tr__conv *v = s->v;
     int64_t h = v->size[0], w = v->size[1], oh = v->out[0], ow = v->out[1], at = 0;
@@ -299,21 +386,16 @@ static void find_pixels(const sum *s, int64_t first, int64_t last, block *k) {
         int64_t low = tr__max(0, row % oh * v->stride[0] - v->padding[0]);
         int64_t high = tr__min(h, (end - 1 - image * oh) * v->stride[0] - v->padding[0] + (v->kernel[0] - 1) * v->dilation[0] + 1);
         int64_t base = k->pixels, begin = row % oh, stop = end - image * oh;
-        if (s->taps > 1)
-            for (int64_t p = low * w; p < high * w; p++)
-                k->from[k->pixels++] = from + p * v->ci;
+        for (int64_t p = low * w; p < high * w; p++)
+            k->from[k->pixels++] = from + p * v->ci;
         for (int64_t t = 0; t < s->taps; t++) {
             int32_t *index = k->index + t * k->n + at;
             int64_t dy = t / v->kernel[1] * v->dilation[0] - v->padding[0], dx = t % v->kernel[1] * v->dilation[1] - v->padding[1];
             for (int64_t y = begin; y < stop; y++)
                 for (int64_t x = 0; x < ow; x++) {
-                    int64_t iy = y * v->stride[0] + dy, ix = x * v->stride[1] + dx, number = 0;
-                    if (iy >= 0 && iy < h && ix >= 0 && ix < w) {
-                        if (s->taps == 1)
-                            k->from[k->pixels++] = from + (iy * w + ix) * v->ci;
-                        number = s->taps == 1 ? k->pixels - 1 : base + (iy - low) * w + ix;
-                    }
-                    *index++ = (int32_t) number * MR;
+                    int64_t iy = y * v->stride[0] + dy, ix = x * v->stride[1] + dx;
+                    bool inside = iy >= 0 && iy < h && ix >= 0 && ix < w;
+                    *index++ = (int32_t) (inside ? base + (iy - low) * w + ix : 0) * MR;
                 }
         }
         at += (end - row) * ow;
@@ -354,31 +436,36 @@ static void sum_part(const sum *s, int64_t part, int64_t begin, int64_t end, cha
     float *g = x + (s->tiles / s->parts + 1) * s->tile_step;
     k.index = (int32_t *) (void *) (g + s->panels * s->rows * v->out[1] * NR);
     for (int64_t first = 0; first < all; first += s->rows) {
-        find_pixels(s, first, tr__min(all, first + s->rows), &k);
-        pack_pixels(s, &k, low, high, x);
+        int64_t last = tr__min(all, first + s->rows);
+        if (s->direct) {
+            find_places(s, first, last, &k);
+        } else {
+            find_pixels(s, first, last, &k);
+            pack_pixels(s, &k, low, high, x);
+        }
         pack_gradient(s, &k, first, begin, end, g);
-        for (int64_t panel = begin; panel < end; panel++)
+        pixels p = {.n = k.n, .b_step = k.n * NR, .c_step = s->taps * v->ci * NR, .add = first > 0};
+        for (int64_t panel = begin, wide; panel < end; panel += wide) {
+            wide = tr__min(WIDE, end - panel);
+            p.b = g + (panel - begin) * p.b_step;
             for (int64_t t = low; t < high; t++)
                 for (int64_t tap = 0; tap < s->taps; tap++) {
-                    float *to = s->weights + ((panel * s->taps + tap) * v->ci + t * MR) * NR, rest[MR * NR];
-                    const float *a = x + (t - low) * s->tile_step, *b = g + (panel - begin) * k.n * NR;
-                    int64_t n = tr__min(MR, v->ci - t * MR);
-                    if (n == MR) {
-                        pixels_times_panel(k.n, a, k.index + tap * k.n, b, to, first > 0);
-                        continue;
-                    }
-                    pixels_times_panel(k.n, a, k.index + tap * k.n, b, rest, false);
-                    for (int64_t i = 0; i < n * NR; i++)
-                        to[i] = first > 0 ? to[i] + rest[i] : rest[i];
+                    p.a = s->direct ? k.base + t * MR : x + (t - low) * s->tile_step;
+                    p.index = k.index + tap * k.n;
+                    p.c = s->weights + ((panel * s->taps + tap) * v->ci + t * MR) * NR;
+                    pixels_of[wide][tr__min(MR, v->ci - t * MR)](&p);
                 }
+        }
     }
 }
 
 static void sum_units(void *env, int64_t begin, int64_t end, int thread) {
     const sum *s = env;
+    int64_t wide = (s->panels + WIDE - 1) / WIDE;
     while (begin < end) {
-        int64_t part = begin / s->panels, stop = tr__min(end, (part + 1) * s->panels);
-        sum_part(s, part, begin - part * s->panels, stop - part * s->panels, s->scratch + (size_t) thread * s->per_thread);
+        int64_t part = begin / wide, stop = tr__min(end, (part + 1) * wide);
+        sum_part(s, part, (begin - part * wide) * WIDE, tr__min(s->panels, (stop - part * wide) * WIDE),
+                 s->scratch + (size_t) thread * s->per_thread);
         begin = stop;
     }
 }
@@ -389,15 +476,16 @@ static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v) {
     int64_t all = v->n * v->out[0], images;
     s.rows = tr__min(all, (SUM + v->out[1] - 1) / v->out[1]);
     images = (s.rows + v->out[0] - 1) / v->out[0] + 1;
+    s.direct = s.taps == 1 && v->padding[0] == 0 && v->padding[1] == 0;
     // Of src: each image's rows, and what taps overlap at both ends.
-    s.pixels = s.taps == 1 ? s.rows * v->out[1] + 1
-                           : 1 + v->size[1] * tr__min(images * v->size[0], s.rows * v->stride[0] + images * v->kernel[0] * v->dilation[0]);
+    if (!s.direct)
+        s.pixels = 1 + v->size[1] * tr__min(images * v->size[0], s.rows * v->stride[0] + images * v->kernel[0] * v->dilation[0]);
     s.tile_step = ((s.pixels * MR + 15) / 16 | 1) * 16; // an odd number of cache lines: tiles lie in different sets
     s.parts = tr__min(s.tiles, s.panels < 8 || v->ci > v->co ? 2 : 1); // each thread packs as little as possible
     size_t floats = (size_t) ((s.tiles / s.parts + 1) * s.tile_step + s.panels * s.rows * v->out[1] * NR);
     s.per_thread = (floats * sizeof(float) + (size_t) s.pixels * sizeof(float *) +
                     (size_t) (s.taps * s.rows * v->out[1]) * sizeof(int32_t) + 127) / 64 * 64;
-    int64_t units = s.parts * s.panels, grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, all * v->out[1] * s.taps * s.tiles / s.parts));
+    int64_t units = s.parts * ((s.panels + WIDE - 1) / WIDE), grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, all * v->out[1] * s.taps * s.tiles / s.parts));
     s.scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * s.per_thread);
     if (!s.scratch)
         return TR_E_NOMEM;

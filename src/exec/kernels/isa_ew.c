@@ -775,7 +775,7 @@ const tr__isa
             .norm_forward = TR__SUFFIXED(tr__norm_forward),
             .norm_backward = TR__SUFFIXED(tr__norm_backward),
             .layer_norm_forward = TR__SUFFIXED(tr__layer_norm_forward),
-#if TR_ISA_LEVEL == 3
+#if TR_ISA_LEVEL >= 3
             .convolve = TR__SUFFIXED(tr__convolve),
 #endif
             .kernel =

@@ -1,0 +1,162 @@
+/* bench_conv - the convolutions of a ResNet-50 in all three directions, images channels last and weights at home, in the order of
+ * a training step: what one finds in the caches is what a step finds. Per kind of layer the least time of some rounds.
+ *
+ *   bench_conv [threads] [batch] [rounds] */
+#include "terra/alloc.h"
+#include "terra/dnn.h"
+#include "terra/kernel.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { SCRATCH = 256 << 20, SIZE = 128, LAYERS = 64, DIRECTIONS = 3 };
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double) t.tv_sec + 1e-9 * (double) t.tv_nsec;
+}
+
+static void *scratch(tr_kernel_ctx *ctx, size_t bytes) {
+    size_t at = ctx->scratch_used;
+    ctx->scratch_used += (bytes + 63) / 64 * 64;
+    return ctx->scratch_used <= ctx->scratch_size ? (char *) ctx->scratch_base + at : NULL;
+}
+static tr_kernel_ctx ctx = {.scratch = scratch, .scratch_size = SCRATCH};
+
+typedef struct layer {
+    int64_t ci, co, size, out, kernel, stride;
+    tr_arg x, w, y;
+    double least[DIRECTIONS], flops;
+} layer;
+static layer layers[LAYERS];
+static int n_layers;
+
+static tr_arg filled(const tr_meta *m) {
+    tr_arg a = {.meta = m, .data = tr_aligned_alloc(64, ((size_t) m->numel * sizeof(float) + 127) / 64 * 64)};
+    if (!a.data)
+        exit(1);
+    for (int64_t i = 0; i < m->numel; i++)
+        ((float *) a.data)[i] = (float) (i * 2654435761u % 1000) * 0.002f - 1;
+    return a;
+}
+
+static tr_arg images(int64_t n, int64_t c, int64_t size) {
+    return filled(tr_meta_get(TR_F32, 4, (int64_t[]){n, c, size, size}, (int64_t[]){size * size * c, 1, size * c, c}));
+}
+
+static void attributes(const layer *l, int direction, int64_t *a) {
+    int64_t p = l->kernel / 2, s = l->stride, last = direction == 1 ? l->size : l->kernel;
+    memcpy(a, (int64_t[]){s, s, p, p, 1, 1, 1, last, last}, 9 * sizeof *a);
+}
+
+/* A layer over images of `size`; its output's size. */
+static int64_t add(int64_t batch, int64_t ci, int64_t co, int64_t size, int64_t kernel, int64_t stride) {
+    layer *l = &layers[n_layers++];
+    *l = (layer){.ci = ci, .co = co, .size = size, .out = (size + 2 * (kernel / 2) - kernel) / stride + 1, .kernel = kernel,
+                 .stride = stride, .least = {1e9, 1e9, 1e9}};
+    l->x = images(batch, ci, size);
+    l->y = images(batch, co, l->out);
+    l->w = filled(tr_meta_get(TR_F32, 4, (int64_t[]){co, ci, kernel, kernel}, NULL));
+    l->flops = 2.0 * (double) (l->y.meta->numel * ci * kernel * kernel);
+    int64_t a[9];
+    attributes(l, 0, a);
+    tr_home_of_weights(a, l->x.meta, l->w.meta, l->y.meta, false, ctx.threads, &l->w.home);
+    return l->out;
+}
+
+static void add_resnet50(int64_t batch) {
+    static const int depths[] = {3, 4, 6, 3};
+    int64_t size = add(batch, 3, 64, SIZE, 7, 2) / 2, from = 64;
+    for (int stage = 0; stage < 4; stage++)
+        for (int block = 0; block < depths[stage]; block++) {
+            int64_t planes = 64 << stage, stride = block == 0 && stage > 0 ? 2 : 1;
+            add(batch, from, planes, size, 1, 1);
+            int64_t out = add(batch, planes, planes, size, 3, stride);
+            add(batch, planes, 4 * planes, out, 1, 1);
+            if (block == 0)
+                add(batch, from, 4 * planes, size, 1, stride);
+            from = 4 * planes;
+            size = out;
+        }
+}
+
+static void run(layer *l, int direction) {
+    static const tr_op ops[] = {TR_OP_conv2d, TR_OP_conv2d_backward_data, TR_OP_conv2d_backward_weights};
+    int64_t a[9];
+    attributes(l, direction, a);
+    tr_arg none = {0}, in[][3] = {{l->x, l->w, none}, {l->y, l->w}, {l->y, l->x}}, *out[] = {&l->y, &l->x, &l->w};
+    tr_kernel_call c = {.op = ops[direction], .attrs = a, .n_in = direction ? 2 : 3, .in = in[direction], .n_out = 1,
+                        .out = out[direction], .ctx = &ctx};
+    ctx.scratch_used = 0;
+    double start = now();
+    if (tr_kernel_of(c.op)(&c) != TR_OK) {
+        fprintf(stderr, "%s\n", tr_status_detail());
+        exit(1);
+    }
+    double t = now() - start;
+    l->least[direction] = t < l->least[direction] ? t : l->least[direction];
+}
+
+static bool alike(const layer *a, const layer *b) {
+    return a->ci == b->ci && a->co == b->co && a->size == b->size && a->kernel == b->kernel && a->stride == b->stride;
+}
+
+static void print_layers(void) {
+    double all[DIRECTIONS] = {0}, flops = 0;
+    printf("%-34s %25s %25s %25s\n", "", "forward, us (GFLOP/s)", "by image", "by weights");
+    for (int i = 0; i < n_layers; i++) {
+        int times = 0;
+        double sum[DIRECTIONS] = {0};
+        for (int j = 0; j < n_layers; j++)
+            if (alike(&layers[i], &layers[j])) {
+                if (j < i)
+                    goto next;
+                times++;
+                for (int d = 0; d < DIRECTIONS; d++)
+                    sum[d] += layers[j].least[d];
+            }
+        const layer *l = &layers[i];
+        char name[64];
+        snprintf(name, sizeof name, "%dx %lld-%lld %lldx%lld /%lld of %lldx%lld", times, (long long) l->ci, (long long) l->co,
+                 (long long) l->kernel, (long long) l->kernel, (long long) l->stride, (long long) l->size, (long long) l->size);
+        printf("%-34s", name);
+        for (int d = 0; d < DIRECTIONS; d++) {
+            printf("%16.0f (%6.1f)", sum[d] / times * 1e6, l->flops * times / sum[d] / 1e9);
+            all[d] += sum[d];
+        }
+        flops += l->flops * times;
+        putchar('\n');
+    next:;
+    }
+    printf("%-34s", "all");
+    for (int d = 0; d < DIRECTIONS; d++)
+        printf("%16.0f (%6.1f)", all[d] * 1e6, flops / all[d] / 1e9);
+    putchar('\n');
+}
+
+int main(int argc, char **argv) {
+    ctx.threads = argc > 1 && atoi(argv[1]) > 0 ? atoi(argv[1]) : omp_get_max_threads();
+    int batch = argc > 2 ? atoi(argv[2]) : 8, rounds = argc > 3 ? atoi(argv[3]) : 8;
+    omp_set_num_threads(ctx.threads);
+    ctx.scratch_base = tr_aligned_alloc(64, SCRATCH);
+    if (!ctx.scratch_base || tr_op_init() != TR_OK || tr_kernel_init(getenv("TERRA_ISA")) != TR_OK)
+        return 1;
+    add_resnet50(batch);
+    for (int r = 0; r < rounds; r++) {
+        for (int i = 0; i < n_layers; i++)
+            run(&layers[i], 0);
+        for (int i = n_layers - 1; i >= 0; i--) {
+            if (i > 0)
+                run(&layers[i], 1);
+            run(&layers[i], 2);
+        }
+    }
+    layers[0].least[1] = 0;
+    printf("%s, %d threads, batch %d, %d rounds\n", tr_kernel_isa(), ctx.threads, batch, rounds);
+    print_layers();
+    return 0;
+}
