@@ -9,8 +9,8 @@
  *
  * Every sum is made in an order that depends on the sizes alone, not on the number of threads.
  *
- * For AVX2, where oneDNN's kernels reach about 60 % of what these do (docs/performance.md); with AVX-512 the library is the
- * faster one. */
+ * oneDNN's kernels reach about 60 % of what these do with AVX2, and with AVX-512 85 %, less for weights' gradients and late layers
+ * (docs/performance.md). The tile in registers is 6 rows by 16 columns there, by 64 here. */
 #include "exec/kernels/kernels.h"
 
 #if TR_ISA_LEVEL >= 3
@@ -23,10 +23,10 @@ enum {
     MR = 6,
     VECTORS = NR / VN_F,            /* of a panel */
     WIDE = TR_ISA_LEVEL >= 4 ? 4 : 1, /* panels that a tile in registers takes at most */
-    BLOCK = 96,                     /* pixels, at most, whose part of the image stays in the cache; a multiple of MR */
-    CHUNK = 256,                    /* channels by taps of a panel that stay in a near cache */
+    BLOCK = TR_ISA_LEVEL >= 4 ? 192 : 96,                     /* pixels, at most, whose part of the image stays in the cache; a multiple of MR */
+    CHUNK = TR_ISA_LEVEL >= 4 ? 1024 : 256,                    /* channels by taps of a panel that stay in a near cache */
     UNITS = 32,                     /* of work, at least, if there are panels enough */
-    SUM = 256,                      /* pixels, at least, that the weights' derivative sums up in registers */
+    SUM = TR_ISA_LEVEL >= 4 ? 128 : 256,                      /* pixels, at least, that the weights' derivative sums up in registers */
 };
 
 /* A tile: MR rows of WIDE panels. Loops over it are unrolled; R and P are constants wherever it is used. */
@@ -124,6 +124,11 @@ typedef struct gather {
     size_t per_thread;
 } gather;
 
+/* Tiles' widths in so many panels. */
+static int64_t wide_of(int64_t panels) {
+    return (panels + WIDE - 1) / WIDE;
+}
+
 static int64_t panels_of(const gather *g) {
     return g->columns / NR;
 }
@@ -161,7 +166,7 @@ static void prepare_rows(const gather *g, int64_t count, float *const *to, int64
 /* Some panels of a block of pixels. */
 static void gather_unit(const gather *g, int64_t block, int64_t group, const float **rows, float **to) {
     int64_t first = block * g->block, pixels = g->v->n * g->grid[0] * g->grid[1], count = tr__min(g->block, pixels - first);
-    int64_t wide = (panels_of(g) + WIDE - 1) / WIDE;
+    int64_t wide = wide_of(panels_of(g));
     int64_t begin = group * wide / g->groups * WIDE, end = tr__min(panels_of(g), (group + 1) * wide / g->groups * WIDE);
     find_rows(g, first, count, rows, to);
     bool add = g->bias || g->n_taps == 0;
@@ -205,7 +210,8 @@ static tr_status run_gather(const tr_kernel_call *c, gather *g) {
     int64_t pixels = g->v->n * g->grid[0] * g->grid[1], blocks = (pixels + BLOCK - 1) / BLOCK;
     g->block = ((pixels + blocks - 1) / blocks + MR - 1) / MR * MR; // all alike, but for the last
     blocks = (pixels + g->block - 1) / g->block;
-    g->groups = tr__min((panels_of(g) + WIDE - 1) / WIDE, tr__max(1, UNITS / tr__max(1, blocks)));
+    int64_t wanted = tr__max(UNITS, 4 * c->ctx->threads);
+    g->groups = tr__min(wide_of(panels_of(g)), tr__max(1, wanted / tr__max(1, blocks)));
     int64_t work = tr__min(g->block, pixels) * g->n_taps * g->channels * g->columns / g->groups / NR;
     int64_t units = blocks * g->groups, grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
     g->per_thread = (size_t) (g->n_taps + 1) * BLOCK * sizeof(void *) + 64;
@@ -256,6 +262,41 @@ typedef struct transpose {
     int64_t ci, co, taps;
 } transpose;
 
+/* Lane c of a vector: of the first operand, or of the second. Halves of blocks of 2 * H change places. */
+#define LOW(c, H)  ((c) & (H) ? VN_F + (c) - (H) : (c))
+#define HIGH(c, H) ((c) & (H) ? VN_F + (c) : (c) + (H))
+#if TR_ISA_LEVEL >= 4
+#define LANES(F, H)                                                                                                             \
+    (vFi){F(0, H), F(1, H), F(2, H),  F(3, H),  F(4, H),  F(5, H),  F(6, H),  F(7, H),                                           \
+          F(8, H), F(9, H), F(10, H), F(11, H), F(12, H), F(13, H), F(14, H), F(15, H)}
+#else
+#define LANES(F, H) (vFi){F(0, H), F(1, H), F(2, H), F(3, H), F(4, H), F(5, H), F(6, H), F(7, H)}
+#endif
+ALWAYS void swap_halves(vF *x, int h, vFi low, vFi high) {
+    _Pragma("GCC unroll 16") for (int r = 0; r < VN_F; r++) {
+        if (r & h)
+            continue;
+        vF a = x[r], b = x[r + h];
+        x[r] = __builtin_shuffle(a, b, low);
+        x[r + h] = __builtin_shuffle(a, b, high);
+    }
+}
+
+/* A block of VN_F rows and columns; rows lie NR apart. */
+static void transpose_block(float *to, const float *from) {
+    vF x[VN_F];
+    for (int r = 0; r < VN_F; r++)
+        memcpy(&x[r], from + r * NR, sizeof x[r]);
+    swap_halves(x, 1, LANES(LOW, 1), LANES(HIGH, 1));
+    swap_halves(x, 2, LANES(LOW, 2), LANES(HIGH, 2));
+    swap_halves(x, 4, LANES(LOW, 4), LANES(HIGH, 4));
+#if TR_ISA_LEVEL >= 4
+    swap_halves(x, 8, LANES(LOW, 8), LANES(HIGH, 8));
+#endif
+    for (int r = 0; r < VN_F; r++)
+        memcpy(to + r * NR, &x[r], sizeof x[r]);
+}
+
 static void transpose_panels(void *env, int64_t begin, int64_t end, int thread) {
     const transpose *t = env;
     for (int64_t u = begin; u < end; u++) {
@@ -263,9 +304,9 @@ static void transpose_panels(void *env, int64_t begin, int64_t end, int thread) 
         for (int64_t o = 0; o < t->co; o += NR) {
             const float *from = t->from + ((o / NR * t->taps + tap) * t->ci + panel * NR) * NR;
             float *to = t->to + ((panel * t->taps + tap) * t->co + o) * NR;
-            for (int i = 0; i < NR; i++)
-                for (int k = 0; k < NR; k++)
-                    to[i * NR + k] = from[k * NR + i];
+            for (int i = 0; i < NR; i += VN_F)
+                for (int k = 0; k < NR; k += VN_F)
+                    transpose_block(to + i * NR + k, from + k * NR + i);
         }
     }
 }
@@ -427,6 +468,22 @@ static void pack_gradient(const sum *s, const block *k, int64_t first, int64_t b
             memcpy(to + ((panel - begin) * k->n + p) * NR, from + panel * NR, NR * sizeof *to);
 }
 
+/* Memory that is read soon, brought nearer a few lines at a time. */
+typedef struct stream {
+    const char *at, *end;
+} stream;
+enum { LINE = 64 };
+
+static void fetch(stream *s, int64_t bytes) {
+    const char *end = s->at + tr__min(bytes, s->end - s->at);
+    for (; s->at < end; s->at += LINE)
+        __builtin_prefetch(s->at, 0, 2);
+}
+
+static stream rows_ahead(const float *from, int64_t first, int64_t last, int64_t floats) {
+    return (stream){(const char *) (from + first * floats), (const char *) (from + last * floats)};
+}
+
 /* Panels begin .. end of part `part` of the tiles. */
 static void sum_part(const sum *s, int64_t part, int64_t begin, int64_t end, char *own) {
     const tr__conv *v = s->v;
@@ -444,6 +501,11 @@ static void sum_part(const sum *s, int64_t part, int64_t begin, int64_t end, cha
             pack_pixels(s, &k, low, high, x);
         }
         pack_gradient(s, &k, first, begin, end, g);
+        // The next block, a bit with each tile.
+        int64_t next = tr__min(all, last + s->rows), tiles = wide_of(end - begin) * (high - low) * s->taps;
+        stream gradient = rows_ahead(v->dst, last, next, v->out[1] * v->co);
+        stream image = rows_ahead(v->src, last, s->direct && v->stride[0] == 1 ? next : last, v->out[1] * v->ci);
+        int64_t g_bytes = (gradient.end - gradient.at) / tiles + LINE, x_bytes = (image.end - image.at) / tiles + LINE;
         pixels p = {.n = k.n, .b_step = k.n * NR, .c_step = s->taps * v->ci * NR, .add = first > 0};
         for (int64_t panel = begin, wide; panel < end; panel += wide) {
             wide = tr__min(WIDE, end - panel);
@@ -453,6 +515,8 @@ static void sum_part(const sum *s, int64_t part, int64_t begin, int64_t end, cha
                     p.a = s->direct ? k.base + t * MR : x + (t - low) * s->tile_step;
                     p.index = k.index + tap * k.n;
                     p.c = s->weights + ((panel * s->taps + tap) * v->ci + t * MR) * NR;
+                    fetch(&gradient, g_bytes);
+                    fetch(&image, x_bytes);
                     pixels_of[wide][tr__min(MR, v->ci - t * MR)](&p);
                 }
         }
@@ -461,7 +525,7 @@ static void sum_part(const sum *s, int64_t part, int64_t begin, int64_t end, cha
 
 static void sum_units(void *env, int64_t begin, int64_t end, int thread) {
     const sum *s = env;
-    int64_t wide = (s->panels + WIDE - 1) / WIDE;
+    int64_t wide = wide_of(s->panels);
     while (begin < end) {
         int64_t part = begin / wide, stop = tr__min(end, (part + 1) * wide);
         sum_part(s, part, (begin - part * wide) * WIDE, tr__min(s->panels, (stop - part * wide) * WIDE),
@@ -481,11 +545,13 @@ static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v) {
     if (!s.direct)
         s.pixels = 1 + v->size[1] * tr__min(images * v->size[0], s.rows * v->stride[0] + images * v->kernel[0] * v->dilation[0]);
     s.tile_step = ((s.pixels * MR + 15) / 16 | 1) * 16; // an odd number of cache lines: tiles lie in different sets
-    s.parts = tr__min(s.tiles, s.panels < 8 || v->ci > v->co ? 2 : 1); // each thread packs as little as possible
+    // Each thread packs as little as possible.
+    int64_t wide = wide_of(s.panels), few = s.panels < 8 || v->ci > v->co ? 2 : 1;
+    s.parts = tr__min(s.tiles, tr__max(few, (c->ctx->threads + wide - 1) / wide));
     size_t floats = (size_t) ((s.tiles / s.parts + 1) * s.tile_step + s.panels * s.rows * v->out[1] * NR);
     s.per_thread = (floats * sizeof(float) + (size_t) s.pixels * sizeof(float *) +
                     (size_t) (s.taps * s.rows * v->out[1]) * sizeof(int32_t) + 127) / 64 * 64;
-    int64_t units = s.parts * ((s.panels + WIDE - 1) / WIDE), grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, all * v->out[1] * s.taps * s.tiles / s.parts));
+    int64_t units = s.parts * wide, grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, all * v->out[1] * s.taps * s.tiles / s.parts * WIDE));
     s.scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * s.per_thread);
     if (!s.scratch)
         return TR_E_NOMEM;

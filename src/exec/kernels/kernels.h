@@ -164,7 +164,7 @@ typedef struct tr__isa {
     tr_status (*norm_forward)(const tr_norm_forward *f, tr_kernel_ctx *ctx);
     tr_status (*norm_backward)(const tr_norm_backward *f, tr_kernel_ctx *ctx);
     tr_status (*layer_norm_forward)(const tr_layer_norm_forward *f, tr_kernel_ctx *ctx);
-    tr_status (*convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v); /* NULL: the library is faster */
+    tr_status (*convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v); /* NULL: the library's */
 } tr__isa;
 extern const tr__isa *tr__isa_now;
 
