@@ -69,3 +69,10 @@ tr__dnn_entry *tr__dnn_find(const tr__dnn_key *key) {
     oldest->seen = 1;
     return oldest;
 }
+
+tr_status tr__dnn_run(const tr_kernel_call *c, tr_dnn_op *op, void *const data[TR_DNN_PORTS]) {
+    void *scratch = NULL;
+    if (tr_dnn_op_scratch(op) && !(scratch = tr__scratch(c, tr_dnn_op_scratch(op))))
+        return TR_E_NOMEM;
+    return tr_dnn_op_run(op, data, scratch);
+}

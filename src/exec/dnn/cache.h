@@ -2,6 +2,7 @@
 #ifndef TERRA_EXEC_DNN_CACHE_H
 #define TERRA_EXEC_DNN_CACHE_H
 
+#include "exec/kernels/kernels.h"
 #include "terra/dnn.h"
 
 /* All bytes count: start from zero. */
@@ -27,6 +28,9 @@ typedef struct tr__dnn_entry {
 
 /* The entry of a key, made if need be; `seen` counts this call. Borrowed until the next find. NULL: no memory. */
 tr__dnn_entry *tr__dnn_find(const tr__dnn_key *key);
+
+/* Runs an op, its scratch being the call's. */
+tr_status tr__dnn_run(const tr_kernel_call *c, tr_dnn_op *op, void *const data[TR_DNN_PORTS]);
 
 /* Destroys what it holds. */
 void tr__dnn_entry_clear(tr__dnn_entry *e);

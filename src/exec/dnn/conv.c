@@ -120,16 +120,9 @@ static tr_status compile(const tr_kernel_call *c, const conv *v, tr__dnn_entry *
     return TR_OK;
 }
 
-static tr_status run_op(const tr_kernel_call *c, tr_dnn_op *op, void *const *data) {
-    void *scratch = NULL;
-    if (tr_dnn_op_scratch(op) && !(scratch = tr__scratch(c, tr_dnn_op_scratch(op))))
-        return TR_E_NOMEM;
-    return tr_dnn_op_run(op, data, scratch);
-}
-
 static tr_status run_reorder(const tr_kernel_call *c, tr_dnn_op *op, void *from, void *to) {
     void *data[TR_DNN_PORTS] = {[TR_DNN_SRC] = from, [TR_DNN_DST] = to};
-    return run_op(c, op, data);
+    return tr__dnn_run(c, op, data);
 }
 
 static tr_status run(const tr_kernel_call *c, const conv *v, tr__dnn_entry *e) {
@@ -150,7 +143,7 @@ static tr_status run(const tr_kernel_call *c, const conv *v, tr__dnn_entry *e) {
         TR_TRY(tr__dense_in(c, v->bias, v->dtype, &b));
         data[TR_DNN_BIAS] = (void *) b;
     }
-    TR_TRY(run_op(c, e->op, data));
+    TR_TRY(tr__dnn_run(c, e->op, data));
     return e->reorders[out] ? run_reorder(c, e->reorders[out], data[ports[out]], v->t[out]->data) : TR_OK;
 }
 

@@ -99,7 +99,14 @@ static tr_status layout_of(const matrix *v, bool batched, tr_dtype dtype, tr_dnn
     return tr_dnn_layout_create(&m, out);
 }
 
-static tr_status compile(const product *p, int threads, tr_dnn_op **out) {
+/* The library packs b for itself, each thread what it needs at the time. With rows enough to multiply, one reorder of all of b
+ * into the library's blocks beforehand is cheaper: 5-15 % (docs/performance.md); where it would transpose b, it is not. */
+enum { MANY_ROWS = 512 };
+static bool is_reordered(const product *p) {
+    return p->batch == 1 && p->m >= MANY_ROWS && p->n > 1 && p->k > 1 && p->b.column_step == 1;
+}
+
+static tr_status compile(const product *p, int threads, tr__dnn_entry *e) {
     bool batched = p->batch > 1;
     matrix y = {p->y, p->batch, p->m, p->n, p->m * p->n, p->n, 1};
     tr_dnn_matmul_spec s = {.dtype = p->dtype,
@@ -122,10 +129,16 @@ static tr_status compile(const product *p, int threads, tr_dnn_op **out) {
     if (status == TR_OK)
         status = layout_of(&y, batched, p->dtype, &l[2]);
     s.src = l[0];
-    s.weights = l[1];
+    s.weights = is_reordered(p) ? NULL : l[1];
     s.dst = l[2];
     if (status == TR_OK)
-        status = tr_dnn_matmul_create(&s, out);
+        status = tr_dnn_matmul_create(&s, &e->op);
+    if (status == TR_OK && !tr_dnn_layout_equal(l[1], tr_dnn_op_layout(e->op, TR_DNN_WEIGHTS)))
+        status = tr_dnn_reorder_create(l[1], tr_dnn_op_layout(e->op, TR_DNN_WEIGHTS), threads, &e->reorders[0]);
+    if (status != TR_OK) { // no product without its reorder
+        tr_dnn_op_destroy(e->op);
+        e->op = NULL;
+    }
     for (int i = 0; i < 3; i++)
         tr_dnn_layout_destroy(l[i]);
     return status;
@@ -150,15 +163,19 @@ static tr__dnn_key key_of(const product *p, int threads) {
     return k;
 }
 
-static tr_status run_primitive(const tr_kernel_call *c, const product *p, tr_dnn_op *op) {
+static tr_status run_primitive(const tr_kernel_call *c, const product *p, const tr__dnn_entry *e) {
     void *data[TR_DNN_PORTS] = {[TR_DNN_SRC] = (void *) p->a.data,
                                 [TR_DNN_WEIGHTS] = (void *) p->b.data,
                                 [TR_DNN_BIAS] = (void *) p->bias,
                                 [TR_DNN_DST] = p->y};
-    void *scratch = NULL;
-    if (tr_dnn_op_scratch(op) && !(scratch = tr__scratch(c, tr_dnn_op_scratch(op))))
-        return TR_E_NOMEM;
-    return tr_dnn_op_run(op, data, scratch);
+    if (e->reorders[0]) {
+        void *blocks = tr__scratch(c, tr_dnn_layout_bytes(tr_dnn_op_layout(e->op, TR_DNN_WEIGHTS)));
+        if (!blocks)
+            return TR_E_NOMEM;
+        TR_TRY(tr__dnn_run(c, e->reorders[0], (void *[TR_DNN_PORTS]){[TR_DNN_SRC] = (void *) p->b.data, [TR_DNN_DST] = blocks}));
+        data[TR_DNN_WEIGHTS] = blocks;
+    }
+    return tr__dnn_run(c, e->op, data);
 }
 
 static tr_status run(const tr_kernel_call *c, product *p, bool *done) {
@@ -170,13 +187,13 @@ static tr_status run(const tr_kernel_call *c, product *p, bool *done) {
         return TR_FAIL(TR_E_NOMEM, "no memory for compiled operations");
     bool wait = p->dtype == TR_F32 && e->seen == 1;
     if (!e->op && !e->refused && !wait) {
-        tr_status s = compile(p, threads, &e->op);
+        tr_status s = compile(p, threads, e);
         if (s == TR_E_NOMEM)
             return s;
         e->refused = s != TR_OK;
     }
     if (e->op)
-        return run_primitive(c, p, e->op);
+        return run_primitive(c, p, e);
     if (p->dtype != TR_F32) {
         *done = false;
         return TR_OK;
