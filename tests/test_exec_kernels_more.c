@@ -307,7 +307,8 @@ Test(kernels, many_updates_equal_single_ones) {
 
 /* ---- matrix products, convolutions ---- */
 
-static float lhs[64 * 64], rhs[64 * 64], got[64 * 64], want[64 * 64];
+enum { ROOM = 640 * 80 };
+static float lhs[ROOM], rhs[ROOM], got[ROOM], want[ROOM];
 
 static void naive(const float *a, const float *b, float *y, int m, int n, int k) {
     for (int i = 0; i < m; i++)
@@ -319,25 +320,34 @@ static void naive(const float *a, const float *b, float *y, int m, int n, int k)
         }
 }
 
-Test(kernels, mm_in_every_layout) {
-    enum { M = 17, N = 23, K = 31 };
-    static float at[K * M], bt[N * K];
-    kc_noise(lhs, M * K, 1);
-    kc_noise(rhs, K * N, 2);
-    for (int i = 0; i < M * K; i++)
-        at[i % K * M + i / K] = lhs[i];
-    for (int i = 0; i < K * N; i++)
-        bt[i % N * K + i / N] = rhs[i];
-    naive(lhs, rhs, want, M, N, K);
-    int64_t sa[] = {M, K}, sb[] = {K, N};
-    tr_arg a[] = {kc_tensor(TR_F32, lhs, M, K), kc_strided(TR_F32, at, 2, sa, (int64_t[]){1, M})};
-    tr_arg b[] = {kc_tensor(TR_F32, rhs, K, N), kc_strided(TR_F32, bt, 2, sb, (int64_t[]){1, K})};
+static void mm_in_every_layout(int m, int n, int k) {
+    static float at[ROOM], bt[ROOM];
+    kc_noise(lhs, m * k, 1);
+    kc_noise(rhs, k * n, 2);
+    for (int i = 0; i < m * k; i++)
+        at[i % k * m + i / k] = lhs[i];
+    for (int i = 0; i < k * n; i++)
+        bt[i % n * k + i / n] = rhs[i];
+    naive(lhs, rhs, want, m, n, k);
+    int64_t sa[] = {m, k}, sb[] = {k, n};
+    tr_arg a[] = {kc_tensor(TR_F32, lhs, m, k), kc_strided(TR_F32, at, 2, sa, (int64_t[]){1, m})};
+    tr_arg b[] = {kc_tensor(TR_F32, rhs, k, n), kc_strided(TR_F32, bt, 2, sb, (int64_t[]){1, k})};
     for (int form = 0; form < 4; form++)
         for (int time = 0; time < 3; time++) { // the first goes through the generic product, later ones through a primitive
             memset(got, 0, sizeof got);
-            cr_assert_eq(kc_call(mm, TR_F32, (0), (kc_tensor(TR_F32, got, M, N)), a[form & 1], b[form >> 1]), TR_OK);
-            kc_expect(got, want, M * N, 1e-5, "mm");
+            cr_assert_eq(kc_call(mm, TR_F32, (0), (kc_tensor(TR_F32, got, m, n)), a[form & 1], b[form >> 1]), TR_OK);
+            kc_expect(got, want, m * n, 1e-5, "mm");
         }
+}
+
+Test(kernels, mm_in_every_layout) {
+    mm_in_every_layout(17, 23, 31);
+}
+
+/* The library is given the right matrix in its own blocks. */
+Test(kernels, mm_of_many_rows) {
+    mm_in_every_layout(600, 70, 45);
+    mm_in_every_layout(512, 1, 64);
 }
 
 Test(kernels, addmm_without_beta_ignores_nan) {
