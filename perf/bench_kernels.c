@@ -289,23 +289,30 @@ static void products(void) {
     bench("mm, float64", mm, 0, 2.0 * 256 * 256 * 256, (0), (make(TR_F64, 2, (int64_t[]){256, 256}, NULL)), d, d);
 }
 
-/* As projections leave them: [B, L, H, D], seen as [B, H, L, D]. */
-static tr_arg heads(int64_t b, int64_t h, int64_t l, int64_t d) {
-    return make(TR_F32, 4, (int64_t[]){b, h, l, d}, (int64_t[]){l * h * d, d, h * d, 1});
+/* As projections leave them: [B, L, H, D], seen as [B, H, L, D]; `step`: from a row of the product to the next. */
+static tr_arg heads(tr_dtype dtype, int64_t b, int64_t h, int64_t l, int64_t d, int64_t step) {
+    return make(dtype, 4, (int64_t[]){b, h, l, d}, (int64_t[]){l * step, d, step, 1});
 }
 static void attention(void) {
-    static const int sizes[][5] = {{8, 12, 128, 64, 0}, {4, 8, 256, 64, 1}, {1, 8, 2048, 64, 1}};
-    for (int i = 0; i < 3; i++) {
-        int64_t b = sizes[i][0], h = sizes[i][1], l = sizes[i][2], d = sizes[i][3], causal = sizes[i][4];
-        tr_arg q = heads(b, h, l, d), k = heads(b, h, l, d), v = heads(b, h, l, d), y = heads(b, h, l, d), g = heads(b, h, l, d),
-               dq = heads(b, h, l, d), dk = heads(b, h, l, d), dv = heads(b, h, l, d), sums = F(b, h, l), none = {0};
+    static const int sizes[][6] = {{8, 12, 128, 64, 0, 1}, {4, 8, 256, 64, 1, 1}, {4, 8, 256, 64, 1, 3}, {1, 8, 2048, 64, 1, 1}};
+    for (int i = 0; i < 8; i++) {
+        const int *z = sizes[i / 2];
+        int64_t b = z[0], h = z[1], l = z[2], d = z[3], causal = z[4], row = h * d;
+        tr_dtype dtype = i % 2 ? TR_BF16 : TR_F32;
+        char name[96];
+        snprintf(name, sizeof name, "attention %dx%dx%dx%d%s%s%s", z[0], z[1], z[2], z[3], causal ? " causal" : "",
+                 z[5] > 1 ? " of one product" : "", i % 2 ? ", bfloat16" : "");
+        if (!wanted(name))
+            continue;
+        tr_arg q = heads(dtype, b, h, l, d, row * z[5]), k = heads(dtype, b, h, l, d, row * z[5]),
+               v = heads(dtype, b, h, l, d, row * z[5]), y = heads(dtype, b, h, l, d, row), g = heads(dtype, b, h, l, d, row),
+               dq = heads(dtype, b, h, l, d, row), dk = heads(dtype, b, h, l, d, row), dv = heads(dtype, b, h, l, d, row),
+               sums = F(b, h, l), none = {0};
         double flops = 4.0 * (double) (b * h * l * l * d) / (causal ? 2 : 1);
-        char name[64];
-        snprintf(name, sizeof name, "attention %dx%dx%dx%d%s", sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3],
-                 causal ? " causal" : "");
         bench(name, _sdpa, 0, flops, (causal), (y, sums), q, k, v, none, none, number(0.125), number(0));
-        bench("attention, backward", _sdpa_backward, 0, 2.5 * flops, (causal), (dq, dk, dv), g, q, k, v, none, none, y, sums,
-              number(0.125), number(0));
+        strcat(name, ", backward");
+        bench(name, _sdpa_backward, 0, 2.5 * flops, (causal), (dq, dk, dv), g, q, k, v, none, none, y, sums, number(0.125),
+              number(0));
     }
 }
 

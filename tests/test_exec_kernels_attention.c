@@ -118,6 +118,89 @@ Test(attention, causal) { check((sizes){.b = 2, .h = 2, .l = 131, .s = 131, .d =
 Test(attention, causal_over_blocks) { check((sizes){.b = 1, .h = 2, .l = 600, .s = 570, .d = 4, .e = 4, .causal = true}); }
 Test(attention, dropout) { check((sizes){.b = 2, .h = 3, .l = 50, .s = 41, .d = 16, .e = 16, .keep = true}); }
 
+/* Plans run a batch in pieces: a head's result knows nothing of the others. */
+Test(attention, a_batch_in_pieces) {
+    enum { B = 3, H = 2, L = 400, D = 16, ALL = B * H * L * D };
+    float *in[4], *out[2][4], *lse[2];
+    for (int i = 0; i < 4; i++)
+        in[i] = noise(ALL, (uint32_t) i);
+    for (int t = 0; t < 2; t++) {
+        lse[t] = noise(B * H * L, 9);
+        for (int i = 0; i < 4; i++)
+            out[t][i] = noise(ALL, 9);
+        sizes z = {.b = t ? 1 : B, .h = H};
+        for (int64_t b = 0; b < B; b += z.b) {
+            int64_t at = b * H * L * D;
+            tr_arg q = heads(in[0] + at, &z, L, D), k = heads(in[1] + at, &z, L, D), v = heads(in[2] + at, &z, L, D),
+                   g = heads(in[3] + at, &z, L, D), y = heads(out[t][3] + at, &z, L, D),
+                   sums = kc_tensor(TR_F32, lse[t] + b * H * L, z.b, H, L);
+            kc_call(_sdpa, TR_F32, (1), (y, sums), q, k, v, kc_none(), kc_none(), kc_number(0.25), kc_number(0));
+            kc_call(_sdpa_backward, TR_F32, (1),
+                    (heads(out[t][0] + at, &z, L, D), heads(out[t][1] + at, &z, L, D), heads(out[t][2] + at, &z, L, D)), g, q, k, v,
+                    kc_none(), kc_none(), y, sums, kc_number(0.25), kc_number(0));
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        cr_assert_arr_eq(out[0][i], out[1][i], ALL * sizeof(float));
+        free(in[i]), free(out[0][i]), free(out[1][i]);
+    }
+    free(lse[0]), free(lse[1]);
+}
+
+static uint16_t rounded(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return (uint16_t) ((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+static float widened(uint16_t h) {
+    uint32_t u = (uint32_t) h << 16;
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+/* bfloat16 is float32 of the same numbers, its results rounded once. */
+static void check_bfloat16(sizes z) {
+    int64_t n[] = {z.b * z.h * z.l * z.d, z.b * z.h * z.s * z.d, z.b * z.h * z.s * z.e, z.b * z.h * z.l * z.e}, nl = z.b * z.h * z.l;
+    int64_t rows[] = {z.l, z.s, z.s, z.l}, columns[] = {z.d, z.d, z.e, z.e};
+    float *x[8], *lse = noise(nl, 9), *lse_half = noise(nl, 9); // q, k, v, g; dq, dk, dv, y
+    uint16_t *half[8];
+    tr_arg wide[8], narrow[8];
+    for (int i = 0; i < 8; i++) {
+        x[i] = noise(n[i % 4], (uint32_t) i);
+        half[i] = malloc((size_t) n[i % 4] * sizeof **half);
+        for (int64_t k = 0; k < n[i % 4]; k++)
+            x[i][k] = widened(half[i][k] = rounded(x[i][k]));
+        wide[i] = heads(x[i], &z, rows[i % 4], columns[i % 4]);
+        narrow[i] = wide[i];
+        narrow[i].data = half[i];
+        narrow[i].meta = tr_meta_with_dtype(wide[i].meta, TR_BF16);
+    }
+    tr_arg sums = kc_tensor(TR_F32, lse, z.b, z.h, z.l), sums_half = kc_tensor(TR_F32, lse_half, z.b, z.h, z.l);
+    kc_call(_sdpa, TR_F32, (z.causal), (wide[7], sums), wide[0], wide[1], wide[2], kc_none(), kc_none(), kc_number(0.25), kc_number(0));
+    kc_call(_sdpa, TR_BF16, (z.causal), (narrow[7], sums_half), narrow[0], narrow[1], narrow[2], kc_none(), kc_none(),
+            kc_number(0.25), kc_number(0));
+    for (int64_t k = 0; k < n[3]; k++) {
+        cr_assert_eq(half[7][k], rounded(x[7][k]));
+        x[7][k] = widened(half[7][k]);
+    }
+    cr_assert_arr_eq(lse, lse_half, (size_t) nl * sizeof *lse);
+    kc_call(_sdpa_backward, TR_F32, (z.causal), (wide[4], wide[5], wide[6]), wide[3], wide[0], wide[1], wide[2], kc_none(),
+            kc_none(), wide[7], sums, kc_number(0.25), kc_number(0));
+    kc_call(_sdpa_backward, TR_BF16, (z.causal), (narrow[4], narrow[5], narrow[6]), narrow[3], narrow[0], narrow[1], narrow[2],
+            kc_none(), kc_none(), narrow[7], sums_half, kc_number(0.25), kc_number(0));
+    for (int i = 4; i < 7; i++)
+        for (int64_t k = 0; k < n[i % 4]; k++)
+            cr_assert_eq(half[i][k], rounded(x[i][k]));
+    for (int i = 0; i < 8; i++)
+        free(x[i]), free(half[i]);
+    free(lse), free(lse_half);
+}
+Test(attention, bfloat16) {
+    check_bfloat16((sizes){.b = 2, .h = 3, .l = 70, .s = 77, .d = 19, .e = 35});
+    check_bfloat16((sizes){.b = 1, .h = 2, .l = 130, .s = 130, .d = 64, .e = 64, .causal = true});
+}
+
 Test(attention, a_row_without_keys_is_zero) {
     float q[] = {1, 2}, k[] = {1, 2, 3, 4}, y[2], lse[1], d[3][4], g[] = {1, 1};
     uint8_t mask[] = {0, 0};

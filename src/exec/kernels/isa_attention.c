@@ -1,13 +1,15 @@
-/* isa_attention.c - scaled dot-product attention of float32, by head: softmax(q k^T * scale + mask) v.
+/* isa_attention.c - scaled dot-product attention, by head: softmax(q k^T * scale + mask) v. In float32; bfloat16 is widened where
+ * operands are packed, and rounded where results are stored.
  *
  * A head's keys and values are packed once into panels of NR columns. Its queries come in tiles of TILE rows, against blocks of
  * at most BLOCK keys: scores stay in a tile in the cache, are turned into probabilities there, and are multiplied by the values
  * (the softmax is rescaled from block to block). Kept for backward is only the logarithm of each row's sum; backward computes
- * the scores again. Keys behind a causal tile's last query are not looked at. Work is cut by sizes alone: results do not depend
- * on the number of threads.
+ * the scores again. Of a causal tile each MR rows look at the keys up to their last one. Work is cut by sizes alone, and sums by
+ * those of one head of a batch: results depend neither on the number of threads nor on how a batch is cut.
  *
  *   l queries, s keys, d columns of queries and keys, e columns of values */
 #include "exec/kernels/kernels.h"
+#include "exec/kernels/isa_bf16.h"
 #include "exec/kernels/isa_tile.h"
 
 #if TR_ISA_LEVEL >= 4
@@ -19,6 +21,7 @@ enum {
     NR = 2 * VN_F,
     TILE = 48, /* a multiple of MR */
     BLOCK = 512,
+    ROW = BLOCK + 16, /* of a tile: a power of two would have its rows share a few sets of the cache */
     UNITS = 64, /* of work, at least, if there are tiles enough */
 };
 
@@ -28,21 +31,25 @@ static int64_t padded(int64_t n) {
 
 /* ------------------------------------------------------------------------------------------ products of small matrices */
 
-/* c [R, NR] (+)= a [R, k] b [k, NR]; steps of a by row and by k, of c by row. */
-ALWAYS void micro(int R, int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, float *c, int64_t c_row, bool add) {
+/* c [R, NR] (+)= a [R, k] b [k, NR]; steps of a by row and by k, of b by k, of c by row. */
+ALWAYS void micro(int R, int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c,
+                  int64_t c_row, bool add) {
     vF acc[MR][2];
     _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = (vF){0};
     for (int64_t i = 0; i < k; i++) {
         vF columns[2];
-        tile_load(columns, b + i * NR);
+        tile_load(columns, b + i * b_k);
         _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_add(acc[r], a[r * a_row + i * a_k], columns);
     }
     _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_store(acc[r], c + r * c_row, add);
 }
 
-#define MICRO(R)                                                                                                             \
-    static void micro_##R(int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, float *c, int64_t c_row, bool add) { \
-        micro(R, k, a, a_row, a_k, b, c, c_row, add);                                                                        \
+typedef void micro_fn(int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c, int64_t c_row,
+                      bool add);
+#define MICRO(R)                                                                                                          \
+    static void micro_##R(int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c, \
+                          int64_t c_row, bool add) {                                                                      \
+        micro(R, k, a, a_row, a_k, b, b_k, c, c_row, add);                                                                \
     }
 MICRO(1)
 MICRO(2)
@@ -51,83 +58,145 @@ MICRO(4)
 MICRO(5)
 MICRO(6)
 #if TR_ISA_LEVEL >= 4
+MICRO(7)
 MICRO(8)
+MICRO(9)
+MICRO(10)
+MICRO(11)
 MICRO(12)
 #endif
-
-/* c [m, n] (+)= a [m, k] b [k, n]; b in panels of [b_k, NR], n a multiple of NR. */
-static void multiply(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k,
-                     float *c, int64_t c_row, bool add) {
-    for (int64_t col = 0; col < n; col += NR, b += b_k * NR) {
-        int64_t r = 0;
+static micro_fn *const micro_of[MR + 1] = {
+    NULL, micro_1, micro_2, micro_3, micro_4, micro_5, micro_6,
 #if TR_ISA_LEVEL >= 4
-        for (; r + 12 <= m; r += 12)
-            micro_12(k, a + r * a_row, a_row, a_k, b, c + r * c_row + col, c_row, add);
-        for (; r + 8 <= m; r += 8)
-            micro_8(k, a + r * a_row, a_row, a_k, b, c + r * c_row + col, c_row, add);
+    micro_7, micro_8, micro_9, micro_10, micro_11, micro_12,
 #endif
-        for (; r + 6 <= m; r += 6)
-            micro_6(k, a + r * a_row, a_row, a_k, b, c + r * c_row + col, c_row, add);
-        const float *rest = a + r * a_row;
-        float *to = c + r * c_row + col;
-        switch (m - r) {
-            case 5:
-                micro_5(k, rest, a_row, a_k, b, to, c_row, add);
-                break;
-            case 4:
-                micro_4(k, rest, a_row, a_k, b, to, c_row, add);
-                break;
-            case 3:
-                micro_3(k, rest, a_row, a_k, b, to, c_row, add);
-                break;
-            case 2:
-                micro_2(k, rest, a_row, a_k, b, to, c_row, add);
-                break;
-            case 1:
-                micro_1(k, rest, a_row, a_k, b, to, c_row, add);
-                break;
-            default:
-                break;
-        }
+};
+
+/* ------------------------------------------------------------------------------------------ operands in memory */
+
+/* A [B, H, rows, columns] operand of float or bfloat16; columns are adjacent. */
+typedef struct matrix4 {
+    char *data;
+    int64_t b, h, row;
+    bool bf16;
+} matrix4;
+
+/* A head of it. */
+typedef struct matrix {
+    char *data;
+    int64_t row;
+    bool bf16;
+} matrix;
+
+static matrix head_of(const matrix4 *m, int64_t b, int64_t h) {
+    return (matrix){m->data + (b * m->b + h * m->h) * (m->bf16 ? 2 : 4), m->row, m->bf16};
+}
+
+/* n elements of row r, from column c on. */
+ALWAYS void get(float *to, const matrix *m, int64_t r, int64_t c, int64_t n) {
+    if (m->bf16)
+        bf16_widen(to, (const uint16_t *) m->data + r * m->row + c, n);
+    else
+        memcpy(to, (const float *) m->data + r * m->row + c, (size_t) n * sizeof *to);
+}
+
+static void put(const matrix *m, int64_t r, const float *from, int64_t n) {
+    if (m->bf16)
+        bf16_narrow((uint16_t *) m->data + r * m->row, from, n);
+    else
+        memcpy((float *) m->data + r * m->row, from, (size_t) n * sizeof *from);
+}
+
+static void put_rows(const matrix *m, const float *from, int64_t step, int64_t rows, int64_t n) {
+    for (int64_t r = 0; r < rows; r++)
+        put(m, r, from + r * step, n);
+}
+
+/* Rows [rows, step] of columns [0, n), padded with zeros. */
+static void get_rows(float *to, int64_t step, const matrix *m, int64_t row, int64_t rows, int64_t n) {
+    for (int64_t r = 0; r < rows; r++, to += step) {
+        get(to, m, row + r, 0, n);
+        memset(to + n, 0, (size_t) (step - n) * sizeof *to);
     }
 }
 
-/* Panels [k, NR] of x [k, n], rows `step` apart, padded with zeros. */
-static void pack(float *to, const float *x, int64_t step, int64_t k, int64_t n) {
+/* Panels [k, NR] of [k, n], padded with zeros. */
+static void pack(float *to, const matrix *m, int64_t k, int64_t n) {
     for (int64_t col = 0; col < n; col += NR) {
         int64_t w = tr__min(NR, n - col);
         for (int64_t i = 0; i < k; i++, to += NR) {
             if (w == NR) {
-                memcpy(to, x + i * step + col, NR * sizeof *to);
+                get(to, m, i, col, NR);
             } else {
                 memset(to, 0, NR * sizeof *to);
-                memcpy(to, x + i * step + col, (size_t) w * sizeof *to);
+                get(to, m, i, col, w);
             }
         }
     }
 }
-/* Panels [k, NR] of x^T, x being [n, k]. */
-static void pack_transposed(float *to, const float *x, int64_t step, int64_t k, int64_t n) {
-    for (int64_t col = 0; col < n; col += NR, to += k * NR) {
-        int64_t w = tr__min(NR, n - col);
-        const float *from = x + col * step;
-        if (w < NR)
-            memset(to, 0, (size_t) (k * NR) * sizeof *to);
-        for (int64_t i0 = 0; i0 < k; i0 += 16) // a line of each row at a time
-            for (int64_t j = 0; j < w; j++) {
-                int64_t end = tr__min(k, i0 + 16);
-                _Pragma("GCC ivdep") for (int64_t i = i0; i < end; i++) to[i * NR + j] = from[j * step + i];
-            }
+
+#if VW == 64
+#define LOW(a, b)  __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#elif VW == 32
+#define LOW(a, b)  __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#else
+#define LOW(a, b)  __builtin_shufflevector(a, b, 0, 4, 1, 5)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
+#endif
+/* x^T of a square: interleaving the upper half of the rows with the lower one moves an element's row and column, taken as one
+ * number, round by a bit. */
+ALWAYS void turn(vF x[VN_F]) {
+    _Pragma("GCC unroll 4") for (int width = 1; width < VN_F; width *= 2) {
+        vF y[VN_F];
+        _Pragma("GCC unroll 8") for (int i = 0; i < VN_F / 2; i++) {
+            y[2 * i] = LOW(x[i], x[i + VN_F / 2]);
+            y[2 * i + 1] = HIGH(x[i], x[i + VN_F / 2]);
+        }
+        _Pragma("GCC unroll 16") for (int i = 0; i < VN_F; i++) x[i] = y[i];
     }
 }
 
-/* ------------------------------------------------------------------------------------------ a call */
+ALWAYS vF get_vector(const matrix *m, int64_t r, int64_t c) {
+    vF x;
+    if (m->bf16)
+        return bf16_load((const uint16_t *) m->data + r * m->row + c);
+    memcpy(&x, (const float *) m->data + r * m->row + c, sizeof x);
+    return x;
+}
 
-/* A [B, H, rows, columns] operand; columns are adjacent. */
-typedef struct matrix4 {
-    float *data;
-    int64_t b, h, row;
-} matrix4;
+/* A square at row r and column c, of which there are `rows` and `columns`: to rows NR apart. Rows may be far apart: the next
+ * square's are sent for. */
+static void pack_turned(float *to, const matrix *m, int64_t r, int64_t rows, int64_t c, int64_t columns) {
+    vF x[VN_F];
+    if (rows >= VN_F && columns >= VN_F) {
+        const char *next = m->data + ((r + VN_F) * m->row + c) * (m->bf16 ? 2 : 4);
+        for (int k = 0; k < VN_F; k++)
+            __builtin_prefetch(next + k * m->row * (m->bf16 ? 2 : 4));
+        _Pragma("GCC unroll 16") for (int k = 0; k < VN_F; k++) x[k] = get_vector(m, r + k, c);
+        turn(x);
+        _Pragma("GCC unroll 16") for (int k = 0; k < VN_F; k++) memcpy(to + k * NR, &x[k], sizeof x[k]);
+        return;
+    }
+    columns = tr__min(columns, VN_F);
+    memset(x, 0, sizeof x);
+    for (int64_t k = 0; k < tr__min(rows, VN_F); k++)
+        get((float *) &x[k], m, r + k, c, columns);
+    turn(x);
+    for (int64_t k = 0; k < columns; k++)
+        memcpy(to + k * NR, &x[k], sizeof x[k]);
+}
+
+/* Panels [k, NR] of the transpose of [n, k]. */
+static void pack_transposed(float *to, const matrix *m, int64_t k, int64_t n) {
+    for (int64_t row = 0; row < n; row += NR, to += k * NR)
+        for (int64_t half = 0; half < NR; half += VN_F)
+            for (int64_t c = 0; c < k; c += VN_F)
+                pack_turned(to + c * NR + half, m, row + half, n - row - half, c, k - c);
+}
+
+/* ------------------------------------------------------------------------------------------ a call */
 
 typedef struct job {
     int64_t batch, heads, l, s, d, e;
@@ -141,12 +210,8 @@ typedef struct job {
     float scale, kept;     /* kept: 1 / (1 - p) */
     float *scratch;
     size_t per_thread;     /* floats */
-    float *parts;          /* backward in several groups: [heads, groups, s, d + e padded], their dk and dv */
+    float *parts;          /* backward, groups on several threads: [heads, groups, s, d + e padded], their dk and dv */
 } job;
-
-static float *at(const matrix4 *m, int64_t b, int64_t h) {
-    return m->data + b * m->b + h * m->h;
-}
 
 /* Where a unit is, and what it works on. */
 typedef struct unit {
@@ -155,8 +220,46 @@ typedef struct unit {
     float *bias; /* [BLOCK] */
 } unit;
 
-static int64_t keys_seen(const job *j, int64_t row, int64_t rows) {
-    return j->causal ? tr__min(j->s, row + rows) : j->s;
+/* A tile's rows against a block of keys. */
+typedef struct span {
+    int64_t row, rows, key, n;
+} span;
+
+/* How many of the block's keys the tile's rows below r see. */
+static int64_t seen_by(const unit *u, const span *s, int64_t r) {
+    return u->j->causal ? tr__max(0, tr__min(s->n, s->row + r - s->key)) : s->n;
+}
+
+/* x [rows, n] = a [rows, k] b, as far as it is seen; rows of a are padded, b in panels [k, NR]. */
+static void compare(const unit *u, const span *s, const float *a, int64_t k, const float *b, float *x) {
+    int64_t step = padded(k);
+    for (int64_t col = 0; col < s->n; col += NR, b += k * NR)
+        for (int64_t r = 0; r < s->rows; r += MR) {
+            int64_t m = tr__min(MR, s->rows - r);
+            if (col < seen_by(u, s, r + m))
+                micro_of[m](k, a + r * step, step, 1, b, NR, x + r * ROW + col, ROW, false);
+        }
+}
+
+/* c [rows, columns] (+)= x [rows, n] b; b in panels [keys, NR]. */
+static void gather(const unit *u, const span *s, const float *x, const float *b, float *c, int64_t columns) {
+    b += s->key * NR;
+    for (int64_t col = 0; col < columns; col += NR, b += u->j->s * NR)
+        for (int64_t r = 0; r < s->rows; r += MR) {
+            int64_t m = tr__min(MR, s->rows - r);
+            micro_of[m](seen_by(u, s, r + m), x + r * ROW, ROW, 1, b, NR, c + r * columns + col, columns, s->key > 0);
+        }
+}
+
+/* c [keys, columns] += x^T [n, rows] b [rows, columns] */
+static void spread(const unit *u, const span *s, const float *x, const float *b, float *c, int64_t columns) {
+    c += s->key * columns;
+    for (int64_t k = 0; k < s->n; k += MR) {
+        int64_t m = tr__min(MR, s->n - k), first = u->j->causal ? tr__max(0, s->key + k - s->row) : 0;
+        for (int64_t col = 0; col < columns && first < s->rows; col += NR)
+            micro_of[m](s->rows - first, x + first * ROW + k, 1, ROW, b + first * columns + col, columns, c + k * columns + col,
+                        columns, true);
+    }
 }
 
 /* The mask's row, as numbers to add; columns from `key` on. */
@@ -179,52 +282,96 @@ static const float *mask_row(const unit *u, int64_t row, int64_t key, int64_t n)
     return to;
 }
 
-/* Scores of a row as they go into the softmax: scaled, masked, -inf from `n` (of those seen here, causal) to n_pad. */
-static void scale_row(const unit *u, float *x, int64_t row, int64_t key, int64_t n, int64_t n_pad) {
+/* What is left to multiply a row's n scores by: the scale, unless they had to be masked or turned round here. */
+static float scale_row(const unit *u, float *x, int64_t row, int64_t key, int64_t n) {
     const job *j = u->j;
-    int64_t seen = j->causal ? tr__max(0, tr__min(n, row + 1 - key)) : n;
     float scale = j->scale;
     if (j->mask) {
-        const float *bias = mask_row(u, row, key, seen);
-        _Pragma("GCC ivdep") for (int64_t k = 0; k < seen; k++) x[k] = x[k] * scale + bias[k];
-    } else if (scale != 1) {
-        _Pragma("GCC ivdep") for (int64_t k = 0; k < seen; k++) x[k] *= scale;
+        const float *bias = mask_row(u, row, key, n);
+        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) x[k] = x[k] * scale + bias[k];
+        return 1;
     }
-    for (int64_t k = seen; k < n_pad; k++)
-        x[k] = -__builtin_inff();
+    if (scale > 0)
+        return scale;
+    _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) x[k] *= scale;
+    return 1;
 }
 
-/* NaN is not looked for: it makes the row's sum NaN. */
-static float row_max(const float *x, int64_t n) {
-    vF m = (vF){0} - __builtin_inff(), v;
-    for (int64_t k = 0; k < n; k += VN_F) {
-        memcpy(&v, x + k, sizeof v);
-        m = vF_max(v, m);
-    }
+/* Lanes below n of x, the others of y. */
+static vF lanes_below(int64_t n, vF x, vF y) {
+    static const int32_t count[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    vFi lane;
+    memcpy(&lane, count, sizeof lane);
+    return vF_select(lane < (int32_t) n, x, y);
+}
+
+static float greatest(vF m) {
+#if TR_ISA_LEVEL >= 4
+    return _mm512_reduce_max_ps(m);
+#else
     float most = m[0];
     for (int k = 1; k < VN_F; k++)
         most = m[k] > most ? m[k] : most;
     return most;
+#endif
 }
-
-/* x = exp(x - m); returns the sum */
-static float exponentials(float *x, float m, int64_t n) {
-    vF s = {0}, t = s, v, w;
-    for (int64_t k = 0; k < n; k += NR) {
-        memcpy(&v, x + k, sizeof v);
-        memcpy(&w, x + k + VN_F, sizeof w);
-        v = vF_exp_down(v - m);
-        w = vF_exp_down(w - m);
-        s += v;
-        t += w;
-        memcpy(x + k, &v, sizeof v);
-        memcpy(x + k + VN_F, &w, sizeof w);
-    }
+static float total_of(vF s) {
+#if TR_ISA_LEVEL >= 4
+    return _mm512_reduce_add_ps(s);
+#else
     float total = 0;
-    s += t;
     for (int k = 0; k < VN_F; k++)
         total += s[k];
     return total;
+#endif
+}
+
+/* NaN is not looked for: it makes the row's sum NaN. */
+static float row_max(const float *x, int64_t n) {
+    const vF least = VF_CONST(-__builtin_inff());
+    vF m = least, v;
+    int64_t k = 0;
+    for (; k + VN_F <= n; k += VN_F) {
+        memcpy(&v, x + k, sizeof v);
+        m = vF_max(v, m);
+    }
+    if (k < n) {
+        memcpy(&v, x + k, sizeof v);
+        m = vF_max(lanes_below(n - k, v, least), m);
+    }
+    return greatest(m);
+}
+
+/* exp(x * scale - m) of two vectors, of which the first n count. */
+ALWAYS void exponentials2(vF e[2], const float *x, float scale, float m, int64_t n) {
+    const vF least = VF_CONST(-__builtin_inff());
+    for (int i = 0; i < 2; i++) {
+        memcpy(&e[i], x + i * VN_F, sizeof e[i]);
+        e[i] = vF_fma(e[i], VF_CONST(scale), VF_CONST(-m));
+        if (n < NR)
+            e[i] = lanes_below(n - i * VN_F, e[i], least);
+        e[i] = vF_exp_down(e[i]);
+    }
+}
+
+/* What other rows of the micro kernel see of this one, behind its own keys: nothing. */
+static void clear_rest(const span *s, float *x, int64_t n) {
+    int64_t from = padded(n), to = tr__min(padded(s->n), n + MR);
+    if (from < to)
+        memset(x + from, 0, (size_t) (to - from) * sizeof *x);
+}
+
+/* x = exp(x * scale - m), 0 behind n; returns the sum */
+static float exponentials(const span *s, float *x, float scale, float m, int64_t n) {
+    vF sum[2] = {{0}}, e[2];
+    for (int64_t k = 0; k < n; k += NR) {
+        exponentials2(e, x + k, scale, m, n - k);
+        sum[0] += e[0];
+        sum[1] += e[1];
+        memcpy(x + k, e, sizeof e);
+    }
+    clear_rest(s, x, n);
+    return total_of(sum[0] + sum[1]);
 }
 
 static const uint8_t *keep_row(const unit *u, int64_t row, int64_t key) {
@@ -239,51 +386,60 @@ static void drop(float *x, const uint8_t *keep, float kept, int64_t n) {
 /* ------------------------------------------------------------------------------------------ forward */
 
 typedef struct forward_space {
-    float *kt, *v;    /* packed: [d, s] and [s, e] */
-    float *tile, *o;  /* [TILE, BLOCK], [TILE, e] */
+    float *kt, *v;        /* packed: [d, s] and [s, e] */
+    float *q, *tile, *o;  /* [TILE, d], [TILE, ROW], [TILE, e] */
+    float most[TILE], sum[TILE];
 } forward_space;
 
-static void forward_tile(const unit *u, const forward_space *w, int64_t row, int64_t rows) {
+/* Row r's scores become probabilities, as far as its greatest score up to here is known; what it had before shrinks. */
+static void soften(const unit *u, forward_space *w, const span *s, int64_t r) {
     const job *j = u->j;
-    const float *q = at(&j->q, u->b, u->h) + row * j->q.row;
-    float most[TILE], sum[TILE];
-    int64_t seen = keys_seen(j, row, rows);
+    float *x = w->tile + r * ROW;
+    int64_t n = seen_by(u, s, r + 1);
+    float scale = scale_row(u, x, s->row + r, s->key, n), before = s->key ? w->most[r] : -__builtin_inff();
+    float m = row_max(x, n);
+    m = m == -__builtin_inff() ? m : m * scale;
+    m = before > m || before != before ? before : m;
+    // A row without any key yet: its exponentials are those of -inf.
+    float total = exponentials(s, x, scale, m == -__builtin_inff() ? 0 : m, n);
+    if (s->key) {
+        float factor = before == m ? 1 : expf(before - m);
+        float *o = w->o + r * u->e_pad;
+        for (int64_t c = 0; c < u->e_pad; c++)
+            o[c] *= factor;
+        total += w->sum[r] * factor;
+    }
+    w->most[r] = m;
+    w->sum[r] = total;
+    if (j->keep)
+        drop(x, keep_row(u, s->row + r, s->key), j->kept, n);
+}
+
+static void finish_row(const unit *u, const forward_space *w, const matrix *out, int64_t row, int64_t r) {
+    const job *j = u->j;
+    // Nothing was let through: zeros, and probabilities of 0 in backward.
+    bool none = w->most[r] == -__builtin_inff();
+    float factor = none ? 0 : 1 / w->sum[r], *o = w->o + r * u->e_pad;
+    j->lse[(u->b * j->heads + u->h) * j->l + row + r] = none ? __builtin_inff() : w->most[r] + logf(w->sum[r]);
+    for (int64_t c = 0; c < u->e_pad; c++)
+        o[c] *= factor;
+    put(out, row + r, o, j->e);
+}
+
+static void forward_tile(const unit *u, forward_space *w, int64_t row, int64_t rows) {
+    const job *j = u->j;
+    matrix q = head_of(&j->q, u->b, u->h), out = head_of(&j->out, u->b, u->h);
+    int64_t seen = j->causal ? tr__min(j->s, row + rows) : j->s;
+    get_rows(w->q, u->d_pad, &q, row, rows, j->d);
     for (int64_t key = 0; key < seen; key += BLOCK) {
-        int64_t n = tr__min(BLOCK, seen - key), n_pad = padded(n);
-        multiply(rows, n_pad, j->d, q, j->q.row, 1, w->kt + key * j->d, j->d, w->tile, BLOCK, false);
-        for (int64_t r = 0; r < rows; r++) {
-            float *x = w->tile + r * BLOCK;
-            scale_row(u, x, row + r, key, n, n_pad);
-            float m = row_max(x, n_pad), before = key ? most[r] : -__builtin_inff();
-            m = before > m || before != before ? before : m;
-            // A row without any key yet: its exponentials are those of -inf.
-            float total = exponentials(x, m == -__builtin_inff() ? 0 : m, n_pad);
-            if (key) {
-                float factor = before == m ? 1 : expf(before - m);
-                float *o = w->o + r * u->e_pad;
-                for (int64_t c = 0; c < u->e_pad; c++)
-                    o[c] *= factor;
-                total += sum[r] * factor;
-            }
-            most[r] = m;
-            sum[r] = total;
-            if (j->keep)
-                drop(x, keep_row(u, row + r, key), j->kept, n);
-        }
-        for (int64_t c = 0; c < u->e_pad; c += NR)
-            multiply(rows, NR, n, w->tile, BLOCK, 1, w->v + c * j->s + key * NR, j->s, w->o + c, u->e_pad, key > 0);
+        span s = {row, rows, key, tr__min(BLOCK, seen - key)};
+        compare(u, &s, w->q, j->d, w->kt + key * j->d, w->tile);
+        for (int64_t r = 0; r < rows; r++)
+            soften(u, w, &s, r);
+        gather(u, &s, w->tile, w->v, w->o, u->e_pad);
     }
-    float *lse = j->lse + (u->b * j->heads + u->h) * j->l + row;
-    for (int64_t r = 0; r < rows; r++) {
-        float *y = at(&j->out, u->b, u->h) + (row + r) * j->out.row;
-        const float *o = w->o + r * u->e_pad;
-        // Nothing was let through: zeros, and probabilities of 0 in backward.
-        bool none = most[r] == -__builtin_inff();
-        float factor = none ? 0 : 1 / sum[r];
-        lse[r] = none ? __builtin_inff() : most[r] + logf(sum[r]);
-        for (int64_t c = 0; c < j->e; c++)
-            y[c] = o[c] * factor;
-    }
+    for (int64_t r = 0; r < rows; r++)
+        finish_row(u, w, &out, row, r);
 }
 
 static float *take(float **p, int64_t n) {
@@ -293,7 +449,7 @@ static float *take(float **p, int64_t n) {
 }
 
 static size_t forward_floats(const job *j) {
-    return (size_t) ((padded(j->s) * j->d + padded(j->e) * j->s) + TILE * (BLOCK + padded(j->e)) + BLOCK + 5 * 16);
+    return (size_t) ((padded(j->s) * j->d + padded(j->e) * j->s) + TILE * (ROW + padded(j->d) + padded(j->e)) + BLOCK + 6 * 16);
 }
 
 static void forward_units(void *env, int64_t begin, int64_t end, int thread) {
@@ -301,15 +457,17 @@ static void forward_units(void *env, int64_t begin, int64_t end, int thread) {
     float *p = j->scratch + (size_t) thread * j->per_thread;
     forward_space w = {.kt = take(&p, padded(j->s) * j->d),
                        .v = take(&p, padded(j->e) * j->s),
-                       .tile = take(&p, TILE * BLOCK),
+                       .q = take(&p, TILE * padded(j->d)),
+                       .tile = take(&p, TILE * ROW),
                        .o = take(&p, TILE * padded(j->e))};
     int64_t packed = -1;
     for (int64_t i = begin; i < end; i++) {
         int64_t head = i / j->groups, group = i % j->groups;
         unit u = {j, head / j->heads, head % j->heads, padded(j->d), padded(j->e), p};
         if (head != packed) {
-            pack_transposed(w.kt, at(&j->k, u.b, u.h), j->k.row, j->d, j->s);
-            pack(w.v, at(&j->v, u.b, u.h), j->v.row, j->s, j->e);
+            matrix k = head_of(&j->k, u.b, u.h), v = head_of(&j->v, u.b, u.h);
+            pack_transposed(w.kt, &k, j->d, j->s);
+            pack(w.v, &v, j->s, j->e);
             packed = head;
         }
         for (int64_t t = group; t < j->tiles; t += j->groups)
@@ -320,10 +478,11 @@ static void forward_units(void *env, int64_t begin, int64_t end, int thread) {
 /* ------------------------------------------------------------------------------------------ backward */
 
 typedef struct backward_space {
-    float *kt, *k, *vt;  /* packed: [d, s], [s, d], [e, s] */
-    float *p, *ds;       /* [TILE, BLOCK] */
-    float *q, *g;        /* a tile's queries and gradients, packed: [TILE, d], [TILE, e] */
-    float *dq, *dk, *dv; /* [TILE, d], [s, d], [s, e] */
+    float *kt, *k, *vt;      /* packed: [d, s], [s, d], [e, s] */
+    float *p, *ds;           /* [TILE, ROW] */
+    float *q, *g, *out;      /* a tile's queries and gradients, [TILE, d] and [TILE, e]; a row of results */
+    float *dq, *part;        /* [TILE, d]; dk [s, d] and behind it dv [s, e], of a group */
+    float *sum, *more;       /* as part: of a head, and of its second group and so on */
 } backward_space;
 
 static float dot(const float *a, const float *b, int64_t n) {
@@ -334,64 +493,103 @@ static float dot(const float *a, const float *b, int64_t n) {
         memcpy(&y, b + k, sizeof y);
         s += x * y;
     }
-    float total = 0;
-    for (int i = 0; i < VN_F; i++)
-        total += s[i];
+    float total = total_of(s);
     for (; k < n; k++)
         total += a[k] * b[k];
     return total;
 }
 
+/* p = exp(p * scale - lse), ds = p * (ds - delta) * by; without dropout. */
+static void differentiate(const span *s, float *p, float *ds, float scale, float lse, float delta, float by, int64_t n) {
+    vF e[2], d[2];
+    for (int64_t k = 0; k < n; k += NR) {
+        exponentials2(e, p + k, scale, lse, n - k);
+        memcpy(d, ds + k, sizeof d);
+        for (int i = 0; i < 2; i++) {
+            d[i] = e[i] * (d[i] - delta) * by;
+            if (n - k < NR)
+                d[i] = lanes_below(n - k - i * VN_F, d[i], (vF){0}); // of keys that are not seen: 0 * inf
+        }
+        memcpy(p + k, e, sizeof e);
+        memcpy(ds + k, d, sizeof d);
+    }
+    clear_rest(s, p, n);
+    clear_rest(s, ds, n);
+}
+
+static void differentiate_row(const unit *u, const backward_space *w, const span *s, int64_t r, float lse, float delta) {
+    const job *j = u->j;
+    float *p = w->p + r * ROW, *ds = w->ds + r * ROW, by = j->scale, kept = j->kept;
+    int64_t n = seen_by(u, s, r + 1);
+    float scale = scale_row(u, p, s->row + r, s->key, n);
+    if (!j->keep) {
+        differentiate(s, p, ds, scale, lse, delta, by, n);
+        return;
+    }
+    exponentials(s, p, scale, lse, n);
+    const uint8_t *keep = keep_row(u, s->row + r, s->key);
+    _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {
+        float d = keep[k] ? ds[k] * kept : 0;
+        ds[k] = p[k] * (d - delta) * by;
+        p[k] = keep[k] ? p[k] * kept : 0;
+    }
+    memset(ds + n, 0, (size_t) (tr__min(padded(s->n), n + MR) - n) * sizeof *ds);
+}
+
 static void backward_tile(const unit *u, const backward_space *w, int64_t row, int64_t rows) {
     const job *j = u->j;
-    const float *q = at(&j->q, u->b, u->h) + row * j->q.row, *g = at(&j->g, u->b, u->h) + row * j->g.row;
-    const float *out = at(&j->out, u->b, u->h) + row * j->out.row;
+    matrix q = head_of(&j->q, u->b, u->h), g = head_of(&j->g, u->b, u->h), out = head_of(&j->out, u->b, u->h),
+           dq = head_of(&j->dq, u->b, u->h);
     const float *lse = j->lse + (u->b * j->heads + u->h) * j->l + row;
-    int64_t seen = keys_seen(j, row, rows);
+    int64_t seen = j->causal ? tr__min(j->s, row + rows) : j->s;
     float delta[TILE];
-    for (int64_t r = 0; r < rows; r++)
-        delta[r] = dot(g + r * j->g.row, out + r * j->out.row, j->e);
-    pack(w->q, q, j->q.row, rows, j->d);
-    pack(w->g, g, j->g.row, rows, j->e);
-    for (int64_t key = 0; key < seen; key += BLOCK) {
-        int64_t n = tr__min(BLOCK, seen - key), n_pad = padded(n);
-        multiply(rows, n_pad, j->d, q, j->q.row, 1, w->kt + key * j->d, j->d, w->p, BLOCK, false);
-        multiply(rows, n_pad, j->e, g, j->g.row, 1, w->vt + key * j->e, j->e, w->ds, BLOCK, false);
-        for (int64_t r = 0; r < rows; r++) {
-            float *p = w->p + r * BLOCK, *ds = w->ds + r * BLOCK, de = delta[r], scale = j->scale;
-            scale_row(u, p, row + r, key, n, n_pad);
-            exponentials(p, lse[r], n_pad);
-            if (j->keep) {
-                const uint8_t *keep = keep_row(u, row + r, key);
-                float kept = j->kept;
-                _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {
-                    float d = keep[k] ? ds[k] * kept : 0;
-                    ds[k] = p[k] * (d - de) * scale;
-                    p[k] = keep[k] ? p[k] * kept : 0;
-                }
-            } else {
-                _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) ds[k] = p[k] * (ds[k] - de) * scale;
-            }
-        }
-        // dq += ds k; dk += ds^T q; dv += p^T g
-        for (int64_t c = 0; c < u->d_pad; c += NR)
-            multiply(rows, NR, n, w->ds, BLOCK, 1, w->k + c * j->s + key * NR, j->s, w->dq + c, u->d_pad, key > 0);
-        multiply(n, u->d_pad, rows, w->ds, 1, BLOCK, w->q, rows, w->dk + key * u->d_pad, u->d_pad, true);
-        multiply(n, u->e_pad, rows, w->p, 1, BLOCK, w->g, rows, w->dv + key * u->e_pad, u->e_pad, true);
+    get_rows(w->q, u->d_pad, &q, row, rows, j->d);
+    get_rows(w->g, u->e_pad, &g, row, rows, j->e);
+    for (int64_t r = 0; r < rows; r++) {
+        get(w->out, &out, row + r, 0, j->e);
+        delta[r] = dot(w->g + r * u->e_pad, w->out, j->e);
     }
-    float *dq = at(&j->dq, u->b, u->h) + row * j->dq.row;
-    for (int64_t r = 0; r < rows; r++)
-        memcpy(dq + r * j->dq.row, w->dq + r * u->d_pad, (size_t) j->d * sizeof *dq);
+    for (int64_t key = 0; key < seen; key += BLOCK) {
+        span s = {row, rows, key, tr__min(BLOCK, seen - key)};
+        compare(u, &s, w->q, j->d, w->kt + key * j->d, w->p);
+        compare(u, &s, w->g, j->e, w->vt + key * j->e, w->ds);
+        for (int64_t r = 0; r < rows; r++)
+            differentiate_row(u, w, &s, r, lse[r], delta[r]);
+        gather(u, &s, w->ds, w->k, w->dq, u->d_pad);
+        spread(u, &s, w->ds, w->q, w->part, u->d_pad);
+        spread(u, &s, w->p, w->g, w->part + j->s * u->d_pad, u->e_pad);
+    }
+    dq.data += row * dq.row * (dq.bf16 ? 2 : 4);
+    put_rows(&dq, w->dq, u->d_pad, rows, j->d);
+}
+
+/* The floats of a head's dk and dv. */
+static int64_t part_floats(const job *j) {
+    return j->s * (padded(j->d) + padded(j->e));
 }
 
 static size_t backward_floats(const job *j) {
     int64_t s_pad = padded(j->s), d = padded(j->d), e = padded(j->e);
-    return (size_t) (s_pad * (2 * d + 2 * e + d + e) + TILE * (2 * BLOCK + 2 * d + e) + BLOCK + 16 * 16);
+    return (size_t) (s_pad * (2 * d + e) + TILE * (2 * ROW + 2 * d + e) + e + (j->groups > 1 ? 2 : 1) * part_floats(j) + BLOCK + 16 * 16);
 }
 
-static void store_rows(float *to, int64_t step, const float *x, int64_t x_step, int64_t rows, int64_t n) {
-    for (int64_t r = 0; r < rows; r++)
-        memcpy(to + r * step, x + r * x_step, (size_t) n * sizeof *to);
+static void run_group(const unit *u, backward_space *w, int64_t group, float *part) {
+    const job *j = u->j;
+    w->part = part;
+    memset(part, 0, (size_t) part_floats(j) * sizeof *part);
+    for (int64_t t = group; t < j->tiles; t += j->groups)
+        backward_tile(u, w, t * TILE, tr__min(TILE, j->l - t * TILE));
+}
+
+static void add_part(const job *j, float *sum, const float *part) {
+    int64_t n = part_floats(j);
+    _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) sum[k] += part[k];
+}
+
+static void put_sum(const job *j, int64_t head, const float *sum) {
+    matrix dk = head_of(&j->dk, head / j->heads, head % j->heads), dv = head_of(&j->dv, head / j->heads, head % j->heads);
+    put_rows(&dk, sum, padded(j->d), j->s, j->d);
+    put_rows(&dv, sum + j->s * padded(j->d), padded(j->e), j->s, j->e);
 }
 
 static void backward_units(void *env, int64_t begin, int64_t end, int thread) {
@@ -401,74 +599,73 @@ static void backward_units(void *env, int64_t begin, int64_t end, int thread) {
     backward_space w = {.kt = take(&p, s_pad * j->d),
                         .k = take(&p, d * j->s),
                         .vt = take(&p, s_pad * j->e),
-                        .p = take(&p, TILE * BLOCK),
-                        .ds = take(&p, TILE * BLOCK),
+                        .p = take(&p, TILE * ROW),
+                        .ds = take(&p, TILE * ROW),
                         .q = take(&p, TILE * d),
                         .g = take(&p, TILE * e),
+                        .out = take(&p, e),
                         .dq = take(&p, TILE * d),
-                        .dk = take(&p, j->s * d),
-                        .dv = take(&p, j->s * e)};
+                        .sum = take(&p, part_floats(j)),
+                        .more = j->groups > 1 ? take(&p, part_floats(j)) : NULL};
     int64_t packed = -1;
     for (int64_t i = begin; i < end; i++) {
-        int64_t head = i / j->groups;
+        int64_t head = j->parts ? i / j->groups : i;
         unit u = {j, head / j->heads, head % j->heads, d, e, p};
         if (head != packed) {
-            pack_transposed(w.kt, at(&j->k, u.b, u.h), j->k.row, j->d, j->s);
-            pack(w.k, at(&j->k, u.b, u.h), j->k.row, j->s, j->d);
-            pack_transposed(w.vt, at(&j->v, u.b, u.h), j->v.row, j->e, j->s);
+            matrix k = head_of(&j->k, u.b, u.h), v = head_of(&j->v, u.b, u.h);
+            pack_transposed(w.kt, &k, j->d, j->s);
+            pack(w.k, &k, j->s, j->d);
+            pack_transposed(w.vt, &v, j->e, j->s);
             packed = head;
         }
         if (j->parts) {
-            w.dk = j->parts + i * j->s * (d + e);
-            w.dv = w.dk + j->s * d;
+            run_group(&u, &w, i % j->groups, j->parts + i * part_floats(j));
+            continue;
         }
-        memset(w.dk, 0, (size_t) (j->s * d) * sizeof *w.dk);
-        memset(w.dv, 0, (size_t) (j->s * e) * sizeof *w.dv);
-        for (int64_t t = i % j->groups; t < j->tiles; t += j->groups)
-            backward_tile(&u, &w, t * TILE, tr__min(TILE, j->l - t * TILE));
-        if (!j->parts) {
-            store_rows(at(&j->dk, u.b, u.h), j->dk.row, w.dk, d, j->s, j->d);
-            store_rows(at(&j->dv, u.b, u.h), j->dv.row, w.dv, e, j->s, j->e);
+        run_group(&u, &w, 0, w.sum);
+        for (int64_t group = 1; group < j->groups; group++) {
+            run_group(&u, &w, group, w.more);
+            add_part(j, w.sum, w.more);
         }
+        put_sum(j, head, w.sum);
     }
 }
 
 /* A head's dk and dv out of its groups', in their order. */
 static void add_parts(void *env, int64_t begin, int64_t end, int thread) {
     const job *j = env;
-    int64_t d = padded(j->d), e = padded(j->e), n = j->s * (d + e);
     for (int64_t head = begin; head < end; head++) {
-        float *sum = j->parts + head * j->groups * n;
-        for (int64_t i = 1; i < j->groups; i++) {
-            const float *part = sum + i * n;
-            _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) sum[k] += part[k];
-        }
-        store_rows(at(&j->dk, head / j->heads, head % j->heads), j->dk.row, sum, d, j->s, j->d);
-        store_rows(at(&j->dv, head / j->heads, head % j->heads), j->dv.row, sum + j->s * d, e, j->s, j->e);
+        float *sum = j->parts + head * j->groups * part_floats(j);
+        for (int64_t i = 1; i < j->groups; i++)
+            add_part(j, sum, sum + i * part_floats(j));
+        put_sum(j, head, sum);
     }
 }
 
 /* ------------------------------------------------------------------------------------------ operands */
 
-static matrix4 as_matrix4(void *data, const tr_meta *m) {
-    return (matrix4){data, m->strides[0], m->strides[1], m->strides[2]};
+static bool rows_adjacent(const tr_meta *m) {
+    return (m->dtype == TR_F32 || m->dtype == TR_BF16) && (m->strides[3] == 1 || m->shape[3] == 1);
 }
 
-static bool rows_adjacent(const tr_meta *m) {
-    return m->dtype == TR_F32 && (m->strides[3] == 1 || m->shape[3] == 1);
+static matrix4 as_matrix4(void *data, const tr_meta *m) {
+    return (matrix4){data, m->strides[0], m->strides[1], m->strides[2], m->dtype == TR_BF16};
+}
+static matrix4 as_packed(void *data, const tr_meta *m) {
+    tr_meta packed;
+    tr__meta_make(&packed, TR_F32, 4, m->shape, NULL);
+    return as_matrix4(data, &packed);
 }
 
 /* Where it lies if its columns are adjacent, else as a copy. */
 static tr_status open_in(const tr_kernel_call *c, const tr_arg *a, matrix4 *m) {
-    const void *p;
+    const void *p = a->data;
     if (rows_adjacent(a->meta)) {
         *m = as_matrix4(a->data, a->meta);
         return TR_OK;
     }
     TR_TRY(tr__dense_in(c, a, TR_F32, &p));
-    tr_meta packed;
-    tr__meta_make(&packed, TR_F32, 4, a->meta->shape, NULL);
-    *m = as_matrix4((void *) p, &packed);
+    *m = as_packed((void *) p, a->meta);
     return TR_OK;
 }
 static tr_status open_out(const tr_kernel_call *c, const tr_arg *a, matrix4 *m) {
@@ -478,9 +675,7 @@ static tr_status open_out(const tr_kernel_call *c, const tr_arg *a, matrix4 *m) 
         return TR_OK;
     }
     TR_TRY(tr__dense_out(c, a, TR_F32, &p));
-    tr_meta packed;
-    tr__meta_make(&packed, TR_F32, 4, a->meta->shape, NULL);
-    *m = as_matrix4(p, &packed);
+    *m = as_packed(p, a->meta);
     return TR_OK;
 }
 static tr_status close_out(const tr_kernel_call *c, const tr_arg *a, const matrix4 *m) {
@@ -536,7 +731,7 @@ static tr_status run(const tr_kernel_call *c, job *j, int64_t units, int64_t wor
     return TR_OK;
 }
 
-static tr_status attend(const tr_kernel_call *c) {
+TR__ISA_KERNEL(_sdpa) {
     const tr_arg *in = c->in, *out = c->out;
     job j;
     if (out[0].meta->numel == 0)
@@ -552,7 +747,7 @@ static tr_status attend(const tr_kernel_call *c) {
     return close_out(c, &out[0], &j.out);
 }
 
-static tr_status attend_backward(const tr_kernel_call *c) {
+TR__ISA_KERNEL(_sdpa_backward) {
     const tr_arg *in = c->in, *out = c->out;
     const void *lse;
     job j;
@@ -569,27 +764,21 @@ static tr_status attend_backward(const tr_kernel_call *c) {
     TR_TRY(open_out(c, &out[0], &j.dq));
     TR_TRY(open_out(c, &out[1], &j.dk));
     TR_TRY(open_out(c, &out[2], &j.dv));
-    // Few heads of many queries: in groups, each a few tiles at least, because keys are packed for each.
-    int64_t heads = j.batch * j.heads, groups = tr__min(j.tiles / 4, UNITS / 2 / heads);
+    // Few heads of many queries: in groups, each a few tiles at least, because keys are packed for each. A batch may come in
+    // pieces, of which the sums must not know; it decides only whether groups are units of work.
+    int64_t heads = j.batch * j.heads, groups = tr__min(j.tiles / 4, UNITS / 2 / j.heads), units = heads;
     j.groups = tr__max(1, groups);
-    if (j.groups > 1) {
-        j.parts = tr__scratch(c, (size_t) (heads * j.groups * j.s * (padded(j.d) + padded(j.e))) * sizeof(float));
+    if (j.groups > 1 && heads < UNITS / 2) {
+        units *= j.groups;
+        j.parts = tr__scratch(c, (size_t) (units * part_floats(&j)) * sizeof(float));
         if (!j.parts)
             return TR_E_NOMEM;
     }
-    int64_t work = j.l * j.s * (j.d + j.e);
-    TR_TRY(run(c, &j, heads * j.groups, work / j.groups, backward_floats(&j), backward_units));
+    int64_t work = j.l * j.s * (j.d + j.e) * heads / units;
+    TR_TRY(run(c, &j, units, work, backward_floats(&j), backward_units));
     if (j.parts)
         tr__parallel(c->ctx, heads, 1, add_parts, &j);
     TR_TRY(close_out(c, &out[0], &j.dq));
     TR_TRY(close_out(c, &out[1], &j.dk));
     return close_out(c, &out[2], &j.dv);
-}
-
-TR__ISA_KERNEL(_sdpa) {
-    return tr__is_bf16(&c->in[0]) ? tr__widened(c, attend) : attend(c);
-}
-
-TR__ISA_KERNEL(_sdpa_backward) {
-    return tr__is_bf16(&c->in[0]) ? tr__widened(c, attend_backward) : attend_backward(c);
 }

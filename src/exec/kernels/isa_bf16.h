@@ -1,0 +1,61 @@
+/* isa_bf16.h - bfloat16 as vectors of float: loads are exact, stores round to nearest even to the bit of tr__f32_to_bf16. Not by
+ * the processor's own conversion where it has one: that takes denormals for zero. Included by isa_*.c only. */
+#ifndef TERRA_EXEC_ISA_BF16_H
+#define TERRA_EXEC_ISA_BF16_H
+
+#include "exec/kernels/ew_math.h"
+#include "exec/kernels/kernels.h"
+
+#include <string.h>
+
+typedef uint16_t vB __attribute__((vector_size(VW / 2)));
+
+static inline vF bf16_load(const uint16_t *from) {
+    vB h;
+    memcpy(&h, from, sizeof h);
+#if TR_ISA_LEVEL >= 4
+    return (vF) _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i) h), 16);
+#elif TR_ISA_LEVEL == 3
+    return (vF) _mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i) h), 16);
+#else
+    return (vF) (__builtin_convertvector(h, vFu) << 16);
+#endif
+}
+
+static inline void bf16_store(uint16_t *to, vF x) {
+    vFu u = (vFu) x;
+    u = (u + (0x7fffu + (u >> 16 & 1))) >> 16;
+    u = (vFu) vF_select(x != x, (vF) ((vFu){0} + 0x7fc0u), (vF) u);
+#if TR_ISA_LEVEL >= 4
+    vB h = (vB) _mm512_cvtepi32_epi16((__m512i) u);
+#elif TR_ISA_LEVEL == 3
+    __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i) u, (__m256i) u), 0x08);
+    vB h = (vB) _mm256_castsi256_si128(both);
+#else
+    vB h = __builtin_convertvector(u, vB);
+#endif
+    memcpy(to, &h, sizeof h);
+}
+
+/* n elements of either kind. */
+static inline void bf16_widen(float *to, const uint16_t *from, int64_t n) {
+    int64_t i = 0;
+    for (; i + VN_F <= n; i += VN_F) {
+        vF x = bf16_load(from + i);
+        memcpy(to + i, &x, sizeof x);
+    }
+    for (; i < n; i++)
+        to[i] = tr__bf16_to_f32(from[i]);
+}
+static inline void bf16_narrow(uint16_t *to, const float *from, int64_t n) {
+    int64_t i = 0;
+    for (; i + VN_F <= n; i += VN_F) {
+        vF x;
+        memcpy(&x, from + i, sizeof x);
+        bf16_store(to + i, x);
+    }
+    for (; i < n; i++)
+        to[i] = tr__f32_to_bf16(from[i]);
+}
+
+#endif
