@@ -77,6 +77,11 @@ tr__row_kind tr__row_kind_of(const tr_path *p, uint32_t k, uint32_t i) {
             if (!is_scattered_in_rows(p, k))
                 return TR__ROW_NOT;
             break;
+        case TR_OP_cat:
+            if (attrs[0] == 0)
+                return TR__ROW_NOT;
+            sliced = true;
+            break;
         case TR_OP_bmm:
         case TR_OP_max_pool2d:
         case TR_OP_max_pool2d_backward:

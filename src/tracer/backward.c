@@ -2,7 +2,10 @@
  *
  * A run is a table of nodes that the roots reach, with what each still waits for and the gradients that have come in. Nodes
  * run latest first (by sequence number), as PyTorch's do, so that sums of gradients are made in the same order. Runs may
- * nest (a custom node's backward may call backward): each has a table of its own. */
+ * nest (a custom node's backward may call backward): each has a table of its own.
+ *
+ * Gradients of slices of one tensor (split, chunk, unbind) are held until somebody asks for their sum: where they tile it, it
+ * is their concatenation, written once, instead of zeros around each slice and additions of all that. */
 #include "tracer/tape.h"
 
 #include "tracer/clock.h"
@@ -10,12 +13,23 @@
 
 #include "terra/alloc.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+/* The gradient of a slice, held: of output `nr` of the entry's node, by that slice's own node (borrowed: the run has it). */
+typedef struct piece {
+    struct piece *next;
+    tr_node *slice;
+    tr_tensor *grad; /* retained */
+    uint32_t nr;
+    int64_t dim, start, size;
+} piece;
 
 /* Nodes know the run that they take part in and their entry in it. A run within another one may enter the same nodes: its
  * entries keep what the nodes knew before. */
 typedef struct run_entry {
     tr_node *node;
+    piece *pieces;        /* held, latest first */
     uint32_t waits;       /* edges into it from nodes that have not run */
     bool needed;          /* leads to one of the inputs asked for */
     bool queued;
@@ -324,6 +338,152 @@ static tr_status run_op_node(tr_node *node, tr_tensor *const *grad, bool create_
     return v.status;
 }
 
+/* ---- pieces ---- */
+
+static bool is_slice(const tr_node *node) {
+    return node->kind == TR_NODE_OP && (node->op == TR_OP_select || (node->op == TR_OP_slice && node->attrs[3] == 1));
+}
+
+/* Where it lies in its base; false: its gradient is not simply a piece of the base's. */
+static bool place(const tr_node *slice, const tr_tensor *g, piece *p) {
+    const tr_meta *base = slice->in_meta[0];
+    bool drops = slice->op == TR_OP_select; // its dimension
+    p->dim = slice->attrs[0];
+    p->start = slice->attrs[1];
+    p->size = drops ? 1 : g->meta->shape[p->dim];
+    bool fits = g->meta->dtype == base->dtype && g->meta->ndim + drops == base->ndim;
+    for (int d = 0; d < g->meta->ndim && fits; d++) {
+        int own = d + (drops && d >= p->dim);
+        fits = own == p->dim || g->meta->shape[d] == base->shape[own];
+    }
+    return fits;
+}
+
+/* All that an entry holds, first come first; NULL: no memory. */
+static const piece **list_pieces(const run_entry *e, size_t *n) {
+    *n = 0;
+    for (const piece *p = e->pieces; p; p = p->next)
+        ++*n;
+    const piece **list = tr_calloc(*n, sizeof *list);
+    size_t at = *n;
+    for (const piece *p = e->pieces; list && p; p = p->next)
+        list[--at] = p;
+    return list;
+}
+
+static int by_start(const void *a, const void *b) {
+    const piece *p = *(const piece *const *) a, *q = *(const piece *const *) b;
+    return (p->start > q->start) - (p->start < q->start);
+}
+
+/* Sorts them by place, if they tile their base; else leaves them as they came. */
+static tr_status tile(const piece **list, size_t n, bool *tiles) {
+    const piece **sorted = tr_malloc(n * sizeof *sorted);
+    if (!sorted)
+        return TR_FAIL(TR_E_NOMEM, "no memory for backward");
+    memcpy(sorted, list, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, by_start);
+    int64_t at = 0;
+    *tiles = true;
+    for (size_t k = 0; k < n; at += sorted[k++]->size)
+        *tiles &= sorted[k]->start == at && sorted[k]->size > 0;
+    *tiles &= at == list[0]->slice->in_meta[0]->shape[list[0]->dim];
+    if (*tiles)
+        memcpy(list, sorted, n * sizeof *sorted);
+    tr_free(sorted);
+    return TR_OK;
+}
+
+/* The piece with its base's dimensions. */
+static tr_status as_part(const piece *p, tr_tensor **out) {
+    if (p->slice->op == TR_OP_select)
+        return tr_apply(TR_OP_unsqueeze, (tr_input[]){tr_in(p->grad)}, 1, (int64_t[]){p->dim}, NULL, false, out);
+    tr_tensor_retain(p->grad);
+    *out = p->grad;
+    return TR_OK;
+}
+
+static tr_status concatenate(const piece **list, size_t n, tr_tensor **out) {
+    if (n == 1)
+        return as_part(list[0], out);
+    tr_input *in = tr_calloc(n, sizeof *in);
+    tr_status status = in ? TR_OK : TR_FAIL(TR_E_NOMEM, "no memory for backward");
+    for (size_t k = 0; k < n && status == TR_OK; k++) {
+        tr_tensor *part = NULL;
+        status = as_part(list[k], &part);
+        in[k] = tr_in(part);
+    }
+    if (status == TR_OK)
+        status = tr_apply(TR_OP_cat, in, (int) n, (int64_t[]){list[0]->dim}, NULL, false, out);
+    for (size_t k = 0; in && k < n; k++)
+        tr_tensor_release(in[k].tensor);
+    tr_free(in);
+    return status;
+}
+
+/* One after the other, as they came in. */
+static tr_status scatter(const run *r, const piece **list, size_t n, tr_tensor **slot) {
+    for (size_t k = 0; k < n; k++) {
+        tr_tensor *result = NULL;
+        TR_TRY(run_op_node(list[k]->slice, &list[k]->grad, r->args->create_graph, &result));
+        if (result)
+            TR_TRY(add_grad(slot, result));
+    }
+    return TR_OK;
+}
+
+static void drop_pieces(run_entry *e) {
+    for (piece *p = e->pieces, *next; p; p = next) {
+        next = p->next;
+        tr_tensor_release(p->grad);
+        tr_free(p);
+    }
+    e->pieces = NULL;
+}
+
+enum { LONGEST = 4096 }; /* operands of one op */
+
+static tr_status add_pieces(run *r, run_entry *e, const piece **list, size_t n) {
+    tr_tensor **slot = &grads_of(e)[e->pieces->nr], *whole = NULL;
+    bool tiles = false;
+    if (n <= LONGEST)
+        TR_TRY(tile(list, n, &tiles));
+    if (!tiles)
+        return scatter(r, list, n, slot);
+    TR_TRY(concatenate(list, n, &whole));
+    return add_grad(slot, whole);
+}
+
+/* Adds what is held to the gradient that it belongs to. */
+static tr_status settle(run *r, run_entry *e) {
+    if (!e->pieces)
+        return TR_OK;
+    size_t n;
+    uint32_t site = tr__forward_site;
+    const piece **list = list_pieces(e, &n);
+    tr__forward_site = e->pieces->slice->site;
+    tr_status status = list ? add_pieces(r, e, list, n) : TR_FAIL(TR_E_NOMEM, "no memory for backward");
+    tr__forward_site = site;
+    tr_free(list);
+    drop_pieces(e);
+    return status;
+}
+
+/* Takes note of a slice's gradient; only pieces of one output along one dimension are held together. */
+static tr_status hold(run *r, run_entry *e, uint32_t nr, const piece *like) {
+    if (e->pieces && (e->pieces->nr != nr || e->pieces->dim != like->dim))
+        TR_TRY(settle(r, e));
+    piece *p = tr_malloc(sizeof *p);
+    if (!p)
+        return TR_FAIL(TR_E_NOMEM, "no memory for backward");
+    *p = *like;
+    p->nr = nr;
+    p->next = e->pieces;
+    e->pieces = p;
+    tr_tensor_retain(p->grad);
+    return TR_OK;
+}
+
 static tr_status strided(tr_tensor *t, const tr_meta *m, int64_t offset, tr_tensor **out) {
     int64_t a[3 + 2 * TR_MAX_DIMS] = {0};
     a[0] = a[1 + TR_MAX_DIMS] = m->ndim;
@@ -366,7 +526,19 @@ static tr_status run_copy_slices(tr_node *node, tr_tensor *const *grad, bool cre
     return status;
 }
 
-static tr_status pass_on(run *r, tr_node *node, tr_tensor **result) {
+/* A gradient for output nr of the entry's node. Takes g. */
+static tr_status give(run *r, run_entry *e, uint32_t nr, tr_tensor *g, const tr_meta *want) {
+    tr_status status = settle(r, e); // sums are made in the order of what comes in
+    if (status != TR_OK) {
+        tr_tensor_release(g);
+        return status;
+    }
+    TR_TRY(fit(g, want, &g));
+    return add_grad(&grads_of(e)[nr], g);
+}
+
+/* `held`: instead of a result, the piece that the node's gradient is of its operand's. */
+static tr_status pass_on(run *r, tr_node *node, tr_tensor **result, const piece *held) {
     for (int i = 0; i < node->n_in; i++) {
         tr_node *next = node->edges[i].node;
         if (!next) {
@@ -375,11 +547,11 @@ static tr_status pass_on(run *r, tr_node *node, tr_tensor **result) {
         }
         run_entry *e = find(r, next);
         tr_tensor *g = result[i];
-        if (g && r->status == TR_OK && e->needed) {
-            r->status = fit(g, node->in_meta[i], &g);
-            if (r->status == TR_OK)
-                r->status = add_grad(&grads_of(e)[node->edges[i].nr], g);
-        } else
+        if (held && i == 0 && r->status == TR_OK && e->needed)
+            r->status = hold(r, e, node->edges[i].nr, held);
+        else if (g && r->status == TR_OK && e->needed)
+            r->status = give(r, e, node->edges[i].nr, g, node->in_meta[i]);
+        else
             tr_tensor_release(g);
         if (--e->waits == 0 && !e->queued && e->needed) {
             e->queued = true;
@@ -400,6 +572,7 @@ static void capture(run *r, tr_node *node, uint32_t nr, tr_tensor *g) {
 }
 
 static tr_status run_node(run *r, run_entry *e) {
+    TR_TRY(settle(r, e));
     tr_node *node = e->node;
     const tr_backward_args *a = r->args;
     tr_tensor **grad = grads_of(e);
@@ -423,7 +596,13 @@ static tr_status run_node(run *r, run_entry *e) {
     else if (!(result = tr_calloc(node->n_in, sizeof *result)))
         return TR_FAIL(TR_E_NOMEM, "no memory for backward");
     tr_status status = TR_OK;
-    if (any) {
+    piece held;
+    bool holds = any && is_slice(node) && place(node, grad[0], &held);
+    if (holds) {
+        held.slice = node;
+        held.grad = grad[0];
+        grad[0] = NULL;
+    } else if (any) {
         if (node->kind == TR_NODE_OP)
             status = run_op_node(node, grad, a->create_graph, result);
         else if (node->kind == TR_NODE_COPY_SLICES)
@@ -440,7 +619,9 @@ static tr_status run_node(run *r, run_entry *e) {
     }
     if (status != TR_OK)
         r->status = status;
-    pass_on(r, node, result);
+    pass_on(r, node, result, holds ? &held : NULL);
+    if (holds)
+        tr_tensor_release(held.grad);
     if (result != few)
         tr_free(result);
     return r->status;
@@ -513,6 +694,7 @@ static tr_status prepare(run *r) {
 static void forget(run_entry *e) {
     tr_node *node = e->node;
     tr_tensor **grad = grads_of(e);
+    drop_pieces(e);
     for (uint32_t k = 0; k < node->n_out; k++)
         tr_tensor_release(grad[k]);
     if (grad != e->grad.few)

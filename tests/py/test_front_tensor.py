@@ -53,6 +53,33 @@ def test_set(name, value):
     both(fn)
 
 
+# Gradients of slices: tiling their base (in any order), overlapping, with gaps, along two dimensions, beside other uses.
+PIECES = {
+    "split": lambda x: x.split(2, 1), "unequal": lambda x: x.split([1, 3], 1), "reversed": lambda x: x.chunk(3, -1)[::-1],
+    "unbind": lambda x: x.unbind(0), "unbind_last": lambda x: x.unbind(-1), "some": lambda x: x.chunk(2, 1)[:1],
+    "one": lambda x: [x[:, 2:]], "whole": lambda x: [x[:, 0:]], "overlap": lambda x: [x[:, :3], x[:, 2:]],
+    "twice": lambda x: [x[0], x[1], x[2], x[0]], "gap": lambda x: [x[0], x[2]], "step": lambda x: [x[:, ::2], x[:, 1::2]],
+    "two_dims": lambda x: [*x.unbind(0), *x.unbind(2)], "others": lambda x: [x, x[:, :1], x[:, 1:], x * 2],
+    "mixed": lambda x: [x[0:1], x[1], x[2:]], "nested": lambda x: [p for q in x.unbind(0) for p in q.split(2, 0)],
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+@pytest.mark.parametrize("leaf", [False, True])
+def test_gradients_of_pieces(name, leaf):
+    def fn(m):
+        x = X(m).requires_grad_()
+        seen = []
+        base = x if leaf else x * 1.5
+        base.register_hook(lambda g: seen.append(g.clone()))
+        loss = sum((k + 1) * (p**2).sum() for k, p in enumerate(PIECES[name](base)))
+        (once,) = m.autograd.grad(loss, x, create_graph=True)
+        (once**2).sum().backward()
+        return once, x.grad, seen
+
+    both(fn)
+
+
 @pytest.mark.parametrize("name", ["int", "mixed", "tensor", "apart", "mask_3d", "after_slice", "list"])
 def test_get_gradient(name):
     def fn(m):

@@ -570,7 +570,8 @@ static int64_t part_floats(const job *j) {
 
 static size_t backward_floats(const job *j) {
     int64_t s_pad = padded(j->s), d = padded(j->d), e = padded(j->e);
-    return (size_t) (s_pad * (2 * d + e) + TILE * (2 * ROW + 2 * d + e) + e + (j->groups > 1 ? 2 : 1) * part_floats(j) + BLOCK + 16 * 16);
+    return (size_t) (s_pad * (2 * d + e) + TILE * (2 * ROW + 2 * d + e) + e + (j->groups > 1 ? 2 : 1) * part_floats(j) + BLOCK +
+                     16 * 16);
 }
 
 static void run_group(const unit *u, backward_space *w, int64_t group, float *part) {
