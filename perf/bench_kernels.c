@@ -170,6 +170,10 @@ static void elementwise(void) {
     bench("greater", gt, 5.0 * N, 0, (0), (m), x, number(0));
     bench("where", where, 13.0 * N, 0, (0), (o), m, x, y);
     bench("cast to bfloat16", _cast, 6.0 * N, 0, (TR_BF16), (h), x);
+    bench("cast from bfloat16", _cast, 6.0 * N, 0, (TR_F32), (x), h);
+    tr_arg ho = TENSOR(TR_BF16, N);
+    bench("gelu, bfloat16", gelu, 4.0 * N, 0, (0), (ho), h);
+    bench("gelu_backward, bfloat16", gelu_backward, 6.0 * N, 0, (0), (ho), h, h);
     bench("exp", exp, 8.0 * N, 0, (0), (o), x);
     bench("tanh", tanh, 8.0 * N, 0, (0), (o), x);
     bench("gelu", gelu, 8.0 * N, 0, (0), (o), x);
@@ -197,6 +201,9 @@ static void reductions(void) {
     bench("sum", sum, 4.0 * N, 0, (3, 0, -1), (s), x);
     bench("sum of rows", sum, 4.0 * N, 0, (2, 0, -1), (r), x);
     bench("sum of columns", sum, 4.0 * N, 0, (1, 0, -1), (r), x);
+    tr_arg h = TENSOR(TR_BF16, SIDE, SIDE), rh = TENSOR(TR_BF16, SIDE);
+    bench("sum of rows, bfloat16", sum, 2.0 * N, 0, (2, 0, -1), (rh), h);
+    bench("sum of columns, bfloat16", sum, 2.0 * N, 0, (1, 0, -1), (rh), h);
     bench("amax of rows", amax, 4.0 * N, 0, (2, 0), (r), x);
     bench("argmax of rows", argmax, 4.0 * N, 0, (1, 0), (i), x);
     bench("softmax of rows", _softmax, 8.0 * N, 0, (1), (y), x);

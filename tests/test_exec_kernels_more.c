@@ -72,6 +72,34 @@ Test(kernels, sums_do_not_depend_on_layout_nor_threads) {
         }
 }
 
+static void to_bf16(uint16_t *half, float *x, int64_t n) {
+    for (int64_t k = 0; k < n; k++) {
+        uint32_t u;
+        memcpy(&u, x + k, sizeof u);
+        u = (u + 0x7fffu + (u >> 16 & 1)) & 0xffff0000u;
+        half[k] = (uint16_t) (u >> 16);
+        memcpy(x + k, &u, sizeof u);
+    }
+}
+
+/* bfloat16 has the sums of the floats that it is. */
+Test(kernels, sums_of_bfloat16) {
+    enum { ROWS = 37, COLUMNS = 1067 };
+    static float x[ROWS * COLUMNS], want[COLUMNS], have[COLUMNS];
+    static uint16_t half[ROWS * COLUMNS];
+    kc_noise(x, ROWS * COLUMNS, 4);
+    to_bf16(half, x, ROWS * COLUMNS);
+    for (int mask = 1; mask <= 2; mask++) {
+        int64_t n = mask == 1 ? COLUMNS : ROWS;
+        kc_call(sum, TR_F32, (mask, 0, -1), (kc_tensor(TR_F32, want, n)), kc_tensor(TR_F32, x, ROWS, COLUMNS));
+        kc_call(sum, TR_F32, (mask, 0, -1), (kc_tensor(TR_F32, have, n)), kc_tensor(TR_BF16, half, ROWS, COLUMNS));
+        cr_assert_arr_eq(want, have, (size_t) n * sizeof *want);
+        kc_call(var, TR_F32, (mask, 0), (kc_tensor(TR_F32, want, n)), kc_tensor(TR_F32, x, ROWS, COLUMNS), kc_integer(1));
+        kc_call(var, TR_F32, (mask, 0), (kc_tensor(TR_F32, have, n)), kc_tensor(TR_BF16, half, ROWS, COLUMNS), kc_integer(1));
+        kc_expect(have, want, n, 1e-6, "var");
+    }
+}
+
 Test(kernels, extremes_and_nan) {
     float nan = NAN, x[] = {1, 5, 3, 2, nan, 9}, out[2];
     int64_t at[2];

@@ -3,10 +3,8 @@
 #ifndef TERRA_EXEC_ISA_BF16_H
 #define TERRA_EXEC_ISA_BF16_H
 
-#include "exec/kernels/ew_math.h"
+#include "exec/kernels/isa_wide.h"
 #include "exec/kernels/kernels.h"
-
-#include <string.h>
 
 typedef uint16_t vB __attribute__((vector_size(VW / 2)));
 
@@ -22,10 +20,33 @@ static inline vF bf16_load(const uint16_t *from) {
 #endif
 }
 
-static inline void bf16_store(uint16_t *to, vF x) {
+/* As many as a vector has doubles, met as those. */
+static inline vD wide_bf16(const uint16_t *from) {
+#if TR_ISA_LEVEL >= 4
+    return widen((vH) _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *) from)), 16));
+#elif TR_ISA_LEVEL == 3
+    return widen((vH) _mm_slli_epi32(_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *) from)), 16));
+#else
+    vH h;
+    for (int i = 0; i < VN_D; i++)
+        h[i] = tr__bf16_to_f32(from[i]);
+    return widen(h);
+#endif
+}
+
+/* The nearest bfloat16's bits, in the lower half of each lane. */
+static inline vFu bf16_bits(vF x) {
     vFu u = (vFu) x;
     u = (u + (0x7fffu + (u >> 16 & 1))) >> 16;
-    u = (vFu) vF_select(x != x, (vF) ((vFu){0} + 0x7fc0u), (vF) u);
+#if TR_ISA_LEVEL >= 4
+    return (vFu) _mm512_mask_mov_epi32((__m512i) u, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc0));
+#else
+    return (vFu) vF_select(x != x, (vF) ((vFu){0} + 0x7fc0u), (vF) u);
+#endif
+}
+
+static inline void bf16_store(uint16_t *to, vF x) {
+    vFu u = bf16_bits(x);
 #if TR_ISA_LEVEL >= 4
     vB h = (vB) _mm512_cvtepi32_epi16((__m512i) u);
 #elif TR_ISA_LEVEL == 3

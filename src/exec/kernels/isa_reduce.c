@@ -6,6 +6,7 @@
  * of threads, by which no work is cut anyway. */
 #include "exec/kernels/kernels.h"
 #include "exec/kernels/ew_math.h"
+#include "exec/kernels/isa_bf16.h"
 #include "exec/kernels/isa_extreme.h"
 #include "exec/kernels/isa_wide.h"
 
@@ -106,6 +107,18 @@ enum { BLOCK = 2048, COLUMNS = 1024, ROWS = 32, CHUNK = 64 * 1024 };
 #define GREATER(a, v) ((v) > (a) || (v) != (v) ? (v) : (a))
 #define LESS(a, v)    ((v) < (a) || (v) != (v) ? (v) : (a))
 
+typedef uint16_t bf16;
+
+static inline double one_float(float x) {
+    return x;
+}
+static inline double one_double(double x) {
+    return x;
+}
+static inline double one_bf16(bf16 x) {
+    return tr__bf16_to_f32(x);
+}
+
 /* A row of sums, in double: `w` is some of x, widened, `m` the centre. */
 #define ROW_SUM(id, T, expr)                                                           \
     static double row_##id##_##T(const T *x, int64_t n, double centre, double power) { \
@@ -175,7 +188,7 @@ enum { BLOCK = 2048, COLUMNS = 1024, ROWS = 32, CHUNK = 64 * 1024 };
             }                                                                                                          \
             for (int64_t k = 0; k < rows; k++)                                                                         \
                 for (int64_t i = j; i < n; i++) {                                                                      \
-                    double w = y[k][i], m = centre ? centre[i] : 0;                                                    \
+                    double w = one_##T(y[k][i]), m = centre ? centre[i] : 0;                                              \
                     (void) m;                                                                                          \
                     acc[i] += (one);                                                                                   \
                 }                                                                                                      \
@@ -246,6 +259,12 @@ static inline vD ones(vDi m) {
     return (vD) (m & (vDi) ((vD){0} + 1.0));
 }
 
+#define COLUMN_SUMS(T)                                             \
+    COLUMN_SUM(sum, T, w, w)                                       \
+    COLUMN_SUM(deviation, T, (w - m) * (w - m), (w - m) * (w - m)) \
+    COLUMN_SUM(abs, T, vD_abs(w), __builtin_fabs(w))               \
+    COLUMN_SUM(square, T, w *w, w *w)                              \
+    COLUMN_SUM(nonzero, T, ones(w != 0), w != 0)
 #define SUMS(T, V, VN, fabs_, pow_, exp_)                                      \
     ROW_SUM(sum, T, w)                                                         \
     ROW_SUM(deviation, T, (w - m) * (w - m))                                   \
@@ -254,15 +273,12 @@ static inline vD ones(vDi m) {
     ROW_SUM(nonzero, T, ones(w != 0))                                          \
     ROW_SUM_OF(power, T, V, VN, abs_power_##V(w, power))                       \
     ROW_SUM_OF(exp, T, V, VN, V##_exp(w - m))                                  \
-    COLUMN_SUM(sum, T, w, w)                                                   \
-    COLUMN_SUM(deviation, T, (w - m) * (w - m), (w - m) * (w - m))             \
-    COLUMN_SUM(abs, T, vD_abs(w), __builtin_fabs(w))                           \
-    COLUMN_SUM(square, T, w *w, w *w)                                          \
-    COLUMN_SUM(nonzero, T, ones(w != 0), w != 0)                               \
+    COLUMN_SUMS(T)                                                             \
     COLUMN_SUM_OF(power, T, pow_(fabs_(w), (T) power))                         \
     COLUMN_SUM_OF(exp, T, exp_(w - m))
 SUMS(float, vF, VN_F, __builtin_fabsf, powf, expf)
 SUMS(double, vD, VN_D, __builtin_fabs, pow, exp)
+COLUMN_SUMS(bf16)
 
 #define FLOAT_FOLDS(T, V, VN, fabs_)                                \
     ROW_FOLD(prod, T, double, 1, MUL, w)                            \
@@ -301,6 +317,11 @@ COLUMN_FOLD(sum, int64_t, int64_t, 0, ADD_WRAP, w)
         column_prod_##T, column_max_##T,       column_min_##T, column_max_abs_##T, column_min_abs_##T, column_exp_##T};
 REAL_FOLDS(float)
 REAL_FOLDS(double)
+/* Sums of bfloat16 that add rows as they lie; the others are of float32 copies. */
+static void (*const columns_bf16[])(double *, const plan *, const bf16 *, int64_t, int64_t, const double *, double) = {
+    [FOLD_SUM] = column_sum_bf16,         [FOLD_DEVIATION] = column_deviation_bf16, [FOLD_ABS] = column_abs_bf16,
+    [FOLD_SQUARE] = column_square_bf16,   [FOLD_NONZERO] = column_nonzero_bf16,     [FOLD_EXP] = NULL,
+};
 #define WHOLE_FOLDS(T, sum_row, sum_column)                                                                      \
     typedef int64_t (*row_fn_##T)(const T *, int64_t, double, double);                                           \
     typedef void (*column_fn_##T)(int64_t *, const plan *, const T *, int64_t, int64_t, const double *, double); \
@@ -347,8 +368,6 @@ static number combine(const job *j, number a, number b) {
     }
 }
 
-static number combine(const job *j, number a, number b);
-
 /* bfloat16 is widened piece by piece, never as a whole. */
 static number fold_row_bf16(const job *j, int64_t at, int64_t n, double centre) {
     float x[BLOCK];
@@ -356,8 +375,7 @@ static number fold_row_bf16(const job *j, int64_t at, int64_t n, double centre) 
     number total = {0};
     for (int64_t i = 0; i == 0 || i < n; i += BLOCK) {
         int64_t m = tr__min(BLOCK, n - i);
-        for (int64_t k = 0; k < m; k++)
-            x[k] = tr__bf16_to_f32(h[i + k]);
+        bf16_widen(x, h + i, m);
         number piece = {.d = rows_float[j->f](x, m, centre, j->power)};
         total = i ? combine(j, total, piece) : piece;
     }
@@ -370,13 +388,14 @@ static void fold_columns_bf16(const job *j, number *out, int64_t at, int64_t n, 
     float x[FEW * COLUMNS];
     number part[COLUMNS];
     plan p = {.n_reduced = 1, .reduced_strides = {n}};
+    if (columns_bf16[j->f]) {
+        columns_bf16[j->f](&out->d, &j->p, j->x, at, n, centre, j->power);
+        return;
+    }
     for (int64_t r = 0; r < j->p.reduced; r += FEW) {
         p.reduced = p.reduced_shape[0] = tr__min(FEW, j->p.reduced - r);
-        for (int64_t k = 0; k < p.reduced; k++) {
-            const uint16_t *h = (const uint16_t *) j->x + at + reduced_offset(&j->p, r + k);
-            for (int64_t c = 0; c < n; c++)
-                x[k * n + c] = tr__bf16_to_f32(h[c]);
-        }
+        for (int64_t k = 0; k < p.reduced; k++)
+            bf16_widen(x + k * n, (const bf16 *) j->x + at + reduced_offset(&j->p, r + k), n);
         columns_float[j->f](&part->d, &p, x, 0, n, centre, j->power);
         for (int64_t c = 0; c < n; c++)
             out[c] = r ? combine(j, out[c], part[c]) : part[c];
