@@ -234,14 +234,39 @@ static void layers(void) {
     tr_arg l = F(1024, 768), lw = F(768), lm = F(1024), li = F(1024), lo = F(1024, 768);
     bench("layer_norm", layer_norm, 8.0 * 1024 * 768, 0, (1), (lo, lm, li), l, lw, lw, number(1e-5));
     bench("layer_norm backward", layer_norm_backward, 12.0 * 1024 * 768, 0, (1), (lo, lw, lw), l, l, lw, lm, li);
-    tr_arg big = F(8, 64, 112, 112), at = TENSOR(TR_I64, 8, 64, 56, 56);
-    bench("max_pool 3x3 / 2", max_pool2d, 4.0 * (double) big.meta->numel, 0, (3, 3, 2, 2, 1, 1, 1, 1, 0), (y, at), big);
-    bench("avg_pool 2x2", avg_pool2d, 4.0 * (double) big.meta->numel, 0, (2, 2, 2, 2, 0, 0, 0, 1, 0), (y), big);
     tr_arg table = F(16384, 512), index = TENSOR(TR_I64, 1024), rows = F(1024, 512);
     for (int k = 0; k < 1024; k++)
         ((int64_t *) index.data)[k] = k * 7919 % 16384;
     bench("embedding", embedding, 8.0 * 1024 * 512, 0, (-1), (rows), table, index);
     bench("embedding backward", embedding_backward, 4.0 * 16384 * 512, 0, (16384, -1), (table), rows, index);
+}
+
+/* [n, c, h, w], row-major or with channels last. */
+static tr_arg images(tr_dtype dtype, bool last, int64_t n, int64_t c, int64_t h, int64_t w) {
+    return make(dtype, 4, (int64_t[]){n, c, h, w}, last ? (int64_t[]){h * w * c, 1, w * c, c} : NULL);
+}
+
+static void pools(void) {
+    static const char *const how[2][2] = {{"", ", last"}, {", bfloat16", ", last, bfloat16"}};
+    for (int form = 0; form < 4; form++) {
+        bool last = form & 1;
+        tr_dtype t = form & 2 ? TR_BF16 : TR_F32;
+        tr_arg x = images(t, last, 8, 64, 64, 64), y = images(t, last, 8, 64, 32, 32), at = images(TR_I64, last, 8, 64, 32, 32),
+               one = images(t, last, 8, 64, 1, 1);
+        double in = (double) x.meta->numel * (double) tr_dtype_size(t), bytes = in * 5 / 4, with_indices = bytes + in * 2 / (form & 2 ? 1 : 2);
+        char name[64];
+#define POOL(text, id, bytes, ...)                               \
+    snprintf(name, sizeof name, text "%s", how[form / 2][last]); \
+    bench(name, id, bytes, 0, __VA_ARGS__)
+        POOL("max_pool 3x3 / 2", max_pool2d, with_indices, (3, 3, 2, 2, 1, 1, 1, 1, 0), (y, at), x);
+        POOL("  max_pool back", max_pool2d_backward, with_indices, (0), (x), y, x, at);
+        POOL("avg_pool 2x2", avg_pool2d, bytes, (2, 2, 2, 2, 0, 0, 0, 1, 0), (y), x);
+        POOL("  avg_pool back", avg_pool2d_backward, bytes, (2, 2, 2, 2, 0, 0, 0, 1, 0), (x), y, x);
+        POOL("avg_pool 3x3 / 2", avg_pool2d, bytes, (3, 3, 2, 2, 1, 1, 0, 1, 0), (y), x);
+        POOL("  avg_pool 3x3 back", avg_pool2d_backward, bytes, (3, 3, 2, 2, 1, 1, 0, 1, 0), (x), y, x);
+        POOL("adaptive_pool to 1", adaptive_avg_pool2d, in, (1, 1), (one), x);
+        POOL("  adaptive_pool back", adaptive_avg_pool2d_backward, in, (0), (x), one, x);
+    }
 }
 
 static void updates(void) {
@@ -355,6 +380,7 @@ int main(int argc, char **argv) {
     small();
     reductions();
     layers();
+    pools();
     updates();
     bert();
     products();

@@ -29,7 +29,7 @@ static inline void kc_release(void) {
 
 static inline void kc_init(void) {
     cr_assert_eq(tr_op_init(), TR_OK);
-    cr_assert_eq(tr_kernel_init(NULL), TR_OK);
+    cr_assert_eq(tr_kernel_init(getenv("TERRA_ISA")), TR_OK);
 }
 
 static inline tr_arg kc_strided(tr_dtype dtype, void *data, int ndim, const int64_t *shape, const int64_t *strides) {

@@ -5,7 +5,7 @@
  * that is a matter of strides, every kernel still reads and writes them correctly; who reads them otherwise (a fetch
  * that nobody foresaw, a survivor of a side exit) gets a copy in the program's order from the executor.
  *
- * Elementwise ops and normalisation work in whatever order all their operands share, so the choice is made for whole
+ * Elementwise ops, pooling and normalisation work in whatever order all their operands share, so the choice is made for whole
  * components of values that hang together through them: bytes that convolutions need not reorder against bytes that others
  * must. */
 #include "graph/pass.h"
@@ -58,8 +58,9 @@ static const tr_meta *movable(const chooser *c, uint32_t v) {
     if (c->g->birth[v] == TR__NIL || p->death[v] == TR_DEATH_NEVER || p->fetched[v])
         return NULL;
     const tr_meta *m = born_look(c, v);
-    // bfloat16 would suit the library as well, but our batch norm turns it around to compute in float32.
-    if (m->ndim != 4 || !m->contiguous || m->dtype != TR_F32 || m->shape[1] < CHANNELS || m->shape[1] % CHANNELS ||
+    // bfloat16 would suit the library as well, but our batch norm turns it around to compute in float32. Integers: what a
+    // maximum's pool keeps.
+    if (m->ndim != 4 || !m->contiguous || (m->dtype != TR_F32 && m->dtype != TR_I64) || m->shape[1] < CHANNELS || m->shape[1] % CHANNELS ||
         m->shape[2] * m->shape[3] < 2 || m->numel == 0 || !tr__is_whole(p, v, m))
         return NULL;
     for (uint32_t t = c->g->touch.at[v]; t < c->g->touch.at[v + 1]; t++) {
@@ -85,8 +86,9 @@ static bool is_image_of_convolution(const tr_path_op *op, uint32_t i) {
 }
 
 static bool is_agnostic(const tr_path_op *op) {
-    return op->op == TR_OP_batch_norm || op->op == TR_OP_batch_norm_backward || op->op == TR_OP__full ||
-           tr_op_info_of((tr_op) op->op)->op_class == TR_CLASS_EW;
+    tr_op_class class = tr_op_info_of((tr_op) op->op)->op_class;
+    return op->op == TR_OP_batch_norm || op->op == TR_OP_batch_norm_backward || op->op == TR_OP__full || class == TR_CLASS_EW ||
+           class == TR_CLASS_POOL;
 }
 
 /* All images of an op that works in any order must share it; one that can't move counts against the rest. */
