@@ -224,13 +224,21 @@ static void layers(void) {
           number(1e-5));
     bench("batch_norm backward, last", batch_norm_backward, 3 * bytes, 0, (1), (dl, m, w), xl, yl, w, m, v);
     bench("sum over images, last", sum, bytes, 0, (13, 0, -1), (m), xl);
-    tr_norm_forward f = {.flags = 3, .training = true, .eps = 1e-5, .x = xl, .other = ol, .y = yl, .mean = m, .inv = v};
-    if (wanted("batch_norm + add + relu"))
-        report("batch_norm + add + relu, last", best(run_norm, &f), 3 * bytes, 0);
-    tr_norm_backward b = {.flags = 3, .training = true, .grad = ol, .y = yl, .x = xl, .mean = m, .inv = v, .dx = dl,
-                          .dother = ol};
-    if (wanted("batch_norm + add + relu"))
-        report("  backward", best(run_norm_backward, &b), 5 * bytes, 0);
+    for (int half = 0; half < 2; half++) {
+        if (half) {
+            xl = make(TR_BF16, 4, x.meta->shape, strides), yl = make(TR_BF16, 4, x.meta->shape, strides);
+            dl = make(TR_BF16, 4, x.meta->shape, strides), ol = make(TR_BF16, 4, x.meta->shape, strides);
+            bench("batch_norm, last, bfloat16", batch_norm, bytes, 0, (1), (yl, m, v), xl, w, w, none, none, number(0.1), number(1e-5));
+            bench("batch_norm backward, bfloat16", batch_norm_backward, 1.5 * bytes, 0, (1), (dl, m, w), xl, yl, w, m, v);
+        }
+        tr_norm_forward f = {.flags = 3, .training = true, .eps = 1e-5, .x = xl, .other = ol, .y = yl, .mean = m, .inv = v};
+        if (wanted("batch_norm + add + relu"))
+            report(half ? "batch_norm + ..., bfloat16" : "batch_norm + add + relu, last", best(run_norm, &f), bytes * 3 / (1 + half), 0);
+        tr_norm_backward b = {.flags = 3, .training = true, .grad = ol, .y = yl, .x = xl, .mean = m, .inv = v, .dx = dl,
+                              .dother = ol};
+        if (wanted("batch_norm + add + relu"))
+            report("  backward", best(run_norm_backward, &b), bytes * 5 / (1 + half), 0);
+    }
     tr_arg l = F(1024, 768), lw = F(768), lm = F(1024), li = F(1024), lo = F(1024, 768);
     bench("layer_norm", layer_norm, 8.0 * 1024 * 768, 0, (1), (lo, lm, li), l, lw, lw, number(1e-5));
     bench("layer_norm backward", layer_norm_backward, 12.0 * 1024 * 768, 0, (1), (lo, lw, lw), l, l, lw, lm, li);

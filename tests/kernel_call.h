@@ -95,8 +95,22 @@ static inline void kc_turn_images(float *to, const float *from, int64_t n, int64
             for (int64_t p = 0; p < s; p++)
                 to[(i * s + p) * c + k] = from[(i * c + k) * s + p];
 }
+static inline tr_arg kc_images_of(tr_dtype dtype, void *data, bool last, int64_t n, int64_t c, int64_t h, int64_t w) {
+    return kc_strided(dtype, data, 4, (int64_t[]){n, c, h, w}, last ? (int64_t[]){h * w * c, 1, w * c, c} : NULL);
+}
 static inline tr_arg kc_images(float *data, bool last, int64_t n, int64_t c, int64_t h, int64_t w) {
-    return kc_strided(TR_F32, data, 4, (int64_t[]){n, c, h, w}, last ? (int64_t[]){h * w * c, 1, w * c, c} : NULL);
+    return kc_images_of(TR_F32, data, last, n, c, h, w);
+}
+/* n floats as bfloat16, truncated, in the same memory; and back. */
+static inline void kc_halve(void *data, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        memcpy((char *) data + 2 * i, (char *) data + 4 * i + 2, 2);
+}
+static inline void kc_unhalve(void *data, int64_t n) {
+    for (int64_t i = n - 1; i >= 0; i--) {
+        memmove((char *) data + 4 * i + 2, (char *) data + 2 * i, 2);
+        memset((char *) data + 4 * i, 0, 2);
+    }
 }
 
 #endif

@@ -172,3 +172,50 @@ Test(conv_v3, weights_in_other_strides) {
 Test(conv_v4, weights_in_other_strides) {
     weights_in_other_strides();
 }
+
+/* Elements of an image of bfloat16, wherever they lie. */
+static uint16_t half_at(const tr_arg *a, int64_t i) {
+    const tr_meta *m = a->meta;
+    int64_t at = 0;
+    for (int d = 3; d >= 0; i /= m->shape[d--])
+        at += i % m->shape[d] * m->strides[d];
+    return ((const uint16_t *) a->data)[at];
+}
+
+/* Bit k of `last`: images 0 (src) and 1 (dst) have channels last. */
+static void check_layouts(const geometry *g, tr_op op) {
+    static float turned[2][ROOM], plain[2][ROOM];
+    tr_arg first = {0};
+    for (int last = 0; last < 4; last++) {
+        const int64_t *size[] = {g->size, g->out}, c[] = {g->ci, g->co};
+        tr_arg image[2], w = filters(TR_BF16, weights, g, false);
+        noise(weights, weights64, w.meta->numel, 2);
+        kc_halve(weights, w.meta->numel);
+        for (int k = 0; k < 2; k++) {
+            int64_t s = size[k][0] * size[k][1];
+            noise(plain[k], src64, g->n * c[k] * s, (unsigned) k + 3);
+            kc_turn_images(turned[k], plain[k], g->n, c[k], s);
+            float *data = last >> k & 1 ? turned[k] : plain[k];
+            kc_halve(data, g->n * c[k] * s);
+            image[k] = kc_images_of(TR_BF16, data, last >> k & 1, g->n, c[k], size[k][0], size[k][1]);
+        }
+        tr_arg *out = op == TR_OP_conv2d ? &image[1] : op == TR_OP_conv2d_backward_data ? &image[0] : &w;
+        out->data = last ? again : got;
+        run(op, TR_BF16, g, image[0], w, image[1], kc_none());
+        if (last == 0)
+            first = *out;
+        for (int64_t i = 0; i < first.meta->numel; i++)
+            cr_assert_eq(half_at(out, i), half_at(&first, i), "%s, layouts %d: element %lld", tr_op_info_of(op)->name, last,
+                         (long long) i);
+    }
+}
+
+Test(conv_v4, bfloat16_is_the_same_in_any_layout, .timeout = 300) {
+    for (int i = 0; i < CASES / 4; i++) {
+        seed = (unsigned) i * 2654435761u + 5;
+        geometry g = make();
+        check_layouts(&g, TR_OP_conv2d);
+        check_layouts(&g, TR_OP_conv2d_backward_data);
+        check_layouts(&g, TR_OP_conv2d_backward_weights);
+    }
+}

@@ -68,11 +68,14 @@ typedef struct problem {
     int64_t c;
     unsigned flags;
     bool last, training;
+    tr_dtype dtype; /* of images */
     float *x, *other, *grad, *w, *b;
 } problem;
 
-static tr_arg image(const problem *p, float *data) { return kc_images(data, p->last, N, p->c, H, W); }
+static tr_arg image(const problem *p, float *data) { return kc_images_of(p->dtype, data, p->last, N, p->c, H, W); }
 static tr_arg vector(const problem *p, float *data) { return kc_tensor(TR_F32, data, p->c); }
+static int64_t elements(const problem *p) { return N * p->c * H * W; }
+static size_t image_bytes(const problem *p) { return (size_t) elements(p) * tr_dtype_size(p->dtype); }
 
 static void start(const problem *p, step *s) {
     memset(s, 0x55, sizeof *s);
@@ -87,18 +90,18 @@ static void one_by_one(const problem *p, step *s) {
     tr_arg y = image(p, s->y), other = image(p, p->other), grad = image(p, p->grad), x = image(p, p->x);
     tr_arg mean = vector(p, s->mean), inv = vector(p, s->inv), w = vector(p, p->w);
     start(p, s);
-    kc_call(batch_norm, TR_F32, (p->training), (y, mean, inv), x, w, vector(p, p->b), vector(p, s->rm), vector(p, s->rv),
+    kc_call(batch_norm, p->dtype, (p->training), (y, mean, inv), x, w, vector(p, p->b), vector(p, s->rm), vector(p, s->rv),
             kc_number(0.1), kc_number(1e-5));
     if (p->flags & TR_NORM_ADD)
-        kc_call(add, TR_F32, (0), (y), y, other, kc_integer(1));
+        kc_call(add, p->dtype, (0), (y), y, other, kc_integer(1));
     if (p->flags & TR_NORM_RELU) {
-        kc_call(relu, TR_F32, (0), (y), y);
-        kc_call(threshold_backward, TR_F32, (0), (image(p, g)), grad, y, kc_integer(0));
+        kc_call(relu, p->dtype, (0), (y), y);
+        kc_call(threshold_backward, p->dtype, (0), (image(p, g)), grad, y, kc_integer(0));
         grad = image(p, g);
     }
-    kc_call(batch_norm_backward, TR_F32, (p->training), (image(p, s->dx), vector(p, s->dw), vector(p, s->db)), grad, x, w, mean,
+    kc_call(batch_norm_backward, p->dtype, (p->training), (image(p, s->dx), vector(p, s->dw), vector(p, s->db)), grad, x, w, mean,
             inv);
-    memcpy(s->dother, grad.data, (size_t) (N * p->c * H * W) * sizeof(float));
+    memcpy(s->dother, grad.data, image_bytes(p));
 }
 
 static void fused(const problem *p, step *s, bool passes) {
@@ -137,31 +140,34 @@ static void fused(const problem *p, step *s, bool passes) {
 }
 
 static void expect_same(const problem *p, const step *a, const step *b, bool passes) {
-    size_t image_bytes = (size_t) (N * p->c * H * W) * sizeof(float), row = (size_t) p->c * sizeof(float);
+    size_t image = image_bytes(p), row = (size_t) p->c * sizeof(float);
     cr_assert_arr_eq(a->mean, b->mean, row);
     cr_assert_arr_eq(a->inv, b->inv, row);
     cr_assert_arr_eq(a->rm, b->rm, row);
     cr_assert_arr_eq(a->rv, b->rv, row);
-    cr_assert_arr_eq(a->y, b->y, image_bytes);
+    cr_assert_arr_eq(a->y, b->y, image);
     cr_assert_arr_eq(a->dw, b->dw, row);
     cr_assert_arr_eq(a->db, b->db, row);
-    cr_assert_arr_eq(a->dx, b->dx, image_bytes);
+    cr_assert_arr_eq(a->dx, b->dx, image);
     if (passes)
-        cr_assert_arr_eq(a->dother, b->dother, image_bytes);
+        cr_assert_arr_eq(a->dother, b->dother, image);
 }
 
 static float data[2][3][ALL], affine[2][C_MAX];
 static step results[3];
 
-static void make(problem *p, int64_t c, bool last) {
+static void make(problem *p, int64_t c, bool last, tr_dtype dtype) {
     p->c = c;
     p->last = last;
+    p->dtype = dtype;
     for (int k = 0; k < 3; k++) {
         kc_noise(data[0][k], N * c * H * W, (uint32_t) (k + 1));
         if (k == 0) // a mean, and channels of different sizes
             for (int64_t i = 0; i < N * c * H * W; i++)
                 data[0][0][i] = (data[0][0][i] + 7) * (float) (1 + i / (H * W) % c);
         kc_turn_images(data[1][k], data[0][k], N, c, H * W);
+        for (int form = 0; form < 2 && dtype == TR_BF16; form++)
+            kc_halve(data[form][k], elements(p));
     }
     kc_noise(affine[0], c, 7);
     kc_noise(affine[1], c, 8);
@@ -176,9 +182,9 @@ Test(norm, fused_is_bitwise_the_ops_one_after_another) {
     static const int64_t channels[] = {1, 2, 5, 64, C_MAX};
     for (int k = 0; k < 5; k++)
         for (unsigned flags = 0; flags < 4; flags++)
-            for (int form = 0; form < 8; form++) {
+            for (int form = 0; form < 16; form++) {
                 problem p = {.flags = flags, .training = form & 2};
-                make(&p, channels[k], form & 1);
+                make(&p, channels[k], form & 1, form & 8 ? TR_BF16 : TR_F32);
                 bool passes = form & 4;
                 one_by_one(&p, &results[0]);
                 fused(&p, &results[1], passes);
@@ -188,20 +194,23 @@ Test(norm, fused_is_bitwise_the_ops_one_after_another) {
 
 Test(norm, layouts_and_threads_change_no_bit) {
     static const int64_t channels[] = {1, 5, 64, C_MAX};
-    for (int k = 0; k < 4; k++)
+    for (int k = 0; k < 8; k++)
         for (int form = 0; form < 6; form++) {
             problem p = {.flags = 3, .training = true};
             step *s = &results[form > 0];
-            make(&p, channels[k], form & 1);
+            make(&p, channels[k / 2], form & 1, k & 1 ? TR_BF16 : TR_F32);
             kc_ctx.threads = 1 + form / 2;
             fused(&p, s, true);
             if (form & 1) { // back to planes, to be compared
-                size_t bytes = (size_t) (N * p.c * H * W) * sizeof(float);
                 static float planes[ALL];
                 float *turned[] = {s->y, s->dx, s->dother};
                 for (int t = 0; t < 3; t++) {
+                    if (p.dtype == TR_BF16)
+                        kc_unhalve(turned[t], elements(&p));
                     kc_turn_images(planes, turned[t], N, H * W, p.c);
-                    memcpy(turned[t], planes, bytes);
+                    if (p.dtype == TR_BF16)
+                        kc_halve(planes, elements(&p));
+                    memcpy(turned[t], planes, image_bytes(&p));
                 }
             }
             expect_same(&p, &results[0], s, true);
@@ -209,13 +218,13 @@ Test(norm, layouts_and_threads_change_no_bit) {
 }
 
 Test(norm, gradients_may_lie_where_the_gradient_does) {
-    for (int form = 0; form < 4; form++) {
+    for (int form = 0; form < 8; form++) {
         problem p = {.flags = 3, .training = true};
-        make(&p, 20, form & 1);
+        make(&p, 20, form & 1, form & 4 ? TR_BF16 : TR_F32);
         bool passes = form & 2;
         fused(&p, &results[0], passes);
         memcpy(&results[1], &results[0], sizeof results[0]);
-        memcpy(passes ? results[1].dother : results[1].dx, p.grad, (size_t) (N * p.c * H * W) * sizeof(float));
+        memcpy(passes ? results[1].dother : results[1].dx, p.grad, image_bytes(&p));
         tr_norm_backward b = {.flags = 3,
                               .training = true,
                               .grad = image(&p, passes ? results[1].dother : results[1].dx),

@@ -63,9 +63,9 @@ TR_API tr_status tr_dropout_apply(const tr_kernel_call *call);
  * Results are bit for bit those of the ops one after another (batch_norm, then add, then relu; and backwards), which is what op
  * by op execution gives. Absent operands have meta NULL. The caller owns all operands; nothing is kept. Called by an executor's
  * thread, like a kernel; uses the context's team and scratch. Images may lie in any way; without a copy only where all of them
- * are row-major float32 or all have channels last. The value that is left out (what batch_norm alone would give) is not written
- * anywhere. bfloat16 is TR_E_NOTIMPL when flags are set: each op would round. Results may lie where an operand of the same meta
- * lies, if that is said. */
+ * are row-major or all have channels last, and are of one dtype. The value that is left out (what batch_norm alone would give) is
+ * not written anywhere; bfloat16 is rounded where each op would round. layer_norm of a sum in bfloat16 is TR_E_NOTIMPL. Results
+ * may lie where an operand of the same meta lies, if that is said. */
 enum { TR_NORM_RELU = 1, TR_NORM_ADD = 2 };
 
 /* y = relu(batch_norm(x) + other); flags tell which of relu and the addition there are. */

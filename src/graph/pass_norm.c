@@ -34,8 +34,12 @@ static const tr_path_operand *result_of(const tr_path *p, uint32_t k) {
     return &tr__operands(p, &p->ops[k])[p->ops[k].n_in];
 }
 
-static bool is_single(const tr_path *p, uint32_t k) { // precision
-    return p->ops[k].cdtype == TR_F32 && tr__operands(p, &p->ops[k])[0].meta->dtype == TR_F32;
+/* Are the op's image and its result of one type that the kernels know? What mean, weight and the like are doesn't matter. */
+static bool is_known(const tr_path *p, uint32_t k) {
+    const tr_path_op *op = &p->ops[k];
+    const tr_path_operand *o = tr__operands(p, op);
+    return (op->cdtype == TR_F32 || op->cdtype == TR_BF16) && o[0].meta->dtype == op->cdtype &&
+           result_of(p, k)->meta->dtype == op->cdtype;
 }
 
 /* The number at operand i as the path has it. */
@@ -50,17 +54,17 @@ static bool follows(const tr__graph *g, uint32_t u, tr_op kind, const tr_path_op
     const tr_path *p = g->path;
     const tr_path_op *op = &p->ops[u];
     const tr_path_operand *o = tr__operands(p, op);
-    if (op->op != kind || op->cdtype != TR_F32 || g->groups[g->group[u]].n_ops > 1 || g->groups[g->group[u]].kind != TR_INSTR_OP)
+    if (op->op != kind || op->cdtype != v->meta->dtype || g->groups[g->group[u]].n_ops > 1 || g->groups[g->group[u]].kind != TR_INSTR_OP)
         return false;
     bool first = o[0].ref == v->ref, second = kind == TR_OP_add && o[1].ref == v->ref;
     if (first == second || (op->in_place && !first))
         return false;
     const tr_path_operand *other = kind == TR_OP_add ? &o[first ? 1 : 0] : NULL;
-    if (other && (other->ref == TR_REF_NONE || !tr_meta_same_shape(other->meta, v->meta) || other->meta->dtype != TR_F32))
+    if (other && (other->ref == TR_REF_NONE || !tr_meta_same_shape(other->meta, v->meta) || other->meta->dtype != v->meta->dtype))
         return false;
     if (other && number_at(p, u, 2) != 1)
         return false;
-    return o[first ? 0 : 1].meta == v->meta && result_of(p, u)->meta->dtype == TR_F32;
+    return o[first ? 0 : 1].meta == v->meta && result_of(p, u)->meta->dtype == v->meta->dtype;
 }
 
 static bool join(tr__graph *g, uint32_t k, uint32_t u, tr_ref v) {
@@ -94,7 +98,7 @@ static void join_backward(tr__graph *g, uint32_t k) {
         return;
     uint32_t mask = g->birth[grad->ref];
     const tr_path_op *op = &p->ops[mask];
-    if (op->op != TR_OP_threshold_backward || op->in_place || op->cdtype != TR_F32 || g->groups[g->group[mask]].n_ops > 1 ||
+    if (op->op != TR_OP_threshold_backward || op->in_place || !is_known(p, mask) || g->groups[g->group[mask]].n_ops > 1 ||
         result_of(p, mask)->meta != grad->meta || number_at(p, mask, 2) != 0 || k - mask > PATIENCE || k >= g->groups[g->group[mask]].deadline)
         return;
     bool passing = is_passing(g, grad->ref, mask, k);
@@ -107,11 +111,11 @@ static void join_backward(tr__graph *g, uint32_t k) {
 tr_status tr__pass_norm(tr__graph *g) {
     const tr_path *p = g->path;
     for (uint32_t k = 0; k < p->n_ops; k++) {
-        if (g->groups[g->group[k]].n_ops > 1 || g->groups[g->group[k]].kind != TR_INSTR_OP || !is_single(p, k))
+        if (g->groups[g->group[k]].n_ops > 1 || g->groups[g->group[k]].kind != TR_INSTR_OP)
             continue;
-        if (p->ops[k].op == TR_OP_batch_norm)
+        if (p->ops[k].op == TR_OP_batch_norm && is_known(p, k))
             join_forward(g, k);
-        else if (p->ops[k].op == TR_OP_batch_norm_backward)
+        else if (p->ops[k].op == TR_OP_batch_norm_backward && is_known(p, k))
             join_backward(g, k);
     }
     return TR_OK;

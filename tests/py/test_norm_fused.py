@@ -38,7 +38,7 @@ def forward(kind, norms, x, identity):
 KINDS = ("relu", "relu_", "residual", "residual, first", "residual, in place", "two norms", "addition only", "kept", "alpha")
 
 
-def train(kind, channels, sync):
+def train(kind, channels, sync, half=False):
     _C._set_sync(sync)
     try:
         torch.manual_seed(3)
@@ -51,9 +51,10 @@ def train(kind, channels, sync):
             rng = np.random.RandomState(step)
             x = torch.tensor(rng.randn(4, channels, 6, 5).astype("f"))
             optimizer.zero_grad()
-            h = convs[0](x)
-            y = forward(kind, norms, convs[1](h), h)
-            loss = (y * y).mean()
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                h = convs[0](x)
+                y = forward(kind, norms, convs[1](h), h)
+            loss = (y * y).float().mean()
             loss.backward()
             optimizer.step()
             out.append(loss.item())
@@ -74,4 +75,13 @@ def test_same_as_single_ops(kind, channels):
     np.testing.assert_allclose(have[0], want[0], rtol=1e-5)
     for a, b in zip(have[1], want[1]):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
+    assert " norm " in have[2], have[2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_is_rounded_as_by_single_ops(kind):
+    have, want = train(kind, 16, False, half=True), train(kind, 16, True, half=True)
+    np.testing.assert_array_equal(have[0], want[0])
+    for a, b in zip(have[1], want[1]):
+        np.testing.assert_array_equal(a, b)
     assert " norm " in have[2], have[2]

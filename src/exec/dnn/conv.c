@@ -1,9 +1,9 @@
 /* conv.c - conv2d and its two derivatives.
  *
  * In float32 and bfloat16 through oneDNN, in the layouts that the library likes best; tensors that lie otherwise are
- * reordered in and out, through scratch. (A plan keeps them there: see terra/dnn.h.) Where the library has no bfloat16, float32
- * copies are convolved. What it refuses otherwise, and float64, is plain.c's. Where our own kernels are faster
- * (kernels/isa_conv.c), they take float32 images that lie channels last. */
+ * reordered in and out, through scratch. (A plan keeps them there: see terra/dnn.h.) bfloat16 images always have their channels
+ * last; where the library has no bfloat16, float32 copies are convolved. What it refuses otherwise, and float64, is plain.c's. Where
+ * our own kernels are faster (kernels/isa_conv.c), they take float32 images that lie channels last. */
 #include "exec/dnn/cache.h"
 #include "exec/dnn/dnn.h"
 #include "exec/dnn/plain.h"
@@ -228,6 +228,37 @@ static tr_status convolve_ourselves(const tr_kernel_call *c, const conv *v) {
     return TR_OK;
 }
 
+/* An image that would be another one with channels last. */
+static bool can_turn(const tr_meta *m) {
+    return !is_channels_last(m) && m->shape[1] > 1 && m->shape[2] * m->shape[3] > 1;
+}
+
+/* The convolution of images with channels last, copies where they lie otherwise. */
+static tr_status convolve_turned(const tr_kernel_call *c, const conv *v, tr_kernel self) {
+    tr_arg in[3], out = c->out[0];
+    tr_meta metas[3];
+    memcpy(in, c->in, (size_t) c->n_in * sizeof *in);
+    for (int i = 0; i < 3; i += 2) {
+        const tr_arg *image = v->t[i];
+        const int64_t *n = image->meta->shape, strides[] = {n[1] * n[2] * n[3], 1, n[1] * n[3], n[1]};
+        if (!can_turn(image->meta))
+            continue;
+        tr__meta_make(&metas[i], v->dtype, 4, n, strides);
+        metas[i].dense = true;
+        tr_arg turned = {.data = tr__scratch(c, (size_t) metas[i].numel * tr_dtype_size(v->dtype)), .meta = &metas[i]};
+        if (!turned.data)
+            return TR_E_NOMEM;
+        if (image != c->out)
+            TR_TRY(tr__copy(c->ctx, &turned, image));
+        *(image == c->out ? &out : &in[image - c->in]) = turned;
+    }
+    tr_kernel_call turned = *c;
+    turned.in = in;
+    turned.out = &out;
+    TR_TRY(self(&turned));
+    return out.data == c->out[0].data ? TR_OK : tr__copy(c->ctx, &c->out[0], &out);
+}
+
 static tr_status convolve(const tr_kernel_call *c, conv v, tr_kernel self, tr_kernel plain) {
     v.dtype = (tr_dtype) c->out[0].meta->dtype;
     int out = written[v.direction];
@@ -236,6 +267,9 @@ static tr_status convolve(const tr_kernel_call *c, conv v, tr_kernel self, tr_ke
         empty |= v.t[i]->meta->numel == 0;
     if (empty || (v.dtype != TR_F32 && v.dtype != TR_BF16) || !v.t[out]->meta->dense)
         return plain(c);
+    // Plans keep images with channels last, and sums that are rounded to bfloat16 show the order of their terms.
+    if (v.dtype == TR_BF16 && (can_turn(v.t[0]->meta) || can_turn(v.t[2]->meta)))
+        return convolve_turned(c, &v, self);
     tr_arg args[3];
     tr_meta metas[3];
     for (int i = 0; i < 3; i++)

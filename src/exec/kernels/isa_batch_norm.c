@@ -2,7 +2,7 @@
  *
  * Images lie as planes, [N, C, S], or as rows, [N * S, C] (channels last, and [N, C] itself). Sums are taken in double, of
  * deviations from a channel's first element, and meet the same formulas whatever the layout: both layouts give the same
- * float32 numbers, as does any number of threads. Planes: a channel is one thread's, both of its passes out of the cache.
+ * numbers, as does any number of threads. bfloat16 is computed in float and rounded where one op after the other would. Planes: a channel is one thread's, both of its passes out of the cache.
  * Rows: cut into chunks by size alone, whose sums are added up in order. */
 #include "exec/kernels/kernels.h"
 #include "exec/kernels/ew_math.h"
@@ -34,26 +34,43 @@ typedef struct job {
 
 #define ALWAYS static inline __attribute__((always_inline))
 
-#define RUNS(T)                                                                                                             \
+/* An element type: E its name, S in memory, T in registers. What is stored was rounded to it before: STORED loses nothing. */
+#define VALUE_OF_float(x)  (x)
+#define VALUE_OF_double(x) (x)
+#define VALUE_OF_half(x)   tr__bf16_to_f32(x)
+#define ROUND_float(x)     (x)
+#define ROUND_double(x)    (x)
+#define ROUND_half(x)      tr__bf16_to_f32(tr__f32_to_bf16(x))
+#define STORED_float(x)    (x)
+#define STORED_double(x)   (x)
+#define STORED_half(x)     upper_half(x)
+
+static inline uint16_t upper_half(float f) {
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return (uint16_t) (u >> 16);
+}
+
+#define RUNS(E, S)                                                                                                          \
     /* out where mask is positive; mask NULL: all */                                                                        \
-    static void mask_##T(T *to, const T *g, const T *mask, int64_t n) {                                                     \
+    static void mask_##E(S *to, const S *g, const S *mask, int64_t n) {                                                     \
         if (!mask) {                                                                                                        \
             if (to != g)                                                                                                    \
                 memcpy(to, g, (size_t) n * sizeof *g);                                                                      \
             return;                                                                                                         \
         }                                                                                                                   \
-        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) to[k] = mask[k] <= 0 ? 0 : g[k];                               \
+        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) to[k] = VALUE_OF_##E(mask[k]) <= 0 ? 0 : g[k];                 \
     }                                                                                                                       \
     /* sum and sum of squares of x - m */                                                                                   \
-    static void moments_##T(const T *x, int64_t n, double m, double sums[2]) {                                              \
+    static void moments_##E(const S *x, int64_t n, double m, double sums[2]) {                                              \
         vD s0 = {0}, q0 = s0, s1 = s0, q1 = s0, d;                                                                          \
         int64_t i = 0;                                                                                                      \
         for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                          \
-            d = wide_##T(x + i) - m, s0 += d, q0 += d * d;                                                                  \
-            d = wide_##T(x + i + VN_D) - m, s1 += d, q1 += d * d;                                                           \
+            d = wide_##E(x + i) - m, s0 += d, q0 += d * d;                                                                  \
+            d = wide_##E(x + i + VN_D) - m, s1 += d, q1 += d * d;                                                           \
         }                                                                                                                   \
         for (; i < n; i++) {                                                                                                \
-            double e = x[i] - m;                                                                                            \
+            double e = VALUE_OF_##E(x[i]) - m;                                                                              \
             sums[0] += e;                                                                                                   \
             sums[1] += e * e;                                                                                               \
         }                                                                                                                   \
@@ -61,123 +78,128 @@ typedef struct job {
         sums[1] += lanes(q0 + q1);                                                                                          \
     }                                                                                                                       \
     /* sum of g and of g * (x - m) */                                                                                       \
-    static void products_##T(const T *g, const T *mask, const T *x, int64_t n, double m, double sums[2]) {                  \
+    static void products_##E(const S *g, const S *mask, const S *x, int64_t n, double m, double sums[2]) {                  \
         vD s0 = {0}, q0 = s0, s1 = s0, q1 = s0, v;                                                                          \
         int64_t i = 0;                                                                                                      \
         if (mask) {                                                                                                         \
             for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                      \
-                v = masked_##T(g + i, mask + i), s0 += v, q0 += v * (wide_##T(x + i) - m);                                  \
-                v = masked_##T(g + i + VN_D, mask + i + VN_D), s1 += v, q1 += v * (wide_##T(x + i + VN_D) - m);             \
+                v = masked_##E(g + i, mask + i), s0 += v, q0 += v * (wide_##E(x + i) - m);                                  \
+                v = masked_##E(g + i + VN_D, mask + i + VN_D), s1 += v, q1 += v * (wide_##E(x + i + VN_D) - m);             \
             }                                                                                                               \
         } else {                                                                                                            \
             for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                      \
-                v = wide_##T(g + i), s0 += v, q0 += v * (wide_##T(x + i) - m);                                              \
-                v = wide_##T(g + i + VN_D), s1 += v, q1 += v * (wide_##T(x + i + VN_D) - m);                                \
+                v = wide_##E(g + i), s0 += v, q0 += v * (wide_##E(x + i) - m);                                              \
+                v = wide_##E(g + i + VN_D), s1 += v, q1 += v * (wide_##E(x + i + VN_D) - m);                                \
             }                                                                                                               \
         }                                                                                                                   \
         for (; i < n; i++) {                                                                                                \
-            double e = mask && mask[i] <= 0 ? 0 : g[i];                                                                     \
+            double e = mask && VALUE_OF_##E(mask[i]) <= 0 ? 0 : VALUE_OF_##E(g[i]);                                         \
             sums[0] += e;                                                                                                   \
-            sums[1] += e * (x[i] - m);                                                                                      \
+            sums[1] += e * (VALUE_OF_##E(x[i]) - m);                                                                        \
         }                                                                                                                   \
         sums[0] += lanes(s0 + s1);                                                                                          \
         sums[1] += lanes(q0 + q1);                                                                                          \
     }                                                                                                                       \
     /* The same per column, over `rows` (at most 4) rows that are `step` apart. */                                          \
-    static void column_moments_##T(const T *x, int64_t step, int64_t rows, int64_t n, const double *m, double *s,           \
+    static void column_moments_##E(const S *x, int64_t step, int64_t rows, int64_t n, const double *m, double *s,           \
                                    double *q) {                                                                             \
         int64_t i = 0;                                                                                                      \
         for (; rows == 4 && i + VN_D <= n; i += VN_D) {                                                                     \
             vD c = wide_double(m + i), a = wide_double(s + i), b = wide_double(q + i), d;                                   \
-            d = wide_##T(x + i) - c, a += d, b += d * d;                                                                    \
-            d = wide_##T(x + step + i) - c, a += d, b += d * d;                                                             \
-            d = wide_##T(x + 2 * step + i) - c, a += d, b += d * d;                                                         \
-            d = wide_##T(x + 3 * step + i) - c, a += d, b += d * d;                                                         \
+            d = wide_##E(x + i) - c, a += d, b += d * d;                                                                    \
+            d = wide_##E(x + step + i) - c, a += d, b += d * d;                                                             \
+            d = wide_##E(x + 2 * step + i) - c, a += d, b += d * d;                                                         \
+            d = wide_##E(x + 3 * step + i) - c, a += d, b += d * d;                                                         \
             memcpy(s + i, &a, sizeof a);                                                                                    \
             memcpy(q + i, &b, sizeof b);                                                                                    \
         }                                                                                                                   \
         for (int64_t r = 0; r < rows; r++)                                                                                  \
             for (int64_t k = i; k < n; k++) {                                                                               \
-                double d = x[r * step + k] - m[k];                                                                          \
+                double d = VALUE_OF_##E(x[r * step + k]) - m[k];                                                            \
                 s[k] += d;                                                                                                  \
                 q[k] += d * d;                                                                                              \
             }                                                                                                               \
     }                                                                                                                       \
-    ALWAYS void column_products_##T(const T *g, const T *mask, const T *x, int64_t step, int64_t rows, int64_t n,           \
+    ALWAYS void column_products_##E(const S *g, const S *mask, const S *x, int64_t step, int64_t rows, int64_t n,           \
                                     const double *m, double *s, double *q) {                                                \
         int64_t i = 0;                                                                                                      \
         for (; rows == 4 && i + VN_D <= n; i += VN_D) {                                                                     \
             vD c = wide_double(m + i), a = wide_double(s + i), b = wide_double(q + i);                                      \
             for (int64_t at = i; at < 4 * step; at += step) {                                                               \
-                vD v = mask ? masked_##T(g + at, mask + at) : wide_##T(g + at);                                             \
-                a += v, b += v * (wide_##T(x + at) - c);                                                                    \
+                vD v = mask ? masked_##E(g + at, mask + at) : wide_##E(g + at);                                             \
+                a += v, b += v * (wide_##E(x + at) - c);                                                                    \
             }                                                                                                               \
             memcpy(s + i, &a, sizeof a);                                                                                    \
             memcpy(q + i, &b, sizeof b);                                                                                    \
         }                                                                                                                   \
         for (int64_t r = 0; r < rows; r++)                                                                                  \
             for (int64_t k = i; k < n; k++) {                                                                               \
-                double v = mask && mask[r * step + k] <= 0 ? 0 : g[r * step + k];                                           \
+                int64_t at = r * step + k;                                                                                  \
+                double v = mask && VALUE_OF_##E(mask[at]) <= 0 ? 0 : VALUE_OF_##E(g[at]);                                   \
                 s[k] += v;                                                                                                  \
-                q[k] += v * (x[r * step + k] - m[k]);                                                                       \
+                q[k] += v * (VALUE_OF_##E(x[at]) - m[k]);                                                                   \
             }                                                                                                               \
     }
-RUNS(float)
-RUNS(double)
+RUNS(float, float)
+RUNS(double, double)
+RUNS(half, uint16_t)
 
 /* The elementwise halves. AT(v) is v of the channel: the value for planes, v[k] for rows. */
-#define APPLY(T, form, P, AT)                                                                                             \
-    ALWAYS void affine_##form##_##T(T *y, const T *x, const T *o, int64_t n, const T P a, const T P b, bool add, bool relu) { \
-        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {                                                            \
-            T v = x[k] * AT(a) + AT(b);                                                                                   \
-            if (add)                                                                                                      \
-                v = v + o[k];                                                                                             \
-            if (relu)                                                                                                     \
-                v = v < 0 ? 0 : v;                                                                                        \
-            y[k] = v;                                                                                                     \
-        }                                                                                                                 \
-    }                                                                                                                     \
-    static void forward_##form##_##T(unsigned flags, T *y, const T *x, const T *o, int64_t n, const T P a, const T P b) { \
-        switch (flags & (TR_NORM_ADD | TR_NORM_RELU)) {                                                                   \
-            case 0:                                                                                                       \
-                affine_##form##_##T(y, x, o, n, a, b, false, false);                                                      \
-                break;                                                                                                    \
-            case TR_NORM_RELU:                                                                                            \
-                affine_##form##_##T(y, x, o, n, a, b, false, true);                                                       \
-                break;                                                                                                    \
-            case TR_NORM_ADD:                                                                                             \
-                affine_##form##_##T(y, x, o, n, a, b, true, false);                                                       \
-                break;                                                                                                    \
-            default:                                                                                                      \
-                affine_##form##_##T(y, x, o, n, a, b, true, true);                                                        \
-        }                                                                                                                 \
-    }                                                                                                                     \
-    ALWAYS void gradient_##form##_##T(T *y, const T *g, const T *mask, const T *x, int64_t n, const T P m, const T P mean, \
-                                      const T P k2, const T P scale, bool masked) {                                       \
-        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {                                                            \
-            T v = g[k];                                                                                                   \
-            if (masked)                                                                                                   \
-                v = mask[k] <= 0 ? 0 : v;                                                                                 \
-            y[k] = (v - AT(mean) - (x[k] - AT(m)) * AT(k2)) * AT(scale);                                                  \
-        }                                                                                                                 \
-    }                                                                                                                     \
-    static void backward_##form##_##T(bool training, T *y, const T *g, const T *mask, const T *x, int64_t n, const T P m, \
-                                      const T P mean, const T P k2, const T P scale) {                                    \
-        if (!training) {                                                                                                  \
-            _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) y[k] = (mask && mask[k] <= 0 ? 0 : g[k]) * AT(scale);    \
-        } else if (mask) {                                                                                                \
-            gradient_##form##_##T(y, g, mask, x, n, m, mean, k2, scale, true);                                            \
-        } else {                                                                                                          \
-            gradient_##form##_##T(y, g, mask, x, n, m, mean, k2, scale, false);                                           \
-        }                                                                                                                 \
+#define APPLY(E, S, T, form, P, AT)                                                                                         \
+    ALWAYS void affine_##form##_##E(S *y, const S *x, const S *o, int64_t n, const T P a, const T P b, bool add, bool relu) { \
+        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {                                                              \
+            T v = ROUND_##E(VALUE_OF_##E(x[k]) * AT(a) + AT(b));                                                            \
+            if (add)                                                                                                        \
+                v = ROUND_##E(v + VALUE_OF_##E(o[k]));                                                                      \
+            if (relu)                                                                                                       \
+                v = v < 0 ? 0 : v;                                                                                          \
+            y[k] = STORED_##E(v);                                                                                           \
+        }                                                                                                                   \
+    }                                                                                                                       \
+    static void forward_##form##_##E(unsigned flags, S *y, const S *x, const S *o, int64_t n, const T P a, const T P b) {   \
+        switch (flags & (TR_NORM_ADD | TR_NORM_RELU)) {                                                                     \
+            case 0:                                                                                                         \
+                affine_##form##_##E(y, x, o, n, a, b, false, false);                                                        \
+                break;                                                                                                      \
+            case TR_NORM_RELU:                                                                                              \
+                affine_##form##_##E(y, x, o, n, a, b, false, true);                                                         \
+                break;                                                                                                      \
+            case TR_NORM_ADD:                                                                                               \
+                affine_##form##_##E(y, x, o, n, a, b, true, false);                                                         \
+                break;                                                                                                      \
+            default:                                                                                                        \
+                affine_##form##_##E(y, x, o, n, a, b, true, true);                                                          \
+        }                                                                                                                   \
+    }                                                                                                                       \
+    ALWAYS void gradient_##form##_##E(S *y, const S *g, const S *mask, const S *x, int64_t n, const T P m, const T P mean,  \
+                                      const T P k2, const T P scale, bool masked) {                                         \
+        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {                                                              \
+            T v = VALUE_OF_##E(g[k]);                                                                                       \
+            if (masked)                                                                                                     \
+                v = VALUE_OF_##E(mask[k]) <= 0 ? 0 : v;                                                                     \
+            y[k] = STORED_##E(ROUND_##E((v - AT(mean) - (VALUE_OF_##E(x[k]) - AT(m)) * AT(k2)) * AT(scale)));               \
+        }                                                                                                                   \
+    }                                                                                                                       \
+    static void backward_##form##_##E(bool training, S *y, const S *g, const S *mask, const S *x, int64_t n, const T P m,   \
+                                      const T P mean, const T P k2, const T P scale) {                                      \
+        if (!training) {                                                                                                    \
+            _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) y[k] = STORED_##E(                                         \
+                ROUND_##E((mask && VALUE_OF_##E(mask[k]) <= 0 ? 0 : VALUE_OF_##E(g[k])) * AT(scale)));                      \
+        } else if (mask) {                                                                                                  \
+            gradient_##form##_##E(y, g, mask, x, n, m, mean, k2, scale, true);                                              \
+        } else {                                                                                                            \
+            gradient_##form##_##E(y, g, mask, x, n, m, mean, k2, scale, false);                                             \
+        }                                                                                                                   \
     }
 #define VALUE(v) (v)
 #define ENTRY(v) ((v)[k])
 #define NOTHING
-APPLY(float, plane, NOTHING, VALUE)
-APPLY(double, plane, NOTHING, VALUE)
-APPLY(float, row, *, ENTRY)
-APPLY(double, row, *, ENTRY)
+APPLY(float, float, float, plane, NOTHING, VALUE)
+APPLY(double, double, double, plane, NOTHING, VALUE)
+APPLY(half, uint16_t, float, plane, NOTHING, VALUE)
+APPLY(float, float, float, row, *, ENTRY)
+APPLY(double, double, double, row, *, ENTRY)
+APPLY(half, uint16_t, float, row, *, ENTRY)
 
 /* ------------------------------------------------------------------------------------------ a channel's numbers */
 
@@ -211,54 +233,55 @@ static void gradient_of(const job *j, int64_t c, double sum, double product, dou
 
 /* ------------------------------------------------------------------------------------------ planes */
 
-#define PLANES(T)                                                                                            \
-    static void forward_planes_##T(void *env, int64_t begin, int64_t end, int thread) {                      \
+#define PLANES(E, S, T)                                                                                            \
+    static void forward_planes_##E(void *env, int64_t begin, int64_t end, int thread) {                      \
         const job *j = env;                                                                                  \
         for (int64_t c = begin; c < end; c++) {                                                              \
-            const T *x = (const T *) j->x + c * j->s, *o = (const T *) j->other + (j->other ? c * j->s : 0); \
-            T *y = (T *) j->y + c * j->s;                                                                    \
+            const S *x = (const S *) j->x + c * j->s, *o = (const S *) j->other + (j->other ? c * j->s : 0); \
+            S *y = (S *) j->y + c * j->s;                                                                    \
             int64_t step = j->c * j->s;                                                                      \
-            double sums[2] = {0}, a, b;                                                                      \
+            double sums[2] = {0}, a, b, first = VALUE_OF_##E(x[0]);                                          \
             for (int64_t i = 0; j->training && i < j->n; i++)                                                \
-                moments_##T(x + i * step, j->s, (double) x[0], sums);                                        \
+                moments_##E(x + i * step, j->s, first, sums);                                        \
             if (j->training)                                                                                 \
-                set_statistics(j, c, (double) x[0], sums[0], sums[1]);                                       \
+                set_statistics(j, c, first, sums[0], sums[1]);                                       \
             affine_of(j, c, &a, &b);                                                                         \
             for (int64_t i = 0; i < j->n; i++)                                                               \
-                forward_plane_##T(j->flags, y + i * step, x + i * step, j->other ? o + i * step : NULL, j->s, (T) a, (T) b); \
+                forward_plane_##E(j->flags, y + i * step, x + i * step, j->other ? o + i * step : NULL, j->s, (T) a, (T) b); \
         }                                                                                                    \
     }                                                                                                        \
-    static void backward_planes_##T(void *env, int64_t begin, int64_t end, int thread) {                     \
+    static void backward_planes_##E(void *env, int64_t begin, int64_t end, int thread) {                     \
         const job *j = env;                                                                                  \
         int64_t step = j->c * j->s;                                                                          \
         for (int64_t c = begin; c < end; c++) {                                                              \
             double sums[2] = {0}, mean, k2, scale, m = j->mean[c];                                           \
             for (int64_t i = 0; i < j->n; i++) {                                                             \
                 int64_t at = i * step + c * j->s;                                                            \
-                const T *g = (const T *) j->g + at, *mask = j->out ? (const T *) j->out + at : NULL;         \
+                const S *g = (const S *) j->g + at, *mask = j->out ? (const S *) j->out + at : NULL;         \
                 if (j->dg) {                                                                                 \
-                    mask_##T((T *) j->dg + at, g, mask, j->s);                                               \
-                    g = (const T *) j->dg + at;                                                              \
+                    mask_##E((S *) j->dg + at, g, mask, j->s);                                               \
+                    g = (const S *) j->dg + at;                                                              \
                     mask = NULL;                                                                             \
                 }                                                                                            \
-                products_##T(g, mask, (const T *) j->x + at, j->s, m, sums);                                 \
+                products_##E(g, mask, (const S *) j->x + at, j->s, m, sums);                                 \
             }                                                                                                \
             gradient_of(j, c, sums[0], sums[1], &mean, &k2, &scale);                                         \
             for (int64_t i = 0; i < j->n; i++) {                                                             \
                 int64_t at = i * step + c * j->s;                                                            \
-                backward_plane_##T(j->training, (T *) j->y + at, (const T *) (j->dg ? j->dg : j->g) + at,    \
-                                   j->out && !j->dg ? (const T *) j->out + at : NULL, (const T *) j->x + at, \
+                backward_plane_##E(j->training, (S *) j->y + at, (const S *) (j->dg ? j->dg : j->g) + at,    \
+                                   j->out && !j->dg ? (const S *) j->out + at : NULL, (const S *) j->x + at, \
                                    j->s, (T) m, (T) mean, (T) k2, (T) scale);                                \
             }                                                                                                \
         }                                                                                                    \
     }
-PLANES(float)
-PLANES(double)
+PLANES(float, float, float)
+PLANES(double, double, double)
+PLANES(half, uint16_t, float)
 
 /* ------------------------------------------------------------------------------------------ rows */
 
-#define ROWS(T)                                                                                                     \
-    static void row_sums_##T(void *env, int64_t begin, int64_t end, int thread) {                                   \
+#define ROWS(E, S, T)                                                                                                     \
+    static void row_sums_##E(void *env, int64_t begin, int64_t end, int thread) {                                   \
         const job *j = env;                                                                                         \
         int64_t all = j->n * j->s, step = j->c;                                                                     \
         for (int64_t chunk = begin; chunk < end; chunk++) {                                                         \
@@ -268,44 +291,44 @@ PLANES(double)
             for (int64_t col = 0; col < j->c; col += PIECE)                                                         \
                 for (int64_t r = chunk * j->chunk; r < last; r += 4) {                                              \
                     int64_t at = r * step + col, rows = tr__min(4, last - r), n = tr__min(PIECE, j->c - col);       \
-                    const T *x = (const T *) j->x + at, *g = (const T *) j->g + (j->g ? at : 0);                    \
-                    const T *mask = j->out ? (const T *) j->out + at : NULL;                                        \
+                    const S *x = (const S *) j->x + at, *g = (const S *) j->g + (j->g ? at : 0);                    \
+                    const S *mask = j->out ? (const S *) j->out + at : NULL;                                        \
                     if (j->dg) {                                                                                    \
-                        T *dg = (T *) j->dg + at;                                                                   \
+                        S *dg = (S *) j->dg + at;                                                                   \
                         for (int64_t k = 0; k < rows; k++)                                                          \
-                            mask_##T(dg + k * step, g + k * step, mask ? mask + k * step : NULL, n);                \
+                            mask_##E(dg + k * step, g + k * step, mask ? mask + k * step : NULL, n);                \
                         g = dg;                                                                                     \
                         mask = NULL;                                                                                \
                     }                                                                                               \
                     if (!j->g)                                                                                      \
-                        column_moments_##T(x, step, rows, n, j->m + col, s + col, q + col);                         \
+                        column_moments_##E(x, step, rows, n, j->m + col, s + col, q + col);                         \
                     else if (mask)                                                                                  \
-                        column_products_##T(g, mask, x, step, rows, n, j->m + col, s + col, q + col);               \
+                        column_products_##E(g, mask, x, step, rows, n, j->m + col, s + col, q + col);               \
                     else                                                                                            \
-                        column_products_##T(g, NULL, x, step, rows, n, j->m + col, s + col, q + col);               \
+                        column_products_##E(g, NULL, x, step, rows, n, j->m + col, s + col, q + col);               \
                 }                                                                                                   \
         }                                                                                                           \
     }                                                                                                               \
-    static void row_forward_##T(void *env, int64_t begin, int64_t end, int thread) {                                \
+    static void row_forward_##E(void *env, int64_t begin, int64_t end, int thread) {                                \
         const job *j = env;                                                                                         \
         const T *a = j->coef, *b = a + j->c;                                                                        \
         for (int64_t i = begin; i < end; i++) {                                                                     \
             int64_t at = i * j->c;                                                                                  \
-            forward_row_##T(j->flags, (T *) j->y + at, (const T *) j->x + at,                                       \
-                            j->other ? (const T *) j->other + at : NULL, j->c, a, b);                               \
+            forward_row_##E(j->flags, (S *) j->y + at, (const S *) j->x + at,                                       \
+                            j->other ? (const S *) j->other + at : NULL, j->c, a, b);                               \
         }                                                                                                           \
     }                                                                                                               \
-    static void row_backward_##T(void *env, int64_t begin, int64_t end, int thread) {                               \
+    static void row_backward_##E(void *env, int64_t begin, int64_t end, int thread) {                               \
         const job *j = env;                                                                                         \
         const T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                              \
         for (int64_t i = begin; i < end; i++) {                                                                     \
             int64_t at = i * j->c;                                                                                  \
-            backward_row_##T(j->training, (T *) j->y + at, (const T *) (j->dg ? j->dg : j->g) + at,                 \
-                             j->out && !j->dg ? (const T *) j->out + at : NULL, (const T *) j->x + at, j->c, m,     \
+            backward_row_##E(j->training, (S *) j->y + at, (const S *) (j->dg ? j->dg : j->g) + at,                 \
+                             j->out && !j->dg ? (const S *) j->out + at : NULL, (const S *) j->x + at, j->c, m,     \
                              mean, k2, scale);                                                                      \
         }                                                                                                           \
     }                                                                                                               \
-    static void set_forward_##T(const job *j) {                                                     \
+    static void set_forward_##E(const job *j) {                                                     \
         T *a = j->coef, *b = a + j->c;                                                                              \
         for (int64_t c = 0; c < j->c; c++) {                                                                        \
             double p, q;                                                                                            \
@@ -316,7 +339,7 @@ PLANES(double)
             b[c] = (T) q;                                                                                           \
         }                                                                                                           \
     }                                                                                                               \
-    static void set_backward_##T(const job *j) {                                                    \
+    static void set_backward_##E(const job *j) {                                                    \
         T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                                    \
         for (int64_t c = 0; c < j->c; c++) {                                                                        \
             double p, q, r;                                                                                         \
@@ -327,20 +350,37 @@ PLANES(double)
             scale[c] = (T) r;                                                                                       \
         }                                                                                                           \
     }                                                                                                               \
-    static void first_row_##T(const job *j) {                                                                       \
+    static void first_row_##E(const job *j) {                                                                       \
         for (int64_t c = 0; c < j->c; c++)                                                                          \
-            j->m[c] = (double) ((const T *) j->x)[c];                                                               \
+            j->m[c] = VALUE_OF_##E(((const S *) j->x)[c]);                                                               \
     }
-ROWS(float)
-ROWS(double)
+ROWS(float, float, float)
+ROWS(double, double, double)
+ROWS(half, uint16_t, float)
 
-static tr_status over_rows(const tr_kernel_call *c, job *j, bool wide) {
+/* What there is for an element type. */
+typedef struct form {
+    size_t coef_bytes;
+    tr__range_fn planes[2], row_sums, row_apply[2]; /* forward, backward */
+    void (*first_row)(const job *j);
+    void (*set[2])(const job *j);
+} form;
+#define FORM(E, T)                                                                                                 \
+    {                                                                                                              \
+        sizeof(T), {forward_planes_##E, backward_planes_##E}, row_sums_##E, {row_forward_##E, row_backward_##E},   \
+            first_row_##E, {                                                                                       \
+            set_forward_##E, set_backward_##E                                                                      \
+        }                                                                                                          \
+    }
+static const form forms[TR_DTYPE_COUNT] = {[TR_BF16] = FORM(half, float), [TR_F32] = FORM(float, float), [TR_F64] = FORM(double, double)};
+
+static tr_status over_rows(const tr_kernel_call *c, job *j, const form *f) {
     int64_t rows = j->n * j->s, n = j->c;
     bool sums = j->training || j->backward;
     j->chunk = tr__max(tr__max(16, TR__GRAIN / 2 / n), (rows + MAX_CHUNKS - 1) / MAX_CHUNKS);
     j->chunk = (j->chunk + 3) / 4 * 4;
     int64_t chunks = (rows + j->chunk - 1) / j->chunk;
-    j->coef = tr__scratch(c, (size_t) (4 * n) * (wide ? sizeof(double) : sizeof(float)));
+    j->coef = tr__scratch(c, (size_t) (4 * n) * f->coef_bytes);
     j->sums = tr__scratch(c, (size_t) (2 * n * chunks) * sizeof(double));
     if (!j->coef || !j->sums)
         return TR_E_NOMEM;
@@ -350,19 +390,15 @@ static tr_status over_rows(const tr_kernel_call *c, job *j, bool wide) {
         j->m = tr__scratch(c, (size_t) n * sizeof(double));
         if (!j->m)
             return TR_E_NOMEM;
-        (wide ? first_row_double : first_row_float)(j);
+        f->first_row(j);
     }
     if (sums)
-        tr__parallel(c->ctx, chunks, 1, wide ? row_sums_double : row_sums_float, j);
+        tr__parallel(c->ctx, chunks, 1, f->row_sums, j);
     for (int64_t i = 1; sums && i < chunks; i++)
         for (int64_t k = 0; k < 2 * n; k++)
             j->sums[k] += j->sums[2 * n * i + k];
-    if (j->backward)
-        (wide ? set_backward_double : set_backward_float)(j);
-    else
-        (wide ? set_forward_double : set_forward_float)(j);
-    tr__range_fn apply = j->backward ? wide ? row_backward_double : row_backward_float : wide ? row_forward_double : row_forward_float;
-    tr__parallel(c->ctx, rows, tr__max(1, TR__GRAIN / n), apply, j);
+    f->set[j->backward](j);
+    tr__parallel(c->ctx, rows, tr__max(1, TR__GRAIN / n), f->row_apply[j->backward], j);
     return TR_OK;
 }
 
@@ -377,17 +413,15 @@ static void over_nothing(const job *j) {
     }
 }
 
-static tr_status over_images(const tr_kernel_call *c, job *j, bool wide) {
+static tr_status over_images(const tr_kernel_call *c, job *j, tr_dtype dtype) {
     int64_t work = j->n * j->s;
     if (work == 0 || j->c == 0) {
         over_nothing(j);
         return TR_OK;
     }
     if (j->rows)
-        return over_rows(c, j, wide);
-    tr__range_fn fn = j->backward ? wide ? backward_planes_double : backward_planes_float
-                           : wide ? forward_planes_double : forward_planes_float;
-    tr__parallel(c->ctx, j->c, tr__max(1, TR__GRAIN / work), fn, j);
+        return over_rows(c, j, &forms[dtype]);
+    tr__parallel(c->ctx, j->c, tr__max(1, TR__GRAIN / work), forms[dtype].planes[j->backward], j);
     return TR_OK;
 }
 
@@ -402,8 +436,9 @@ static void shape_of(job *j, const tr_meta *m) {
 }
 
 /* Is it [rows, C] in memory? */
-static bool lies_as_rows(const tr_meta *m, tr_dtype wide) {
-    if (m->dtype != wide || m->numel == 0 || m->shape[1] == 1)
+static bool lies_as_rows(const tr_arg *a, tr_dtype dtype) {
+    const tr_meta *m = a->meta;
+    if (m->dtype != dtype || m->numel == 0 || m->shape[1] == 1)
         return false;
     int64_t step = m->shape[1];
     bool fits = m->strides[1] == 1;
@@ -413,6 +448,23 @@ static bool lies_as_rows(const tr_meta *m, tr_dtype wide) {
             step *= m->shape[d];
         }
     return fits;
+}
+
+/* bfloat16 where all images are, float32 for a mixture. */
+static tr_dtype image_type(const tr_arg *const *images, int n) {
+    bool half = true, wide = false;
+    for (int i = 0; i < n; i++) {
+        half &= tr__absent(images[i]) || tr__is_bf16(images[i]);
+        wide |= !tr__absent(images[i]) && images[i]->meta->dtype == TR_F64;
+    }
+    return wide ? TR_F64 : half ? TR_BF16 : TR_F32;
+}
+
+static bool all_lie_as_rows(const tr_arg *const *images, int n, tr_dtype dtype) {
+    for (int i = 0; i < n; i++)
+        if (!tr__absent(images[i]) && !lies_as_rows(images[i], dtype))
+            return false;
+    return true;
 }
 
 static tr_status running(const tr_kernel_call *c, const tr_arg *a, double momentum, const double *now, double factor) {
@@ -441,19 +493,20 @@ static tr_status given(const tr_kernel_call *c, const job *j, const tr_arg *runn
 }
 
 static tr_status forward(const tr_kernel_call *c, const tr_norm_forward *f) {
-    tr_dtype wide = tr__wide_float((tr_dtype) f->x.meta->dtype);
+    const tr_arg *const images[] = {&f->x, &f->y, &f->other};
+    int n_images = f->flags & TR_NORM_ADD ? 3 : 2;
+    tr_dtype dtype = image_type(images, n_images);
     job j = {.training = f->training, .eps = f->eps, .flags = f->flags};
-    bool add = f->flags & TR_NORM_ADD;
     shape_of(&j, f->x.meta);
-    j.rows = lies_as_rows(f->x.meta, wide) && lies_as_rows(f->y.meta, wide) && (!add || lies_as_rows(f->other.meta, wide));
+    j.rows = all_lie_as_rows(images, n_images, dtype);
     j.x = f->x.data;
     j.y = f->y.data;
-    j.other = add ? f->other.data : NULL;
+    j.other = n_images == 3 ? f->other.data : NULL;
     if (!j.rows) {
-        TR_TRY(tr__dense_in(c, &f->x, wide, &j.x));
-        TR_TRY(tr__dense_out(c, &f->y, wide, &j.y));
-        if (add)
-            TR_TRY(tr__dense_in(c, &f->other, wide, &j.other));
+        TR_TRY(tr__dense_in(c, &f->x, dtype, &j.x));
+        TR_TRY(tr__dense_out(c, &f->y, dtype, &j.y));
+        if (n_images == 3)
+            TR_TRY(tr__dense_in(c, &f->other, dtype, &j.other));
     }
     TR_TRY(tr__read_doubles(c, &f->weight, &j.w));
     TR_TRY(tr__read_doubles(c, &f->bias, &j.b));
@@ -462,7 +515,7 @@ static tr_status forward(const tr_kernel_call *c, const tr_norm_forward *f) {
     TR_TRY(tr__doubles(c, j.c, &j.var));
     if (!j.training)
         TR_TRY(given(c, &j, &f->running_mean, &f->running_var));
-    TR_TRY(over_images(c, &j, wide == TR_F64));
+    TR_TRY(over_images(c, &j, dtype));
     if (j.training && f->x.meta->numel) {
         double count = count_of(&j);
         TR_TRY(running(c, &f->running_mean, f->momentum, j.mean, 1));
@@ -470,30 +523,31 @@ static tr_status forward(const tr_kernel_call *c, const tr_norm_forward *f) {
     }
     TR_TRY(tr__write_doubles(c, &f->mean, j.mean));
     TR_TRY(tr__write_doubles(c, &f->inv, j.inv));
-    return j.rows ? TR_OK : tr__dense_out_end(c, &f->y, wide, j.y);
+    return j.rows ? TR_OK : tr__dense_out_end(c, &f->y, dtype, j.y);
 }
 
 static tr_status backward(const tr_kernel_call *c, const tr_norm_backward *f) {
-    tr_dtype wide = tr__wide_float((tr_dtype) f->x.meta->dtype);
-    job j = {.training = f->training, .backward = true, .flags = f->flags};
     bool relu = f->flags & TR_NORM_RELU, passes = !tr__absent(&f->dother);
+    const tr_arg *const images[] = {&f->grad, &f->x, &f->dx, &f->dother, &f->y};
+    int n_images = relu ? 5 : 4;
+    tr_dtype dtype = image_type(images, n_images);
+    job j = {.training = f->training, .backward = true, .flags = f->flags};
     const double *mean, *inv;
     shape_of(&j, f->x.meta);
-    j.rows = lies_as_rows(f->grad.meta, wide) && lies_as_rows(f->x.meta, wide) && lies_as_rows(f->dx.meta, wide) &&
-             (!relu || lies_as_rows(f->y.meta, wide)) && (!passes || lies_as_rows(f->dother.meta, wide));
+    j.rows = all_lie_as_rows(images, n_images, dtype);
     j.g = f->grad.data;
     j.x = f->x.data;
     j.y = f->dx.data;
     j.out = relu ? f->y.data : NULL;
     j.dg = passes ? f->dother.data : NULL;
     if (!j.rows) {
-        TR_TRY(tr__dense_in(c, &f->grad, wide, &j.g));
-        TR_TRY(tr__dense_in(c, &f->x, wide, &j.x));
-        TR_TRY(tr__dense_out(c, &f->dx, wide, &j.y));
+        TR_TRY(tr__dense_in(c, &f->grad, dtype, &j.g));
+        TR_TRY(tr__dense_in(c, &f->x, dtype, &j.x));
+        TR_TRY(tr__dense_out(c, &f->dx, dtype, &j.y));
         if (relu)
-            TR_TRY(tr__dense_in(c, &f->y, wide, &j.out));
+            TR_TRY(tr__dense_in(c, &f->y, dtype, &j.out));
         if (passes)
-            TR_TRY(tr__dense_out(c, &f->dother, wide, &j.dg));
+            TR_TRY(tr__dense_out(c, &f->dother, dtype, &j.dg));
     }
     TR_TRY(tr__read_doubles(c, &f->weight, &j.w));
     TR_TRY(tr__read_doubles(c, &f->mean, &mean));
@@ -502,12 +556,12 @@ static tr_status backward(const tr_kernel_call *c, const tr_norm_backward *f) {
     j.inv = (double *) inv;
     TR_TRY(tr__doubles(c, j.c, &j.dw));
     TR_TRY(tr__doubles(c, j.c, &j.db));
-    TR_TRY(over_images(c, &j, wide == TR_F64));
+    TR_TRY(over_images(c, &j, dtype));
     TR_TRY(tr__write_doubles(c, &f->dweight, j.dw));
     TR_TRY(tr__write_doubles(c, &f->dbias, j.db));
     if (!j.rows && passes)
-        TR_TRY(tr__dense_out_end(c, &f->dother, wide, j.dg));
-    return j.rows ? TR_OK : tr__dense_out_end(c, &f->dx, wide, j.y);
+        TR_TRY(tr__dense_out_end(c, &f->dother, dtype, j.dg));
+    return j.rows ? TR_OK : tr__dense_out_end(c, &f->dx, dtype, j.y);
 }
 
 /* ------------------------------------------------------------------------------------------ public */

@@ -61,25 +61,17 @@ tr_status tr_dropout_apply(const tr_kernel_call *c) {
     return tr__isa_now->dropout_apply(c);
 }
 
-static tr_status no_bf16(const tr_arg *x) {
-    return x->meta->dtype == TR_BF16 ? TR_FAIL(TR_E_NOTIMPL, "fused normalisation: bfloat16 is not supported") : TR_OK;
-}
-
 tr_status tr_norm_forward_fused(const tr_norm_forward *f, tr_kernel_ctx *ctx) {
-    if (f->flags)
-        TR_TRY(no_bf16(&f->x));
     return tr__isa_now->norm_forward(f, ctx);
 }
 
 tr_status tr_norm_backward_fused(const tr_norm_backward *f, tr_kernel_ctx *ctx) {
-    if (f->flags)
-        TR_TRY(no_bf16(&f->x));
     return tr__isa_now->norm_backward(f, ctx);
 }
 
 tr_status tr_layer_norm_fused(const tr_layer_norm_forward *f, tr_kernel_ctx *ctx) {
-    if (!tr__absent(&f->other))
-        TR_TRY(no_bf16(&f->x));
+    if (!tr__absent(&f->other) && tr__is_bf16(&f->x))
+        return TR_FAIL(TR_E_NOTIMPL, "layer_norm of a sum: bfloat16 is not supported");
     return tr__isa_now->layer_norm_forward(f, ctx);
 }
 
