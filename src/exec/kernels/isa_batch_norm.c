@@ -32,6 +32,11 @@ typedef struct job {
 
 /* ------------------------------------------------------------------------------------------ runs of elements */
 
+/* How far ahead of their use elements are fetched: at least the rows that are taken together. */
+static inline int64_t ahead_of(int64_t step) {
+    return tr__max(4, 2048 / step) * step;
+}
+
 #define ALWAYS static inline __attribute__((always_inline))
 
 /* An element type: E its name, S in memory, T in registers. What is stored was rounded to it before: STORED loses nothing. */
@@ -100,12 +105,15 @@ static inline uint16_t upper_half(float f) {
         sums[0] += lanes(s0 + s1);                                                                                          \
         sums[1] += lanes(q0 + q1);                                                                                          \
     }                                                                                                                       \
-    /* The same per column, over `rows` (at most 4) rows that are `step` apart. */                                          \
+    /* The same per column, over `rows` (at most 4) rows that are `step` apart. Visits come as short runs of several rows, from  \
+     * which the processor doesn't see what is next: it is told. */                                                         \
     static void column_moments_##E(const S *x, int64_t step, int64_t rows, int64_t n, const double *m, double *s,           \
                                    double *q) {                                                                             \
-        int64_t i = 0;                                                                                                      \
+        int64_t i = 0, ahead = ahead_of(step);                                                                              \
         for (; rows == 4 && i + VN_D <= n; i += VN_D) {                                                                     \
             vD c = wide_double(m + i), a = wide_double(s + i), b = wide_double(q + i), d;                                   \
+            for (int r = 0; r < 4; r++)                                                                                     \
+                __builtin_prefetch(x + r * step + i + ahead);                                                               \
             d = wide_##E(x + i) - c, a += d, b += d * d;                                                                    \
             d = wide_##E(x + step + i) - c, a += d, b += d * d;                                                             \
             d = wide_##E(x + 2 * step + i) - c, a += d, b += d * d;                                                         \
@@ -122,11 +130,15 @@ static inline uint16_t upper_half(float f) {
     }                                                                                                                       \
     ALWAYS void column_products_##E(const S *g, const S *mask, const S *x, int64_t step, int64_t rows, int64_t n,           \
                                     const double *m, double *s, double *q) {                                                \
-        int64_t i = 0;                                                                                                      \
+        int64_t i = 0, ahead = ahead_of(step);                                                                              \
         for (; rows == 4 && i + VN_D <= n; i += VN_D) {                                                                     \
             vD c = wide_double(m + i), a = wide_double(s + i), b = wide_double(q + i);                                      \
             for (int64_t at = i; at < 4 * step; at += step) {                                                               \
                 vD v = mask ? masked_##E(g + at, mask + at) : wide_##E(g + at);                                             \
+                __builtin_prefetch(g + at + ahead);                                                                         \
+                __builtin_prefetch(x + at + ahead);                                                                         \
+                if (mask)                                                                                                   \
+                    __builtin_prefetch(mask + at + ahead);                                                                  \
                 a += v, b += v * (wide_##E(x + at) - c);                                                                    \
             }                                                                                                               \
             memcpy(s + i, &a, sizeof a);                                                                                    \
