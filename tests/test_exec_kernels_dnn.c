@@ -166,6 +166,35 @@ Test(dnn, bfloat16_is_as_float32_rounded_once) {
     }
 }
 
+/* Told to compute in bfloat16, a product of float32 rounds its factors, however they lie; sums, what is added and the result stay
+ * float32. Where the processor can't, nothing is rounded. */
+Test(dnn, float32_product_of_rounded_factors) {
+    enum { B = 2, M = 5, K = 16, O = 32 };
+    static const int64_t turned[] = {O * K, 1, K}, shape[] = {B, K, O};
+    static float rounded[B * M * K], rounded_w[B * O * K];
+    kc_noise(x, B * M * K, 1);
+    kc_noise(w, B * O * K, 2);
+    kc_noise(b, O, 3);
+    memcpy(rounded, x, sizeof rounded);
+    memcpy(rounded_w, w, sizeof rounded_w);
+    if (tr_dnn_has_fast_bf16()) {
+        narrow(rounded, hx, B * M * K);
+        narrow(rounded_w, hw, B * O * K);
+    }
+    for (int time = 0; time < 3; time++) {
+        kc_call(baddbmm, TR_F32, (0), (kc_tensor(TR_F32, want, B, M, O)), kc_tensor(TR_F32, b, O),
+                kc_tensor(TR_F32, rounded, B, M, K), kc_strided(TR_F32, rounded_w, 3, shape, turned), kc_number(0.5), kc_integer(2));
+        kc_call(baddbmm, TR_BF16, (0), (kc_tensor(TR_F32, y, B, M, O)), kc_tensor(TR_F32, b, O), kc_tensor(TR_F32, x, B, M, K),
+                kc_strided(TR_F32, w, 3, shape, turned), kc_number(0.5), kc_integer(2));
+        kc_expect(y, want, B * M * O, 1e-5, "scaled product");
+        kc_call(addmm, TR_F32, (0), (kc_tensor(TR_F32, want, M, O)), kc_tensor(TR_F32, b, O), kc_tensor(TR_F32, rounded, M, K),
+                kc_tensor(TR_F32, rounded_w, K, O), kc_integer(1), kc_integer(1));
+        kc_call(addmm, TR_BF16, (0), (kc_tensor(TR_F32, y, M, O)), kc_tensor(TR_F32, b, O), kc_tensor(TR_F32, x, M, K),
+                kc_tensor(TR_F32, w, K, O), kc_integer(1), kc_integer(1));
+        kc_expect(y, want, M * O, 1e-5, "product and row");
+    }
+}
+
 Test(dnn, bfloat16_runs_in_no_reference_implementation) {
     tr_dnn_layout *l[3];
     tr_dnn_op *op = NULL;

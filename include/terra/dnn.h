@@ -75,6 +75,9 @@ typedef enum tr_dnn_direction {
     TR_DNN_BACKWARD_WEIGHTS,
 } tr_dnn_direction;
 
+/* Does the processor multiply bfloat16 at a higher rate than float32? */
+TR_API bool tr_dnn_has_fast_bf16(void);
+
 /* Layouts NULL: the library's choice. Borrowed while creating. dtype is that of src, weights and dst (F32 or BF16). */
 typedef struct tr_dnn_conv_spec {
     tr_dnn_direction direction;
@@ -89,7 +92,8 @@ typedef struct tr_dnn_conv_spec {
     const tr_dnn_layout *src, *weights, *dst;
 } tr_dnn_conv_spec;
 
-/* dst [batch, m, n] = src [batch, m, k] * weights [batch, k, n]; batch 0: two dimensions. Batches of 1 are broadcast. */
+/* dst [batch, m, n] = src [batch, m, k] * weights [batch, k, n]; batch 0: two dimensions. Batches of 1 are broadcast. dtype is
+ * that of src and weights, and of dst unless its layout says another. */
 typedef struct tr_dnn_matmul_spec {
     tr_dtype dtype;
     int64_t batch, src_batch, weights_batch, m, n, k;

@@ -107,7 +107,7 @@ typedef struct tr_call {
     uint16_t n_in;
     uint8_t n_out;
     uint8_t n_attrs;
-    uint8_t cdtype;     /* what it computes in: the promoted dtype of the operands */
+    uint8_t cdtype;     /* what it computes in: the promoted dtype of the operands; a float32 product may be told bfloat16 */
     uint8_t in_place;   /* results[0] is operand 0 */
     uint32_t site;      /* where the program called it (tracer/site.c); 0 unknown */
     uint32_t reserved;

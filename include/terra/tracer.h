@@ -150,6 +150,10 @@ TR_API tr_status tr_autocast_operand(tr_autocast_policy policy, tr_tensor *t, tr
 /* Forgets the casts that are kept: at the end of the outermost region. */
 TR_API void tr_autocast_clear(void);
 
+/* Lets large products of float32, from the next call on, be computed from bfloat16 copies of their factors where the processor
+ * has instructions for it (set_float32_matmul_precision("medium")). The process's. */
+TR_API void tr_set_products_lower(bool on);
+
 /* ------------------------------------------------------------------------------------------------ autograd */
 
 TR_API bool tr_grad_enabled(void);

@@ -1,4 +1,5 @@
-/* py_autocast.c - this thread's autocast state, for terra.amp and for functions that are composed in Python. */
+/* py_autocast.c - this thread's autocast state, for terra.amp and for functions that are composed in Python; the precision of
+ * float32 products, for terra.backends. */
 #include "python/py.h"
 
 static PyObject *enabled(PyObject *module, PyObject *unused) {
@@ -38,6 +39,14 @@ static PyObject *clear(PyObject *module, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+static PyObject *products_lower(PyObject *module, PyObject *on) {
+    int truth = PyObject_IsTrue(on);
+    if (truth < 0)
+        return NULL;
+    tr_set_products_lower(truth);
+    Py_RETURN_NONE;
+}
+
 static PyObject *operand(PyObject *o, tr_autocast_policy policy) {
     if (!tr__py_is_tensor(o) || !tr_autocast_state()->enabled)
         return Py_NewRef(o);
@@ -63,6 +72,7 @@ static PyMethodDef methods[] = {
     {"_autocast_set", set, METH_VARARGS, "_autocast_set(enabled, dtype, cache)"},
     {"_autocast_nest", nest, METH_O, "Changes the depth of regions; returns it."},
     {"clear_autocast_cache", clear, METH_NOARGS, "Forgets the casts that are kept."},
+    {"_products_lower", products_lower, METH_O, "Whether large float32 products may be computed in bfloat16."},
     {"_autocast_lower", lower, METH_O, "What a product is given of this tensor; anything else as it is."},
     {"_autocast_float32", in_float32, METH_O, "What an op that wants float32 is given of this tensor; anything else as it is."},
     {NULL},

@@ -15,6 +15,9 @@ extern tr_host tr__host;
 /* autocast.c */
 extern _Thread_local tr_autocast tr__autocast;
 
+/* precision.c: what a product of these operands computes in. */
+tr_dtype tr__product_dtype(tr_op op, const tr_operand *in);
+
 /* trace.c: passes a call on to where the ops of this moment go, and gives its results' storages (new references) and metas.
  * In place, or when the op writes operands: no results. */
 typedef struct tr_issue {
@@ -24,6 +27,7 @@ typedef struct tr_issue {
     const int64_t *attrs;
     const tr_meta *given;
     bool in_place;
+    uint8_t cdtype;   /* what it computes in, where that is not for the shape rule to say; TR_DTYPE_COUNT */
     unsigned written; /* bit i: operand i is written, in place or by what the op is */
     /* out */
     tr_storage *storage[TR_MAX_OUTPUTS];

@@ -402,6 +402,8 @@ static inline bool is_same(const tr_issue *c, const tr_path *path, const tr_path
         if (args && args[i] != o->at.i) // mostly what it was: the line stays in the executor's cache, too
             args[i] = o->at.i;
     }
+    if (c->cdtype != op->cdtype && c->cdtype != TR_DTYPE_COUNT)
+        return false;
     return !c->given || c->given == want[op->n_in].meta;
 }
 
@@ -530,7 +532,7 @@ static tr_status infer(tr_issue *c, const tr_op_info *info, tr_dtype *cdtype) {
     TR_TRY(tr__infer(&i));
     // Only views' rules normalise attributes: a path's are compared with the call's own.
     tr_assert(info->n_attrs == 0 || memcmp(attrs, c->attrs, info->n_attrs * sizeof *attrs) == 0);
-    *cdtype = i.cdtype;
+    *cdtype = c->cdtype == TR_DTYPE_COUNT ? i.cdtype : (tr_dtype) c->cdtype;
     memcpy(c->meta, i.out, sizeof c->meta);
     return TR_OK;
 }

@@ -3,7 +3,8 @@
  * In float32 and bfloat16 through oneDNN: a shape seen for the first time through its shape-generic dnnl_sgemm, which
  * compiles nothing; one that returns, through a primitive of its own. Operands are taken with their strides where the
  * library can (one of the last two steps is 1), else packed. Where the library has no bfloat16, the product is one of float32
- * copies. Everything else is plain.c's. */
+ * copies. A product of float32 that computes in bfloat16 (tracer/precision.c) is one of copies that lie as its factors do: what
+ * they take is some hundredths of what the product does, kept copies would spare a third of it. Everything else is plain.c's. */
 #include "exec/dnn/cache.h"
 #include "exec/dnn/dnn.h"
 #include "exec/dnn/plain.h"
@@ -21,9 +22,9 @@ typedef struct product {
     matrix a, b;
     char *y;
     int64_t batch, m, n, k;
-    tr_dtype dtype;
-    const void *bias;  /* [n]; NULL */
-    float alpha, beta; /* beta: of what y holds already */
+    tr_dtype dtype, to; /* of the factors; of the result and the bias */
+    const void *bias;   /* [n]; NULL */
+    float alpha, beta;  /* beta: of what y holds already */
 } product;
 
 static matrix view(const tr_arg *x) {
@@ -49,10 +50,27 @@ static bool is_taken(const matrix *v) {
     return (rows || columns) && (v->batch == 1 || v->batch_step >= last || v->batch_step > 0);
 }
 
+/* A dense copy in another dtype, rows or columns outermost as in v. */
+static tr_status copy_as(const tr_kernel_call *c, const tr_arg *x, tr_dtype dtype, matrix *v) {
+    bool rows = v->column_step == 1;
+    int64_t shape[] = {v->batch, rows ? v->rows : v->columns, rows ? v->columns : v->rows};
+    int64_t strides[] = {v->batch_step, rows ? v->row_step : v->column_step, 1}, *step = rows ? &v->row_step : &v->column_step;
+    tr_meta from, to;
+    tr__meta_make(&from, (tr_dtype) x->meta->dtype, 3, shape, strides);
+    tr__meta_make(&to, dtype, 3, shape, NULL);
+    void *copy = tr__scratch(c, (size_t) to.numel * tr_dtype_size(dtype));
+    if (!copy)
+        return TR_E_NOMEM;
+    v->data = copy;
+    v->batch_step = shape[1] * shape[2];
+    *step = shape[2];
+    return tr__copy(c->ctx, &(tr_arg){.data = copy, .meta = &to}, &(tr_arg){.data = x->data, .meta = &from});
+}
+
 static tr_status take(const tr_kernel_call *c, const tr_arg *x, tr_dtype dtype, matrix *out) {
     *out = view(x);
-    if (x->meta->dtype == dtype && is_taken(out))
-        return TR_OK;
+    if (is_taken(out))
+        return x->meta->dtype == dtype ? TR_OK : copy_as(c, x, dtype, out);
     const void *p;
     TR_TRY(tr__dense_in(c, x, dtype, &p));
     int64_t batch = x->meta->ndim == 3 ? x->meta->shape[0] : 1;
@@ -117,6 +135,7 @@ static tr_status compile(const product *p, int threads, tr__dnn_entry *e) {
                             .n = p->n,
                             .k = p->k,
                             .bias = p->bias,
+                            .bias_f32 = p->to == TR_F32,
                             .threads = threads};
     if (p->alpha != 1)
         s.posts[s.n_posts++] = (tr_dnn_post){.kind = TR_DNN_POST_LINEAR, .a = p->alpha};
@@ -127,7 +146,7 @@ static tr_status compile(const product *p, int threads, tr__dnn_entry *e) {
     if (status == TR_OK)
         status = layout_of(&p->b, batched, p->dtype, &l[1]);
     if (status == TR_OK)
-        status = layout_of(&y, batched, p->dtype, &l[2]);
+        status = layout_of(&y, batched, p->to, &l[2]);
     s.src = l[0];
     s.weights = is_reordered(p) ? NULL : l[1];
     s.dst = l[2];
@@ -149,7 +168,7 @@ static tr__dnn_key key_of(const product *p, int threads) {
     memset(&k, 0, sizeof k);
     k.op = TR_OP_mm;
     k.dtype = (uint8_t) p->dtype;
-    k.flags = p->bias != NULL;
+    k.flags = (uint8_t) ((p->bias != NULL) | (p->to != p->dtype) << 1);
     k.threads = threads;
     k.a = p->alpha;
     k.b = p->beta;
@@ -221,7 +240,7 @@ static tr_status prepare_sum(const tr_kernel_call *c, product *p, const tr_arg *
     const tr_arg *input = &c->in[0];
     p->beta = (float) tr_arg_double(&c->in[3]);
     p->alpha = (float) tr_arg_double(&c->in[4]);
-    if (p->beta == 1 && p->alpha == 1 && is_row(input, p->n, p->dtype)) {
+    if (p->beta == 1 && p->alpha == 1 && is_row(input, p->n, p->to)) {
         p->bias = input->data;
         p->beta = 0;
     } else if (p->beta != 0) {
@@ -233,13 +252,14 @@ static tr_status prepare_sum(const tr_kernel_call *c, product *p, const tr_arg *
 static tr_status matmul(const tr_kernel_call *c) {
     bool adds = c->op == TR_OP_addmm || c->op == TR_OP_baddbmm, done = false;
     const tr_arg *a = &c->in[adds ? 1 : 0], *b = &c->in[adds ? 2 : 1], *out = &c->out[0];
-    tr_dtype dtype = (tr_dtype) out->meta->dtype;
+    tr_dtype to = (tr_dtype) out->meta->dtype, dtype = c->cdtype == TR_BF16 ? TR_BF16 : to;
     int nd = out->meta->ndim;
     product p = {.batch = nd == 3 ? out->meta->shape[0] : 1,
                  .m = out->meta->shape[nd - 2],
                  .n = out->meta->shape[nd - 1],
                  .k = a->meta->shape[nd - 1],
                  .dtype = dtype,
+                 .to = to,
                  .alpha = 1};
     bool library = (dtype == TR_F32 || dtype == TR_BF16) && out->meta->numel > 0 && p.k > 0;
     if (!library)
@@ -247,17 +267,17 @@ static tr_status matmul(const tr_kernel_call *c) {
     void *y;
     TR_TRY(take(c, a, dtype, &p.a));
     TR_TRY(take(c, b, dtype, &p.b));
-    TR_TRY(tr__dense_out(c, out, dtype, &y));
+    TR_TRY(tr__dense_out(c, out, to, &y));
     p.y = y;
     tr_meta m;
-    tr__meta_make(&m, dtype, nd, out->meta->shape, NULL);
+    tr__meta_make(&m, to, nd, out->meta->shape, NULL);
     tr_arg dense = {.data = y, .meta = &m};
     if (adds)
         TR_TRY(prepare_sum(c, &p, &dense));
     TR_TRY(run(c, &p, &done));
     if (!done)
         return tr__widened(c, matmul);
-    return tr__dense_out_end(c, out, dtype, y);
+    return tr__dense_out_end(c, out, to, y);
 }
 
 TR__KERNEL(mm) {

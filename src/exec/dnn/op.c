@@ -169,11 +169,18 @@ static tr_status finish(dnnl_primitive_desc_t pd, int n, const port_arg *ports, 
     return TR_OK;
 }
 
-/* Without instructions for bfloat16 the library emulates them, or has only a reference. */
+bool tr_dnn_has_fast_bf16(void) {
+#ifdef __x86_64__
+    return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
+#else
+    return false;
+#endif
+}
+
+/* Without instructions for bfloat16 the library emulates them, or has only a reference. AVX2 may have conversions alone. */
 static tr_status is_native(tr_dtype dtype, bool slow) {
 #ifdef __x86_64__
-    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
-    bool bf16 = isa == dnnl_cpu_isa_avx2_vnni_2 || (isa & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
+    bool bf16 = dnnl_get_effective_cpu_isa() == dnnl_cpu_isa_avx2_vnni_2 || tr_dnn_has_fast_bf16();
     if (dtype == TR_BF16 && !slow && !bf16)
         return TR_FAIL(TR_E_NOTIMPL, "this processor has no instructions for bfloat16");
 #endif

@@ -52,6 +52,7 @@ from .amp.autocast_mode import (autocast, autocast_decrement_nesting, autocast_i
 from ._C import clear_autocast_cache  # noqa: E402, F401
 from . import nn, optim, utils  # noqa: E402
 from . import _utils, accelerator, backends, cpu, cuda, distributions, linalg, onnx, safetensors, serialization  # noqa: E402, F401
+from .backends._precision import get_float32_matmul_precision, set_float32_matmul_precision  # noqa: E402, F401
 from .serialization import load, save  # noqa: E402
 
 for _storage in serialization.STORAGES.values():
@@ -99,19 +100,6 @@ def use_deterministic_algorithms(mode, *, warn_only=False):
 
 def are_deterministic_algorithms_enabled():
     return True
-
-
-_precision = "highest"
-
-
-def set_float32_matmul_precision(precision):
-    """Accepted; float32 products are float32."""
-    global _precision
-    _precision = precision
-
-
-def get_float32_matmul_precision():
-    return _precision
 
 
 def set_default_device(device):
