@@ -4,8 +4,8 @@
     python perf/compare.py --quick                 # smaller programs, torch tuned in one way, fewer runs: three minutes
 
 Run it with an interpreter that has torch; Terra must be importable, by installation or PYTHONPATH. JAX is looked for in .venv-perf,
-which --install makes, then here. Tuned torch is the best of all combinations of what tuning consists of (harness.py), found in runs
-of --search-seconds before the rounds. The figures mean something on a quiet machine only: each row says how far its runs lay apart."""
+which --install makes, then here. Tuned torch and tuned Terra are the best of all combinations of what tuning consists of for them
+(harness.py), found in runs of --search-seconds before the rounds. The figures mean something on a quiet machine only: each row says how far its runs lay apart."""
 
 import argparse
 import statistics
@@ -44,7 +44,7 @@ def plan(args):
     programs = harness.chosen(args.quick, args.programs)
     for dtype in args.dtypes:
         for name, (program, arguments, convolutions) in programs.items():
-            for peer in (*args.peers, "Terra"):
+            for peer in (*args.peers, *harness.TERRAS):
                 key = dtype, name, peer
                 python, reason = harness.interpreter(peer, args.jax_python)
                 if args.quick and (dtype, program) not in QUICK_COMPILES and (peer.endswith("compile") or (dtype, program) in QUICK_LEAVES):
@@ -62,7 +62,7 @@ def plan(args):
 def tune(args, clock, key, job):
     """The best combination, and what each gave."""
     python, program, arguments, convolutions = job
-    candidates = harness.tunings(convolutions)
+    candidates = harness.tunings(key[2], convolutions)
     if args.quick:
         return candidates[0], []
     found = []
@@ -92,7 +92,7 @@ def digest(records, peak):
 
 
 def best_peer(rows):
-    peers = {p: r["median_ms"] for p, r in rows.items() if p != "Terra" and "median_ms" in r}
+    peers = {p: r["median_ms"] for p, r in rows.items() if p not in harness.TERRAS and "median_ms" in r}
     return min(peers, key=peers.get) if peers else None
 
 
@@ -100,12 +100,23 @@ def cells(peer, r, best_ms):
     if "failed" in r:
         return [peer, r["failed"], *[""] * 10]
     compiled = r["first_compiled"]
-    return [f"**{peer}**" if peer == "Terra" else peer, f"{r['median_ms']:.3g}", f"{r['p10_ms']:.3g}–{r['p90_ms']:.3g}",
+    return [f"**{peer}**" if peer in harness.TERRAS else peer, f"{r['median_ms']:.3g}", f"{r['p10_ms']:.3g}–{r['p90_ms']:.3g}",
             f"{r['low_ms']:.3g}–{r['high_ms']:.3g} ({r['runs']})", f"{r['median_ms'] / best_ms:.2f}" if best_ms else "",
             f"{r['tail']:.2f}", f"{r['gflops']:.1f}", f"{100 * r['share_of_peak']:.0f} %" if r["share_of_peak"] else "",
             f"{r['first_step_s']:.1f} / " + (f"{r['tenth_step_s']:.1f}" if r["tenth_step_s"] else "–"),
             f"{compiled['step']}: {compiled['ms']:.3g}" if compiled else "–", f"{1e3 * r['cpu_s_per_step']:.3g} / {r['cpu_s']:.1f}",
             f"{r['peak_rss_mib']:.0f}"]
+
+
+def against_best(results):
+    """A table: of each program the best peer, and the ratios of both Terras to it."""
+    yield from ("## Against the best peer", "", harness.header("program", "best peer", "ms/step", *(f"{t} vs best" for t in harness.TERRAS)))
+    for dtype, programs in results.items():
+        for name, rows in programs.items():
+            best = best_peer(rows)
+            ratios = [f"{rows[t]['median_ms'] / rows[best]['median_ms']:.2f}" if best and "median_ms" in rows.get(t, {}) else "–"
+                      for t in harness.TERRAS]
+            yield harness.row(f"{name}, {dtype}", *([best, f"{rows[best]['median_ms']:.3g}"] if best else ["none", ""]), *ratios)
 
 
 def ran_with(rows):
@@ -127,7 +138,7 @@ def markdown(report):
              "ms/step is the median over runs of their medians, then of their 10th and 90th percentiles; *runs* where their medians lay, "
              "and how many; *vs best* the ratio to the best peer; *late* the slowest step over the median, of steps under 10 ms their 99th "
              "percentile; first and tenth step in seconds from the start of the process; *compiled* the first step that ran compiled "
-             "code, and its ms; CPU ms of a step, and seconds of the process."]
+             "code, and its ms; CPU ms of a step, and seconds of the process.", "", *against_best(report["results"])]
     for dtype, programs in report["results"].items():
         lines += ["", f"## {dtype}"]
         for name, rows in programs.items():

@@ -31,10 +31,11 @@ QUICK = {
 }
 DTYPES = ("fp32", "bf16")
 PEERS = ("torch eager", "torch.compile", "tuned torch", "tuned torch.compile", "JAX jit")
-EVERYONE = (*PEERS, "Terra")
-COLOURS = dict(zip(EVERYONE, ("#b9c4cf", "#93a3b3", "#6d8296", "#4a6178", "#c9a66b", "#c8452f")))
+TERRAS = ("Terra", "tuned Terra")
+EVERYONE = (*PEERS, *TERRAS)
+COLOURS = dict(zip(EVERYONE, ("#b9c4cf", "#93a3b3", "#6d8296", "#4a6178", "#c9a66b", "#c8452f", "#9a2f1e")))
 
-# What tuning torch consists of: name -> arguments, environment, for convolutions only.
+# What tuning consists of: name -> arguments, environment, for convolutions only.
 KEEPING_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_TOP_PAD_": "67108864"}
 TUNING = {
     "precision medium": (["--precision", "medium"], {}, False),
@@ -42,11 +43,13 @@ TUNING = {
     "channels last": (["--channels-last"], {}, True),
     "malloc keeps memory": ([], KEEPING_MALLOC, False),
 }
+TERRAS_TUNING = ("precision medium",)  # the rest does nothing to Terra
 
 
-def tunings(convolutions):
+def tunings(peer, convolutions):
     """All combinations, everything first, nothing last."""
-    names = [n for n, (_, _, for_convolutions) in TUNING.items() if convolutions or not for_convolutions]
+    names = [n for n, (_, _, for_convolutions) in TUNING.items()
+             if (n in TERRAS_TUNING if peer in TERRAS else convolutions or not for_convolutions)]
     return [c for k in range(len(names), -1, -1) for c in itertools.combinations(names, k)]
 
 
@@ -61,7 +64,7 @@ def install_jax():
 
 def interpreter(peer, jax_python=None):
     """(the interpreter for a peer, None) or (None, why there is none)."""
-    if peer == "Terra":
+    if peer in TERRAS:
         return (sys.executable, None) if importlib.util.find_spec("terra") else (None, f"no terra for {sys.executable}")
     if peer != "JAX jit":
         return (sys.executable, None) if importlib.util.find_spec("torch") else (None, f"no torch for {sys.executable}")
@@ -83,7 +86,7 @@ def command(python, peer, program, args, tuning=()):
     if peer.endswith("compile"):
         args.append("--compile")
     folder = "peers" if peer == "JAX jit" else "programs"
-    return [python, *(["-m", "terra"] if peer == "Terra" else []), str(HERE / folder / f"{program}.py"), *args], env
+    return [python, *(["-m", "terra"] if peer in TERRAS else []), str(HERE / folder / f"{program}.py"), *args], env
 
 
 def run(line, env, threads, timeout):

@@ -1,7 +1,7 @@
 """What the programs here share beyond record.py: tuning, the torch that they run under.
 
 A program gives a step, that is: feed a batch, forward, backward, optimizer, loss.item(). `torch` is PyTorch or Terra; the tuning
-options are what one would try on PyTorch, and do nothing to Terra."""
+options are what one would try on PyTorch. Of them Terra heeds the precision."""
 
 import contextlib
 

@@ -53,7 +53,23 @@ def test_compare(tmp_path):
                   "--seconds", "0.1")
     (rows,) = made["results"]["fp32"].values()
     assert rows["Terra"]["median_ms"] > 0 and rows["Terra"]["first_compiled"] and rows["Terra"]["ran_with"]["terra"]
+    assert rows["tuned Terra"]["median_ms"] > 0 and rows["tuned Terra"]["tuning"] == ["precision medium"]
+    assert "--precision" not in rows["Terra"]["ran_with"]["arguments"]
     assert "/nowhere" in rows["JAX jit"]["failed"]
+
+
+def test_best_peer_and_both_ratios():
+    import compare
+
+    rows = {"torch eager": {"median_ms": 4.0}, "JAX jit": {"failed": "not here"}, "Terra": {"median_ms": 3.0}, "tuned Terra": {"median_ms": 2.0}}
+    assert list(compare.against_best({"fp32": {"MLP": rows}}))[-1] == "| MLP, fp32 | torch eager | 4 | 0.75 | 0.50 |"
+    del rows["torch eager"]
+    assert list(compare.against_best({"fp32": {"MLP": rows}}))[-1] == "| MLP, fp32 | none |  | – | – |"
+
+
+def test_what_tuning_consists_of():
+    assert harness.tunings("tuned Terra", True) == [("precision medium",), ()]
+    assert len(harness.tunings("tuned torch", True)) == 16 and len(harness.tunings("tuned torch.compile", False)) == 8
 
 
 def test_scaling(tmp_path):
