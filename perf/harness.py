@@ -160,8 +160,12 @@ def machine():
 
 
 def chosen(quick, names):
-    """The programs whose name contains one of these; all, where none are given."""
-    return {n: p for n, p in (QUICK if quick else PROGRAMS).items() if not names or any(s.lower() in n.lower() for s in names)}
+    """The programs whose name contains one of these; all, where none are given. A name of none ends it all."""
+    programs = QUICK if quick else PROGRAMS
+    for s in names or ():
+        if not any(s.lower() in n.lower() for n in programs):
+            raise SystemExit(f"no program is called {s!r}; there are: " + "; ".join(programs))
+    return {n: p for n, p in programs.items() if not names or any(s.lower() in n.lower() for s in names)}
 
 
 def row(*cells):

@@ -72,6 +72,14 @@ def test_what_tuning_consists_of():
     assert len(harness.tunings("tuned torch", True)) == 16 and len(harness.tunings("tuned torch.compile", False)) == 8
 
 
+@pytest.mark.parametrize("script", ["compare", "scaling"])
+def test_a_program_that_there_is_none_of(tmp_path, script):
+    ran = subprocess.run([sys.executable, str(PERF / f"{script}.py"), "--out", str(tmp_path / "report"), "--quick", "--programs", "mlp", "llama"],
+                         capture_output=True, text=True, timeout=60)
+    assert ran.returncode and "'llama'" in ran.stderr and all(n in ran.stderr for n in harness.QUICK)
+    assert not list(tmp_path.iterdir())
+
+
 def test_scaling(tmp_path):
     made = report(tmp_path, "scaling", "--quick", "--programs", "mlp", "--threads", "1", "--seconds", "0.1")
     assert [r["threads"] for r in made["series"][0]["rows"]] == [1] and made["series"][0]["rows"][0]["speedup"] == 1
