@@ -75,8 +75,8 @@ def tune(args, clock, key, job):
     return (min(ran, key=lambda f: f["median_ms"])["tuning"] if ran else ()), found
 
 
-def digest(records, peak):
-    """A row of the report from the runs of one program by one peer."""
+def digest(records, peaks, products):
+    """A row of the report from the runs of one program by one peer; products: what dtype they are in."""
     good = [r for r in records if isinstance(r, dict)]
     failures = sorted({r for r in records if isinstance(r, str)})
     if not good:
@@ -85,9 +85,10 @@ def digest(records, peak):
               ("median_ms", "p10_ms", "p90_ms", "tail", "cpu_s_per_step", "cpu_s", "peak_rss_mib", "first_step_s", "gflop")}
     tenth = [r["tenth_step_s"] for r in good if r["tenth_step_s"] is not None]
     rate = median["gflop"] / median["median_ms"] * 1e3
+    part, whose = harness.share(rate, peaks, products)
     return {**median, "tenth_step_s": statistics.median(tenth) if tenth else None, "first_compiled": good[-1]["first_compiled"],
             "runs": len(good), "low_ms": min(r["median_ms"] for r in good), "high_ms": max(r["median_ms"] for r in good),
-            "gflops": rate, "share_of_peak": rate / peak if peak else None, "last_loss": good[-1]["losses"][-1],
+            "gflops": rate, "share_of_peak": part, "peak_of": whose, "last_loss": good[-1]["losses"][-1],
             "ran_with": good[-1]["ran_with"], "failures": failures}
 
 
@@ -102,7 +103,7 @@ def cells(peer, r, best_ms):
     compiled = r["first_compiled"]
     return [f"**{peer}**" if peer in harness.TERRAS else peer, f"{r['median_ms']:.3g}", f"{r['p10_ms']:.3g}–{r['p90_ms']:.3g}",
             f"{r['low_ms']:.3g}–{r['high_ms']:.3g} ({r['runs']})", f"{r['median_ms'] / best_ms:.2f}" if best_ms else "",
-            f"{r['tail']:.2f}", f"{r['gflops']:.1f}", f"{100 * r['share_of_peak']:.0f} %" if r["share_of_peak"] else "",
+            f"{r['tail']:.2f}", f"{r['gflops']:.1f}", harness.share_cell(r["share_of_peak"], r["peak_of"]),
             f"{r['first_step_s']:.1f} / " + (f"{r['tenth_step_s']:.1f}" if r["tenth_step_s"] else "–"),
             f"{compiled['step']}: {compiled['ms']:.3g}" if compiled else "–", f"{1e3 * r['cpu_s_per_step']:.3g} / {r['cpu_s']:.1f}",
             f"{r['peak_rss_mib']:.0f}"]
@@ -132,19 +133,18 @@ def ran_with(rows):
 
 
 def markdown(report):
-    peak = f"{report['peak']:.0f} GFLOP/s of float32, measured between the rounds" if report["peak"] else "unknown (no C compiler)"
     lines = ["# Terra and its peers", "", f"{report['machine']}; {report['threads'] or 'all'} threads; rounds interleaved: "
-             f"{report['rounds']}; FMA peak {peak}. `{report['command']}`.", "",
+             f"{report['rounds']}; FMA peak, measured between them, {harness.peaks_text(report['peaks'])}. `{report['command']}`.", "",
              "ms/step is the median over runs of their medians, then of their 10th and 90th percentiles; *runs* where their medians lay, "
              "and how many; *vs best* the ratio to the best peer; *late* the slowest step over the median, of steps under 10 ms their 99th "
-             "percentile; first and tenth step in seconds from the start of the process; *compiled* the first step that ran compiled "
-             "code, and its ms; CPU ms of a step, and seconds of the process.", "", *against_best(report["results"])]
+             "percentile; *of peak* that of the dtype that a row multiplies in; first and tenth step in seconds from the start of the "
+             "process; *compiled* the first step that ran compiled code, and its ms; CPU ms of a step, and seconds of the process.", "", *against_best(report["results"])]
     for dtype, programs in report["results"].items():
         lines += ["", f"## {dtype}"]
         for name, rows in programs.items():
             best = best_peer(rows)
             lines += ["", f"### {name}, {dtype}", "",
-                      harness.header("", "ms/step", "10–90 %", "runs", "vs best", "late", "GFLOP/s", "of FMA peak", "first / tenth, s",
+                      harness.header("", "ms/step", "10–90 %", "runs", "vs best", "late", "GFLOP/s", "of peak", "first / tenth, s",
                                      "compiled", "CPU", "peak MiB")]
             lines += [harness.row(*cells(peer, r, rows[best]["median_ms"] if best else None)) for peer, r in rows.items()]
             lines += ["", *ran_with(rows)]
@@ -200,18 +200,19 @@ def main():
         python, program, arguments, _ = job
         lines[key] = harness.command(python, key[2], program, [*arguments, str(args.seconds)], tunings.get(key, ()))
     records = {key: [] for key in lines}
-    peaks = []
+    measured = []
     for r in range(args.rounds):
-        peaks.append(harness.fma_peak(args.threads))
+        measured.append(harness.fma_peaks(args.threads))
         for key, line in list(lines.items())[:: 1 if r % 2 == 0 or args.quick else -1]:  # there and back, against drift
             if r == 0 or clock.left() > 3:
                 records[key].append(clock.run(f"round {r + 1}, {', '.join(key)}", line, args.threads))
-    peak = max(filter(None, peaks), default=None)
-    report = {"machine": harness.machine(), "command": " ".join(sys.argv), "threads": args.threads, "rounds": args.rounds, "peak": peak,
+    peaks = harness.best_peaks(measured)
+    report = {"machine": harness.machine(), "command": " ".join(sys.argv), "threads": args.threads, "rounds": args.rounds, "peaks": peaks,
               "seconds": clock.passed(), "results": {}}
     for key in sorted({**records, **missing}, key=lambda k: (harness.DTYPES.index(k[0]), harness.EVERYONE.index(k[2]))):
         dtype, name, peer = key
-        result = {"failed": missing[key]} if key in missing else digest(records[key], peak)
+        result = {"failed": missing[key]} if key in missing else digest(
+            records[key], peaks, harness.multiplies(peer, dtype, tunings.get(key, ())))
         if key in tunings:
             result |= {"tuning": tunings[key], "search": searches[key]}
         report["results"].setdefault(dtype, {}).setdefault(name, {})[peer] = result

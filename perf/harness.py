@@ -1,5 +1,6 @@
 """What compare.py, scaling.py and roofline.py share: programs and who runs them, a process per run, what the machine can do, reports."""
 
+import functools
 import importlib.util
 import itertools
 import json
@@ -120,8 +121,8 @@ def outcome(record):
     return record if isinstance(record, str) else f"{record['median_ms']:.3f} ms"
 
 
-def measure(what, threads):
-    """A number that a program <what>.c of this folder prints; None without a C compiler."""
+def measure(what, threads, *args):
+    """A number that a program <what>.c of this folder prints; None if it prints none, and without a C compiler."""
     cc = shutil.which("cc") or shutil.which("gcc")
     if cc is None:
         return None
@@ -130,12 +131,39 @@ def measure(what, threads):
         if subprocess.run([cc, "-O3", "-march=native", "-fopenmp", str(HERE / f"{what}.c"), "-o", str(binary)]).returncode:
             return None
         env = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-        return float(subprocess.run([str(binary)], env=env, capture_output=True, text=True, check=True).stdout)
+        printed = subprocess.run([str(binary), *args], env=env, capture_output=True, text=True, check=True).stdout
+        return float(printed) if printed else None
 
 
-def fma_peak(threads):
-    """GFLOP/s of float32 that the cores reach in registers."""
-    return measure("fma_peak", threads)
+def fma_peaks(threads):
+    """{dtype: GFLOP/s that the cores reach in registers}; of bfloat16 None where there are no instructions for it."""
+    return {dtype: measure("fma_peak", threads, dtype) for dtype in DTYPES}
+
+
+def best_peaks(measured):
+    return {dtype: max(filter(None, (m[dtype] for m in measured)), default=None) for dtype in DTYPES}
+
+
+def multiplies(peer, dtype, tuning=()):
+    """The dtype of a run's products: under "medium", Terra's and torch's are in bfloat16 where they have kernels for it."""
+    flags = processor().get("flags", "").split()
+    medium = "precision medium" in tuning and ("amx_bf16" in flags or ("avx512_bf16" in flags and peer in TERRAS))
+    return "bf16" if dtype == "bf16" or medium else "fp32"
+
+
+def share(rate, peaks, dtype):
+    """(of the peak, whose peak it is): that of float32 for bfloat16 without instructions for it."""
+    dtype = dtype if peaks[dtype] else "fp32"
+    return (rate / peaks[dtype] if peaks[dtype] else None), dtype
+
+
+def share_cell(part, dtype):
+    return f"{100 * part:.0f} % of {dtype}" if part else ""
+
+
+def peaks_text(peaks):
+    known = [f"{peaks[dtype]:.0f} GFLOP/s of {dtype}" for dtype in DTYPES if peaks[dtype]]
+    return ", ".join(known) or "unknown (no C compiler)"
 
 
 def copy_bandwidth(threads):
@@ -147,11 +175,17 @@ def usable_cpus():
     return len(os.sched_getaffinity(0))
 
 
-def machine():
-    """Processor, instruction sets that matter here, CPUs, memory, system."""
+@functools.cache
+def processor():
+    """What the system says of the first CPU."""
     with open("/proc/cpuinfo") as f:
         info = dict(line.split(":", 1) for line in f.read().split("\n\n")[0].splitlines() if ":" in line)
-    info = {k.strip(): v.strip() for k, v in info.items()}
+    return {k.strip(): v.strip() for k, v in info.items()}
+
+
+def machine():
+    """Processor, instruction sets that matter here, CPUs, memory, system."""
+    info = processor()
     flags = info.get("flags", "").split()
     sets = [n for n in ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16") if n in flags]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

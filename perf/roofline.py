@@ -5,8 +5,8 @@
 The program is one of perf/programs, what follows its options.
 
 Steady steps only, of those the middle half by duration. Times are the executor's, from TERRA_TIMELINE; operations and bytes from the
-shapes, as a plan's text has them (TERRA_DUMP). An instruction's roof is the longer of its operations at the FMA peak and its bytes at
-the copy bandwidth, both measured here; what is lost is its time beyond that. What lies in caches moves faster than memory copies, so
+shapes, as a plan's text has them (TERRA_DUMP). An instruction's roof is the longer of its operations at the FMA peak (products of
+bfloat16 at theirs) and its bytes at the copy bandwidth, all measured here; what is lost is its time beyond that. What lies in caches moves faster than memory copies, so
 small instructions may beat their roof: then nothing counts as lost. Gaps are times in which the executor ran nothing."""
 
 import argparse
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import harness
 
-INSTRUCTION = re.compile(r"\s*(\d+) (\w+)\s+\d+  (.+?)(?:  elides .*?)?(?:  weights at home .*?)?  (\S+) kFLOP, (\S+) kB(?:  (\S.*))?$")
-SUMS = ("runs", "us", "flop", "bytes", "roof_us", "lost_us")
+INSTRUCTION = re.compile(r"\s*(\d+) (\w+)\s+\d+  (.+?)(?:  elides .*?)?(?:  weights at home .*?)?  (\S+) kFLOP, (?:(\S+) of them bf16, )?(\S+) kB(?:  (\S.*))?$")
+SUMS = ("runs", "us", "flop", "flop_bf16", "bytes", "compute_us", "roof_us", "lost_us")
 DISPATCH_US = 2.0
 GAPS = {"dispatch": f"between instructions, under {DISPATCH_US:g} µs each", "waiting": "within a plan, waiting for Python",
         "between": "between plans"}
@@ -34,10 +34,10 @@ def read_plans(folder):
             m = INSTRUCTION.match(line)
             if not m:
                 raise SystemExit(f"{path.name}: not an instruction: {line}")
-            index, kind, ops, kflop, kbytes, site = m.groups()
+            index, kind, ops, kflop, kflop_bf16, kbytes, site = m.groups()
             found[plan, int(index)] = {"plan": plan, "instruction": int(index), "kind": kind, "ops": re.sub(r" @\d+", "", ops),
                                        "label": kind if kind != "op" else "op " + ops.split("[")[0], "flop": 1e3 * float(kflop),
-                                       "bytes": 1e3 * float(kbytes), "site": site or ""}
+                                       "flop_bf16": 1e3 * float(kflop_bf16 or 0), "bytes": 1e3 * float(kbytes), "site": site or ""}
     return found
 
 
@@ -80,8 +80,10 @@ def shares(pieces, windows):
     return found
 
 
-def account(plans, found, peak, bandwidth):
-    """Rows of instructions, dearest first; gaps by reason, with what came after most of each."""
+def account(plans, found, peaks, bandwidth):
+    """Rows of instructions, dearest first; gaps by reason, with what came after most of each. Products of bfloat16 count against their
+    own peak."""
+    per_us = {dtype: 1 / peaks[harness.share(0, peaks, dtype)[1]] / 1e3 if peaks["fp32"] else 0.0 for dtype in harness.DTYPES}
     rows, gaps = [], {why: {"us": 0.0, "count": 0.0, "before": collections.Counter()} for why in GAPS}
     for key, (us, runs) in found.items():
         if key[0] == "gap":
@@ -90,10 +92,13 @@ def account(plans, found, peak, bandwidth):
             gap["count"] += runs
             gap["before"][key[2]] += us
             continue
-        what = plans.get(key) or {"kind": "single", "label": "single", "ops": str(key[1]), "flop": 0.0, "bytes": 0.0, "site": ""}
-        flop, size = runs * what["flop"], runs * what["bytes"]
-        compute, move = (flop / peak / 1e3 if peak else 0.0), (size / bandwidth / 1e3 if bandwidth else 0.0)
-        rows.append({**what, "runs": runs, "us": us, "flop": flop, "bytes": size, "roof_us": max(compute, move),
+        what = plans.get(key) or {"kind": "single", "label": "single", "ops": str(key[1]), "flop": 0.0, "flop_bf16": 0.0, "bytes": 0.0,
+                                 "site": ""}
+        flop, lower, size = runs * what["flop"], runs * what["flop_bf16"], runs * what["bytes"]
+        compute = (flop - lower) * per_us["fp32"] + lower * per_us["bf16"]
+        move = size / bandwidth / 1e3 if bandwidth else 0.0
+        rows.append({**what, "runs": runs, "us": us, "flop": flop, "flop_bf16": lower, "bytes": size, "compute_us": compute,
+                     "roof_us": max(compute, move),
                      "bound": "operations" if compute > move else "bytes", "lost_us": max(0.0, us - max(compute, move))})
     for gap in gaps.values():
         gap["before"] = [{"next": plans[k]["ops"].split("]")[0] + "]" if k in plans else str(k[1]), "us": us}
@@ -113,16 +118,17 @@ def by_label(rows):
     return sorted(({"label": label, "count": len(rs), **total(rs)} for label, rs in kinds.items()), key=lambda k: -k["us"])
 
 
-def rate(amount, us, most):
-    """Of something per microsecond, in units of thousands per microsecond; and the share of what is possible."""
+def rate(amount, us, least_us):
+    """Of something per microsecond, in units of thousands per microsecond; and the share of what is possible, which takes least_us."""
     r = amount / us / 1e3 if us else 0.0
-    return f"{r:.1f}" + (f" ({100 * r / most:.0f} %)" if most else "")
+    return f"{r:.1f}" + (f" ({100 * least_us / us:.0f} %)" if us and least_us is not None else "")
 
 
 def figures(r, report):
     """Cells of a row: time, share, operations and bytes and their rates, roof, loss."""
     return [f"{r['us'] / 1e3:.3f}", f"{100 * r['us'] / report['step_us']:.1f} %", f"{r['flop'] / 1e6:.4g}",
-            rate(r["flop"], r["us"], report["peak"]), f"{r['bytes'] / 1e6:.4g}", rate(r["bytes"], r["us"], report["bandwidth"]),
+            rate(r["flop"], r["us"], r["compute_us"] if report["peaks"]["fp32"] else None), f"{r['bytes'] / 1e6:.4g}",
+            rate(r["bytes"], r["us"], r["bytes"] / report["bandwidth"] / 1e3 if report["bandwidth"] else None),
             f"{r['roof_us'] / 1e3:.3f}", f"{r['lost_us'] / 1e3:.3f}"]
 
 
@@ -136,7 +142,7 @@ def markdown(report, top):
     instructions, gaps = report["instructions"], report["gaps"]
     busy = total(instructions)
     lines = [f"# Where the time goes: {report['program']}", "",
-             f"{report['machine']}; {report['threads'] or 'all'} threads; FMA peak of float32 {report['peak']} GFLOP/s, copy "
+             f"{report['machine']}; {report['threads'] or 'all'} threads; FMA peak {harness.peaks_text(report['peaks'])}, copy "
              f"{report['bandwidth']} GB/s. Means of {report['windows']} steps, the middle half of {report['steps']}: "
              f"{report['step_us'] / 1e3:.3f} ms each, in {report['python_waits_us'] / 1e3:.3f} ms of which Python waited for a value.",
              "", "## By kind", "", harness.header("kind", "instructions", *columns)]
@@ -185,18 +191,18 @@ def main():
     p.add_argument("program", choices=sorted({program for program, _, _ in harness.PROGRAMS.values()}))
     p.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's")
     args = p.parse_args()
-    peaks = [(harness.fma_peak(args.threads), harness.copy_bandwidth(args.threads))]
+    measured = [(harness.fma_peaks(args.threads), harness.copy_bandwidth(args.threads))]
     record, events, plans = run(args)
-    peaks.append((harness.fma_peak(args.threads), harness.copy_bandwidth(args.threads)))
-    peak, bandwidth = (max(filter(None, both), default=None) for both in zip(*peaks))
+    measured.append((harness.fma_peaks(args.threads), harness.copy_bandwidth(args.threads)))
+    peaks, bandwidth = harness.best_peaks([m[0] for m in measured]), max(filter(None, (m[1] for m in measured)), default=None)
     windows = middle_half(record["starts_us"])
     if not windows:
         raise SystemExit("at least two steps behind the warm-up are needed")
-    rows, gaps = account(plans, shares(spans(events), windows), peak, bandwidth)
+    rows, gaps = account(plans, shares(spans(events), windows), peaks, bandwidth)
     if not rows:
         raise SystemExit("the timeline has none of these steps: it is bounded, so take fewer")
     report = {"program": " ".join([args.program, *args.arguments]), "machine": harness.machine(), "threads": args.threads,
-              "ran_with": record["ran_with"], "gflop": record["gflop"], "peak": peak, "bandwidth": bandwidth,
+              "ran_with": record["ran_with"], "gflop": record["gflop"], "peaks": peaks, "bandwidth": bandwidth,
               "steps": len(record["starts_us"]) - 1, "windows": len(windows),
               "step_us": sum(b - a for a, b in windows) / len(windows), "python_waits_us": python_waits(events, windows),
               "sum_us": sum(r["us"] for r in rows) + sum(g["us"] for g in gaps.values()), "kinds": by_label(rows), "gaps": gaps,

@@ -27,11 +27,10 @@ def curve(times):
 
 def markdown(report):
     lines = ["# Scaling", "", f"{report['machine']}; {report['peer']}; rounds interleaved: {report['rounds']}. `{report['command']}`.", "",
-             harness.header("program", "dtype", "threads", "ms/step", "runs", "speed-up", "efficiency", "GFLOP/s", "of FMA peak")]
+             harness.header("program", "dtype", "threads", "ms/step", "runs", "speed-up", "efficiency", "GFLOP/s", "of peak")]
     for s in report["series"]:
         for r in s["rows"]:
-            peak = report["peaks"][r["threads"]]
-            share = f"{100 * r['gflops'] / peak:.0f} %" if peak else ""
+            share = harness.share_cell(*harness.share(r["gflops"], report["peaks"][r["threads"]], s["dtype"]))
             lines.append(harness.row(s["program"], s["dtype"], r["threads"], f"{r['median_ms']:.3g}",
                                      f"{r['low_ms']:.3g}–{r['high_ms']:.3g}", f"{r['speedup']:.2f}", f"{100 * r['efficiency']:.0f} %", f"{r['gflops']:.1f}", share))
         lines += [harness.row(s["program"], s["dtype"], n, why, *[""] * 5) for n, why in s["failures"].items()]
@@ -108,7 +107,7 @@ def main():
             failures = {n: next(r for r in records[name, dtype, n] if isinstance(r, str)) for n in threads if not good[n]}
             series.append({"program": name, "dtype": dtype, "rows": rows, "failures": failures})
     report = {"machine": harness.machine(), "command": " ".join(sys.argv), "peer": args.peer, "threads": threads, "rounds": args.rounds,
-              "peaks": {n: harness.fma_peak(n) for n in threads}, "series": series}
+              "peaks": {n: harness.fma_peaks(n) for n in threads}, "series": series}
     harness.write(args.out, report, markdown(report), chart(report))
 
 

@@ -82,6 +82,9 @@ Test(plan, text_says_what_is_computed_and_moved) {
     add_op(&b, TR_OP_mm, TR_F32, 2, (tr_path_operand[]){on(external(&b), x), on(external(&b), y)}, 1, &z, false);
     text_says(&b, "mm[2, 4] @0  0.048 kFLOP, 0.104 kB"); // 2 * 24 operations on 6, 12 and 8 elements
     builder_init(&b);
+    add_op(&b, TR_OP_mm, TR_BF16, 2, (tr_path_operand[]){on(external(&b), x), on(external(&b), y)}, 1, &z, false);
+    text_says(&b, "mm[2, 4] @0  0.048 kFLOP, 0.048 of them bf16, 0.104 kB"); // float32, told to multiply bfloat16
+    builder_init(&b);
     const tr_meta *table = shape(TR_F32, 2, 100, 4), *ids = shape(TR_I64, 1, 5), *rows = shape(TR_F32, 2, 5, 4);
     add_op(&b, TR_OP_embedding, TR_F32, 2, (tr_path_operand[]){on(external(&b), table), on(external(&b), ids)}, 1, &rows, false);
     text_says(&b, "embedding[5, 4] @0  0 kFLOP, 0.2 kB"); // of the table, 5 rows

@@ -51,6 +51,12 @@ static double op_flop(const tr_path *p, const tr_path_op *op) {
     }
 }
 
+static bool multiplies_bf16(const tr_path_op *op) {
+    tr_op_class class = tr_op_info_of((tr_op) op->op)->op_class;
+    bool product = class == TR_CLASS_MM || class == TR_CLASS_CONV || op->op == TR_OP__sdpa || op->op == TR_OP__sdpa_backward;
+    return product && op->cdtype == TR_BF16;
+}
+
 /* The bytes of what it names; an expanded dimension repeats the same ones. */
 static double look_bytes(const tr_meta *m) {
     int64_t n = m->numel ? 1 : 0;
@@ -118,7 +124,9 @@ tr_status tr__plan_cost(const tr_plan *plan, tr__cost *costs) {
         if (instr->kind == TR_INSTR_SKIP)
             continue;
         for (uint32_t c = 0; c < instr->n_ops; c++) {
-            costs[i].flop += op_flop(p, &p->ops[ops[c]]);
+            double flop = op_flop(p, &p->ops[ops[c]]);
+            costs[i].flop += flop;
+            costs[i].flop_bf16 += multiplies_bf16(&p->ops[ops[c]]) ? flop : 0;
             add_traffic(of, p, &p->ops[ops[c]]);
         }
         for (uint32_t c = 0; c < instr->n_ops; c++)

@@ -103,7 +103,10 @@ static void put_instr(text *t, const tr_plan *plan, uint32_t i, const tr__cost *
     }
     put_elided(t, plan, instr);
     put_home(t, plan, instr);
-    put(t, "  %.6g kFLOP, %.6g kB", cost->flop * 1e-3, cost->bytes * 1e-3);
+    put(t, "  %.6g kFLOP, ", cost->flop * 1e-3);
+    if (cost->flop_bf16 > 0)
+        put(t, "%.6g of them bf16, ", cost->flop_bf16 * 1e-3);
+    put(t, "%.6g kB", cost->bytes * 1e-3);
     int64_t ns = plan->ns ? atomic_load_explicit(&plan->ns[i], memory_order_relaxed) : 0; // relaxed: see plan.h
     if (ns)
         put(t, "  %.1f us", (double) ns * 1e-3);

@@ -175,10 +175,10 @@ tr_status tr__norm_lower(const tr__graph *g, uint32_t group, tr_instr *instr);
 tr_status tr__partition_lower(const tr__graph *g, uint32_t group, tr_instr *instr);
 
 /* Of each instruction, from the shapes: floating-point operations (products, convolutions and attention as they are defined,
- * of anything else that computes one for each element of its largest operand), and bytes that go between it and values that
+ * of anything else that computes one for each element of its largest operand), how many of them multiply bfloat16, and bytes that go between it and values that
  * are not elided. */
 typedef struct tr__cost {
-    double flop, bytes;
+    double flop, flop_bf16, bytes;
 } tr__cost;
 tr_status tr__plan_cost(const tr_plan *plan, tr__cost *costs);
 

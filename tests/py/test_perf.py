@@ -54,6 +54,7 @@ def test_compare(tmp_path):
     (rows,) = made["results"]["fp32"].values()
     assert rows["Terra"]["median_ms"] > 0 and rows["Terra"]["first_compiled"] and rows["Terra"]["ran_with"]["terra"]
     assert rows["tuned Terra"]["median_ms"] > 0 and rows["tuned Terra"]["tuning"] == ["precision medium"]
+    assert rows["Terra"]["peak_of"] == "fp32" and rows["Terra"]["share_of_peak"] > 0
     assert "--precision" not in rows["Terra"]["ran_with"]["arguments"]
     assert "/nowhere" in rows["JAX jit"]["failed"]
 
@@ -65,6 +66,17 @@ def test_best_peer_and_both_ratios():
     assert list(compare.against_best({"fp32": {"MLP": rows}}))[-1] == "| MLP, fp32 | torch eager | 4 | 0.75 | 0.50 |"
     del rows["torch eager"]
     assert list(compare.against_best({"fp32": {"MLP": rows}}))[-1] == "| MLP, fp32 | none |  | – | – |"
+
+
+def test_whose_peak_a_row_is_measured_by(monkeypatch):
+    medium, amx = ("precision medium",), {"flags": "avx512_bf16 amx_bf16"}
+    for flags, torchs, terras in (({"flags": "avx2"}, "fp32", "fp32"), ({"flags": "avx512_bf16"}, "fp32", "bf16"), (amx, "bf16", "bf16")):
+        monkeypatch.setattr(harness, "processor", lambda flags=flags: flags)
+        assert harness.multiplies("tuned torch", "fp32", medium) == torchs and harness.multiplies("tuned Terra", "fp32", medium) == terras
+        assert harness.multiplies("Terra", "fp32") == "fp32" and harness.multiplies("JAX jit", "bf16") == "bf16"
+    assert harness.share(50, {"fp32": 100, "bf16": 200}, "bf16") == (0.25, "bf16")
+    assert harness.share(50, {"fp32": 100, "bf16": None}, "bf16") == (0.5, "fp32")
+    assert harness.share(50, {"fp32": None, "bf16": None}, "bf16") == (None, "fp32")
 
 
 def test_what_tuning_consists_of():
@@ -85,11 +97,14 @@ def test_scaling(tmp_path):
     assert [r["threads"] for r in made["series"][0]["rows"]] == [1] and made["series"][0]["rows"][0]["speedup"] == 1
 
 
-def test_roofline(tmp_path):
-    made = report(tmp_path, "roofline", "gpt2", *SMALL["gpt2"])
+@pytest.mark.parametrize("dtype", harness.DTYPES)
+def test_roofline(tmp_path, dtype):
+    made = report(tmp_path, "roofline", "gpt2", *SMALL["gpt2"], "--dtype", dtype)
     np.testing.assert_allclose(made["sum_us"], made["step_us"], rtol=1e-6)
     flop = sum(r["flop"] for r in made["instructions"])
     assert 1 < flop / made["gflop"] / 1e9 < 1.03  # what is not a product adds little
+    lower = sum(r["flop_bf16"] for r in made["instructions"])
+    np.testing.assert_allclose(lower, made["gflop"] * 1e9 if dtype == "bf16" else 0, rtol=0.01)
 
 
 @pytest.mark.parametrize("name", SMALL)
