@@ -4,7 +4,7 @@
     python perf/scaling.py --quick                 # smaller programs
 
 One process per program, dtype and number of threads; rounds interleaved. Threads are those of parallel loops (OMP_NUM_THREADS,
-TERRA_THREADS); Python's own comes on top."""
+TERRA_THREADS); Python's own comes on top, so that with as many threads as CPUs the two share one."""
 
 import argparse
 import statistics
@@ -19,20 +19,24 @@ def thread_counts(usable):
 
 
 def curve(times):
-    """Of {threads: median ms}: rows with speed-up and efficiency against the fewest threads."""
-    least = min(times)
-    return [{"threads": n, "median_ms": ms, "speedup": times[least] / ms, "efficiency": times[least] * least / (ms * n)}
-            for n, ms in sorted(times.items())]
+    """Of {threads: median ms}: rows with speed-up over one thread and efficiency; without a run of one thread, neither."""
+    speedup = {n: times[1] / ms if 1 in times else None for n, ms in times.items()}
+    return [{"threads": n, "median_ms": times[n], "speedup": s, "efficiency": s and s / n} for n, s in sorted(speedup.items())]
+
+
+def speedup_cells(r):
+    return ["–", "–"] if r["speedup"] is None else [f"{r['speedup']:.2f}", f"{100 * r['efficiency']:.0f} %"]
 
 
 def markdown(report):
-    lines = ["# Scaling", "", f"{report['machine']}; {report['peer']}; rounds interleaved: {report['rounds']}. `{report['command']}`.", "",
+    lines = ["# Scaling", "", f"{report['machine']}; {report['peer']}; rounds interleaved: {report['rounds']}; Python's thread comes on "
+             f"top. `{report['command']}`.", "",
              harness.header("program", "dtype", "threads", "ms/step", "runs", "speed-up", "efficiency", "GFLOP/s", "of peak")]
     for s in report["series"]:
         for r in s["rows"]:
             share = harness.share_cell(*harness.share(r["gflops"], report["peaks"][r["threads"]], s["dtype"]))
             lines.append(harness.row(s["program"], s["dtype"], r["threads"], f"{r['median_ms']:.3g}",
-                                     f"{r['low_ms']:.3g}–{r['high_ms']:.3g}", f"{r['speedup']:.2f}", f"{100 * r['efficiency']:.0f} %", f"{r['gflops']:.1f}", share))
+                                     f"{r['low_ms']:.3g}–{r['high_ms']:.3g}", *speedup_cells(r), f"{r['gflops']:.1f}", share))
         lines += [harness.row(s["program"], s["dtype"], n, why, *[""] * 5) for n, why in s["failures"].items()]
     return "\n".join(lines) + "\n"
 
@@ -48,16 +52,18 @@ def chart(report):
 
     parts = [f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in (at(n, n) for n in report["threads"]))}" fill="none" '
              'stroke="#bbb" stroke-width="2"/>']
-    for n in report["threads"]:
+    for n in (n for n in report["threads"] if most <= 8 or n & (n - 1) == 0 or n == most):
         parts += [harness.text(at(n, 0)[0], top + size + 16, n, text_anchor="middle"),
                   harness.text(left - 8, at(1, n)[1] + 4, n, text_anchor="end")]
-    parts.append(harness.text(left + size / 2, top + size + 34, "threads; upwards: speed-up", text_anchor="middle"))
+    parts.append(harness.text(left + size / 2, top + size + 34, "threads; upwards: speed-up; dashed: bf16; grey: ideal", text_anchor="middle"))
     names = list(dict.fromkeys(s["program"] for s in report["series"]))
-    for i, s in enumerate(s for s in report["series"] if s["rows"]):
+    for i, s in enumerate(s for s in report["series"] if s["rows"] and s["rows"][0]["speedup"]):
         colour = palette[names.index(s["program"]) % len(palette)]
         dash = ' stroke-dasharray="6 4"' if s["dtype"] == "bf16" else ""
         points = " ".join("{:.1f},{:.1f}".format(*at(r["threads"], r["speedup"])) for r in s["rows"])
+        dots = ("{:.1f}\" cy=\"{:.1f}".format(*at(r["threads"], r["speedup"])) for r in s["rows"])
         parts += [f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>',
+                  *(f'<circle cx="{dot}" r="3" fill="{colour}"/>' for dot in dots),
                   harness.text(left + size + 20, top + 20 + 20 * i, f"{s['program']}, {s['dtype']}: {s['rows'][-1]['speedup']:.2f}",
                                fill=colour)]
     return harness.svg(700, max(top + size + 50, top + 40 + 20 * len(report["series"])), parts)
@@ -66,9 +72,10 @@ def chart(report):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--programs", nargs="*", help="those whose name contains one of these")
-    p.add_argument("--dtypes", nargs="*", choices=harness.DTYPES, default=["fp32"])
-    p.add_argument("--threads", nargs="*", type=int, help="numbers of threads; all that this process may use where none are given")
-    p.add_argument("--peer", choices=harness.EVERYONE, default="Terra", help="whose scaling")
+    p.add_argument("--dtypes", nargs="*", choices=harness.DTYPES, default=harness.DTYPES)
+    p.add_argument("--threads", nargs="*", type=int, help="numbers of threads, 1 besides; where none are given, up to all CPUs that this "
+                   "process may use")
+    p.add_argument("--peer", choices=[e for e in harness.EVERYONE if not e.startswith("tuned")], default="Terra", help="whose scaling")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--seconds", type=float, default=20.0, help="of timed steps per run at most")
     p.add_argument("--timeout", type=float, default=900.0, help="seconds for a run")
@@ -81,7 +88,7 @@ def main():
     python, reason = harness.interpreter(args.peer, args.jax_python)
     if reason:
         raise SystemExit(reason)
-    threads = sorted(set(args.threads or thread_counts(harness.usable_cpus())))
+    threads = sorted({1, *(args.threads or thread_counts(harness.usable_cpus()))})
     if threads[0] < 1:
         p.error("a number of threads is 1 or more")
     programs = harness.chosen(args.quick, args.programs)
@@ -108,7 +115,7 @@ def main():
             series.append({"program": name, "dtype": dtype, "rows": rows, "failures": failures})
     report = {"machine": harness.machine(), "command": " ".join(sys.argv), "peer": args.peer, "threads": threads, "rounds": args.rounds,
               "peaks": {n: harness.fma_peaks(n) for n in threads}, "series": series}
-    harness.write(args.out, report, markdown(report), chart(report))
+    harness.write(args.out, {**report, "records": [[*k, v] for k, v in records.items()]}, markdown(report), chart(report))
 
 
 if __name__ == "__main__":

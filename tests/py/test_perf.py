@@ -93,8 +93,24 @@ def test_a_program_that_there_is_none_of(tmp_path, script):
 
 
 def test_scaling(tmp_path):
-    made = report(tmp_path, "scaling", "--quick", "--programs", "mlp", "--threads", "1", "--seconds", "0.1")
-    assert [r["threads"] for r in made["series"][0]["rows"]] == [1] and made["series"][0]["rows"][0]["speedup"] == 1
+    made = report(tmp_path, "scaling", "--quick", "--programs", "mlp", "--threads", "2", "--seconds", "0.1")
+    assert [s["dtype"] for s in made["series"]] == list(harness.DTYPES)
+    for s in made["series"]:
+        one, two = s["rows"]
+        assert [one["threads"], two["threads"]] == [1, 2] and one["speedup"] == one["efficiency"] == 1
+        assert two["speedup"] == one["median_ms"] / two["median_ms"] and two["efficiency"] == two["speedup"] / 2
+    chart = (tmp_path / "report.svg").read_text()
+    assert chart.count("stroke-dasharray") == 1 and chart.count("<circle") == 4 and "ideal" in chart
+
+
+def test_scaling_without_a_run_of_one_thread():
+    import scaling
+
+    rows = scaling.curve({2: 4.0, 4: 2.0})
+    assert [r["speedup"] for r in rows] == [None, None] and scaling.speedup_cells(rows[0]) == ["–", "–"]
+    report = {"threads": [1, 2, 4], "series": [{"program": "MLP", "dtype": "fp32", "rows": rows}]}
+    assert "MLP" not in scaling.chart(report)
+    assert scaling.thread_counts(48) == [*range(1, 9), 16, 32, 48]
 
 
 @pytest.mark.parametrize("dtype", harness.DTYPES)
