@@ -311,6 +311,13 @@ static void bert(void) {
           number(-100));
     bench("bert cross_entropy backward", _cross_entropy_backward, 8.0 * TOKENS * WORDS, 0, (1), (dl), loss, logits, target, none,
           total, sums, number(-100));
+    tr_arg half = TENSOR(TR_BF16, TOKENS, WORDS), dh = TENSOR(TR_BF16, TOKENS, WORDS);
+    bench("bert logits from bfloat16", _cast, 6.0 * TOKENS * WORDS, 0, (TR_F32), (logits), half);
+    bench("bert logits to bfloat16", _cast, 6.0 * TOKENS * WORDS, 0, (TR_BF16), (half), logits);
+    bench("bert cross_entropy, bfloat16", _cross_entropy, 2.0 * TOKENS * WORDS, 0, (1), (loss, total, sums), half, target, none,
+          number(-100));
+    bench("bert cross_entropy backward, bfloat16", _cross_entropy_backward, 4.0 * TOKENS * WORDS, 0, (1), (dh), loss, half, target,
+          none, total, sums, number(-100));
     tr_arg table = F(WORDS, WIDE);
     bench("bert embedding backward", embedding_backward, 4.0 * WORDS * WIDE, 0, (WORDS, -1), (table), h, target);
 }

@@ -100,6 +100,28 @@ Test(kernels, sums_of_bfloat16) {
     }
 }
 
+/* ... and their cross-entropy; its gradient is theirs, rounded. */
+Test(kernels, cross_entropy_of_bfloat16) {
+    enum { N = 5, CLASSES = 2111 };
+    static float x[N * CLASSES], d[N * CLASSES], loss[2], total[2], sums[2][N];
+    static uint16_t half[N * CLASSES], want[N * CLASSES], have[N * CLASSES];
+    int64_t target[N] = {0, 1023, -100, 1024, 2110};
+    float one = 1;
+    kc_noise(x, N * CLASSES, 5);
+    to_bf16(half, x, N * CLASSES);
+    for (int b = 0; b < 2; b++) {
+        tr_arg in = b ? kc_tensor(TR_BF16, half, N, CLASSES) : kc_tensor(TR_F32, x, N, CLASSES),
+               out = b ? kc_tensor(TR_BF16, have, N, CLASSES) : kc_tensor(TR_F32, d, N, CLASSES),
+               t = kc_tensor(TR_I64, target, N), w = kc_scalar(TR_F32, &total[b]), s = kc_tensor(TR_F32, sums[b], N);
+        kc_call(_cross_entropy, TR_F32, (1), (kc_scalar(TR_F32, &loss[b]), w, s), in, t, kc_none(), kc_integer(-100));
+        kc_call(_cross_entropy_backward, TR_F32, (1), (out), kc_scalar(TR_F32, &one), in, t, kc_none(), w, s, kc_integer(-100));
+    }
+    cr_assert_eq(loss[0], loss[1]);
+    cr_assert_arr_eq(sums[0], sums[1], sizeof sums[0]);
+    to_bf16(want, d, N * CLASSES);
+    cr_assert_arr_eq(want, have, sizeof want);
+}
+
 Test(kernels, extremes_and_nan) {
     float nan = NAN, x[] = {1, 5, 3, 2, nan, 9}, out[2];
     int64_t at[2];

@@ -402,8 +402,13 @@ static tr_status infer_nll_loss(tr_infer *c) {
 static tr_status infer_cross_entropy(tr_infer *c) {
     const tr_meta *x = c->in[0].meta;
     TR_TRY(infer_nll_loss(c));
-    if (x->ndim != 2 || (x->dtype != TR_F32 && x->dtype != TR_F64))
-        return TR_FAIL(TR_E_RUNTIME, "_cross_entropy: the input must have two dimensions and be float32 or float64");
+    if (x->ndim != 2 || !tr_dtype_is_float((tr_dtype) x->dtype))
+        return TR_FAIL(TR_E_RUNTIME, "_cross_entropy: the input must have two dimensions and be of a floating-point type");
+    if (x->dtype == TR_BF16) { // what autocast makes of it: as of a float32 copy
+        c->cdtype = TR_F32;
+        TR_TRY(set_out(c, 0, TR_F32, c->attrs[0] == 0, x->shape));
+        TR_TRY(set_out(c, 1, TR_F32, 0, NULL));
+    }
     return set_out(c, 2, c->cdtype, 1, x->shape);
 }
 static tr_status infer_nll_loss_backward(tr_infer *c) {

@@ -205,7 +205,8 @@ VJP(cross_entropy, BIT(0) | BIT(1) | BIT(2), BIT(1) | BIT(2)) {
                        ignore));
         return;
     }
-    T logs = WORD_A(_log_softmax, A(1), X(0));
+    tr_input x = META(0)->dtype == TR_BF16 ? tr_in(WORD_A(_cast, A(TR_F32), X(0))) : X(0);
+    T logs = WORD_A(_log_softmax, A(1), x);
     T d = WORD_A(nll_loss_backward, A(ATTR(0)), tr_in(G), tr_in(logs), X(1), optional(v, 2), tr_in(OUT(1)), ignore);
     GIVE(0, WORD_A(_log_softmax_backward, A(1), tr_in(d), tr_in(logs)));
 }

@@ -2,9 +2,10 @@
  *
  * Cross-entropy reads a row of logits once, block by block, with a running maximum, and keeps the logarithm of the sum of its
  * exponentials; backward writes the gradient in one pass from that. Rows' losses are added up in order, in double: the
- * number of threads changes nothing. */
+ * number of threads changes nothing. Logits of bfloat16 are met as floats, block by block, and their gradient is rounded once. */
 #include "exec/kernels/kernels.h"
 #include "exec/kernels/ew_math.h"
+#include "exec/kernels/isa_bf16.h"
 #include "exec/kernels/isa_wide.h"
 
 enum { REDUCE_NONE, REDUCE_MEAN, REDUCE_SUM };
@@ -123,7 +124,31 @@ typedef struct entropy {
     void *y, *sums;       /* gradient; log of each row's sum */
     double *losses;       /* [N] */
     const double *factor; /* [N]: what the row's gradient is multiplied by */
+    bool bf16;            /* x and y */
 } entropy;
+
+/* Some logits: where they lie, or widened into `room`. */
+static const float *logits_float(const entropy *e, int64_t at, int64_t n, float *room) {
+    if (!e->bf16)
+        return (const float *) e->x + at;
+    bf16_widen(room, (const uint16_t *) e->x + at, n);
+    return room;
+}
+static const double *logits_double(const entropy *e, int64_t at, int64_t n, double *room) {
+    return (const double *) e->x + at;
+}
+/* Where their gradient is computed, and how it gets to where it belongs. */
+static float *gradient_float(const entropy *e, int64_t at, float *room) {
+    return e->bf16 ? room : (float *) e->y + at;
+}
+static double *gradient_double(const entropy *e, int64_t at, double *room) {
+    return (double *) e->y + at;
+}
+static void keep_float(const entropy *e, int64_t at, int64_t n, const float *y) {
+    if (e->bf16)
+        bf16_narrow((uint16_t *) e->y + at, y, n);
+}
+static void keep_double(const entropy *e, int64_t at, int64_t n, const double *y) {}
 
 #define ENTROPY(T, V, VN, exp_, log_)                                                                                  \
     static T block_max_##T(const T *x, int64_t n, T m) {                                                               \
@@ -165,57 +190,69 @@ typedef struct entropy {
     static void entropy_rows_##T(void *env, int64_t begin, int64_t end, int thread) {                                  \
         const entropy *e = env;                                                                                        \
         int64_t n = e->n.classes;                                                                                      \
+        T room[BLOCK];                                                                                                 \
         for (int64_t r = begin; r < end; r++) {                                                                        \
-            const T *x = (const T *) e->x + r * n;                                                                     \
             T m = -(T) __builtin_inff();                                                                               \
             double sum = 0;                                                                                            \
             for (int64_t i = 0; i < n; i += BLOCK) {                                                                   \
                 int64_t k = tr__min(BLOCK, n - i);                                                                     \
-                T most = block_max_##T(x + i, k, m);                                                                   \
+                const T *x = logits_##T(e, r * n + i, k, room);                                                        \
+                T most = block_max_##T(x, k, m);                                                                       \
                 if (most != m) {                                                                                       \
                     sum = i ? sum * (double) exp_(m - most) : 0;                                                       \
                     m = most;                                                                                          \
                 }                                                                                                      \
                 if (m != -(T) __builtin_inff())                                                                        \
-                    sum += block_sum_##T(x + i, k, m);                                                                 \
+                    sum += block_sum_##T(x, k, m);                                                                     \
                 else                                                                                                   \
-                    for (int64_t c = i; c < i + k; c++)                                                                \
+                    for (int64_t c = 0; c < k; c++)                                                                    \
                         sum += x[c] != x[c] ? (double) x[c] : 0;                                                       \
             }                                                                                                          \
             T l = (T) log_(sum);                                                                                       \
             int64_t t = e->n.target[r];                                                                                \
             ((T *) e->sums)[r] = m + l;                                                                                \
-            e->losses[r] = t == e->n.ignore ? 0 : -nll_weight(&e->n, r) * (double) (x[t] - m - l);                     \
+            bool ignored = t == e->n.ignore;                                                                           \
+            e->losses[r] = ignored ? 0 : -nll_weight(&e->n, r) * (double) (*logits_##T(e, r * n + t, 1, room) - m - l);\
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void block_gradient_##T(const T *x, T *y, int64_t n, T l, T f) {                                            \
+        int64_t i = 0;                                                                                                 \
+        V u, w;                                                                                                        \
+        for (; i + 2 * VN <= n; i += 2 * VN) {                                                                         \
+            memcpy(&u, x + i, sizeof u);                                                                               \
+            memcpy(&w, x + i + VN, sizeof w);                                                                          \
+            u = V##_exp_down(u - l) * f;                                                                               \
+            w = V##_exp_down(w - l) * f;                                                                               \
+            memcpy(y + i, &u, sizeof u);                                                                               \
+            memcpy(y + i + VN, &w, sizeof w);                                                                          \
+        }                                                                                                              \
+        for (; i < n; i += VN) {                                                                                       \
+            size_t rest = (size_t) tr__min(VN, n - i) * sizeof *x;                                                     \
+            u = (V){0};                                                                                                \
+            memcpy(&u, x + i, rest);                                                                                   \
+            u = V##_exp_down(u - l) * f;                                                                               \
+            memcpy(y + i, &u, rest);                                                                                   \
         }                                                                                                              \
     }                                                                                                                  \
     static void entropy_gradient_##T(void *env, int64_t begin, int64_t end, int thread) {                              \
         const entropy *e = env;                                                                                        \
         int64_t n = e->n.classes;                                                                                      \
+        T room[BLOCK], made[BLOCK];                                                                                    \
         for (int64_t r = begin; r < end; r++) {                                                                        \
-            const T *x = (const T *) e->x + r * n;                                                                     \
-            T *y = (T *) e->y + r * n, f = (T) e->factor[r], l = ((const T *) e->sums)[r];                             \
-            int64_t i = 0, t = e->n.target[r];                                                                         \
-            if (t == e->n.ignore) {                                                                                    \
-                memset(y, 0, (size_t) n * sizeof *y);                                                                  \
-                continue;                                                                                              \
+            T f = (T) e->factor[r], l = ((const T *) e->sums)[r];                                                      \
+            int64_t t = e->n.target[r];                                                                                \
+            for (int64_t i = 0; i < n; i += BLOCK) {                                                                   \
+                int64_t k = tr__min(BLOCK, n - i), at = r * n + i;                                                     \
+                T *y = gradient_##T(e, at, made);                                                                      \
+                if (t == e->n.ignore) {                                                                                \
+                    memset(y, 0, (size_t) k * sizeof *y);                                                              \
+                } else {                                                                                               \
+                    block_gradient_##T(logits_##T(e, at, k, room), y, k, l, f);                                        \
+                    if (t >= i && t < i + k)                                                                           \
+                        y[t - i] -= f;                                                                                 \
+                }                                                                                                      \
+                keep_##T(e, at, k, y);                                                                                 \
             }                                                                                                          \
-            V u, w;                                                                                                    \
-            for (; i + 2 * VN <= n; i += 2 * VN) {                                                                     \
-                memcpy(&u, x + i, sizeof u);                                                                           \
-                memcpy(&w, x + i + VN, sizeof w);                                                                      \
-                u = V##_exp_down(u - l) * f;                                                                           \
-                w = V##_exp_down(w - l) * f;                                                                           \
-                memcpy(y + i, &u, sizeof u);                                                                           \
-                memcpy(y + i + VN, &w, sizeof w);                                                                      \
-            }                                                                                                          \
-            for (; i < n; i += VN) {                                                                                   \
-                size_t rest = (size_t) tr__min(VN, n - i) * sizeof *x;                                                 \
-                u = (V){0};                                                                                            \
-                memcpy(&u, x + i, rest);                                                                               \
-                u = V##_exp_down(u - l) * f;                                                                           \
-                memcpy(y + i, &u, rest);                                                                               \
-            }                                                                                                          \
-            y[t] -= f;                                                                                                 \
         }                                                                                                              \
     }
 ENTROPY(float, vF, VN_F, expf, log)
@@ -228,9 +265,9 @@ static int64_t rows_grain(const nll *n) {
 TR__ISA_KERNEL(_cross_entropy) {
     const tr_arg *x = &c->in[0];
     tr_dtype wide = x->meta->dtype == TR_F64 ? TR_F64 : TR_F32;
-    entropy e;
+    entropy e = {.bf16 = tr__is_bf16(x)};
     TR_TRY(open_nll(c, &e.n, x, &c->in[1], &c->in[2], &c->in[3]));
-    TR_TRY(tr__dense_in(c, x, wide, &e.x));
+    TR_TRY(tr__dense_in(c, x, (tr_dtype) x->meta->dtype, &e.x));
     TR_TRY(tr__dense_out(c, &c->out[2], wide, &e.sums));
     e.losses = tr__scratch(c, (size_t) e.n.n * sizeof *e.losses);
     if (!e.losses)
@@ -258,13 +295,13 @@ TR__ISA_KERNEL(_cross_entropy_backward) {
     const tr_arg *x = &c->in[1], *out = &c->out[0];
     tr_dtype wide = x->meta->dtype == TR_F64 ? TR_F64 : TR_F32;
     const void *g, *t, *sums;
-    entropy e;
+    entropy e = {.bf16 = tr__is_bf16(x)};
     TR_TRY(open_nll(c, &e.n, x, &c->in[2], &c->in[3], &c->in[6]));
     TR_TRY(tr__dense_in(c, &c->in[0], TR_F64, &g));
-    TR_TRY(tr__dense_in(c, x, wide, &e.x));
+    TR_TRY(tr__dense_in(c, x, (tr_dtype) x->meta->dtype, &e.x));
     TR_TRY(tr__dense_in(c, &c->in[4], TR_F64, &t));
     TR_TRY(tr__dense_in(c, &c->in[5], wide, &sums));
-    TR_TRY(tr__dense_out(c, out, wide, &e.y));
+    TR_TRY(tr__dense_out(c, out, (tr_dtype) out->meta->dtype, &e.y));
     e.sums = (void *) sums;
     double *factor = tr__scratch(c, (size_t) e.n.n * sizeof *factor);
     if (!factor)
@@ -274,5 +311,5 @@ TR__ISA_KERNEL(_cross_entropy_backward) {
         factor[i] = nll_weight(&e.n, i) * ((const double *) g)[e.n.reduction == REDUCE_NONE ? i : 0] / divisor;
     e.factor = factor;
     tr__parallel(c->ctx, e.n.n, rows_grain(&e.n), wide == TR_F64 ? entropy_gradient_double : entropy_gradient_float, &e);
-    return tr__dense_out_end(c, out, wide, e.y);
+    return tr__dense_out_end(c, out, (tr_dtype) out->meta->dtype, e.y);
 }

@@ -481,11 +481,18 @@ def nll_loss(input, target, weight=None, size_average=None, ignore_index=-100, r
     return loss.reshape(target.shape) if reduction == "none" else loss
 
 
-@_autocast.float32
 def cross_entropy(input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean",
                   label_smoothing=0.0):
     """nll_loss of log_softmax; targets are class indices or probabilities."""
     reduction = _reduction(size_average, reduce, reduction)
+    if input.dtype is _C.bfloat16 and _C._autocast_enabled() and input.ndim == 2 and target.ndim == 1 and label_smoothing == 0.0:
+        # The op computes in float32 by itself: logits are large, and their copies would be larger.
+        return _op._cross_entropy(input, target, _C._autocast_float32(weight), ignore_index, reduction)[0]
+    return _cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
+
+
+@_autocast.float32
+def _cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing):
     dim = 0 if input.ndim == 1 else 1
     if target.dtype.is_floating_point and target.shape == input.shape:
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing, dim)
