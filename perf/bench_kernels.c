@@ -178,6 +178,10 @@ static void elementwise(void) {
     bench("tanh", tanh, 8.0 * N, 0, (0), (o), x);
     bench("gelu", gelu, 8.0 * N, 0, (0), (o), x);
     bench("gelu_backward", gelu_backward, 12.0 * N, 0, (0), (o), x, y);
+    bench("gelu, by tanh", gelu, 8.0 * N, 0, (1), (o), x);
+    bench("gelu_backward, by tanh", gelu_backward, 12.0 * N, 0, (1), (o), x, y);
+    bench("gelu, by tanh, bfloat16", gelu, 4.0 * N, 0, (1), (ho), h);
+    bench("gelu_backward, by tanh, bfloat16", gelu_backward, 6.0 * N, 0, (1), (ho), h, h);
 }
 
 /* What a call costs where there is next to nothing to do. */
