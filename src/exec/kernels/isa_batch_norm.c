@@ -2,8 +2,9 @@
  *
  * Images lie as planes, [N, C, S], or as rows, [N * S, C] (channels last, and [N, C] itself). Sums are taken in double, of
  * deviations from a channel's first element, and meet the same formulas whatever the layout: both layouts give the same
- * numbers, as does any number of threads. bfloat16 is computed in float and rounded where one op after the other would. Planes: a channel is one thread's, both of its passes out of the cache.
- * Rows: cut into chunks by size alone, whose sums are added up in order. */
+ * numbers, as does any number of threads. bfloat16 is computed in float, and rounded where one op after the other would.
+ * Planes: a channel is one thread's, both of its passes out of the cache. Rows: cut into chunks by size alone, whose sums are
+ * added up in order. */
 #include "exec/kernels/kernels.h"
 #include "exec/kernels/ew_math.h"
 #include "exec/kernels/isa_norm.h"
@@ -245,46 +246,46 @@ static void gradient_of(const job *j, int64_t c, double sum, double product, dou
 
 /* ------------------------------------------------------------------------------------------ planes */
 
-#define PLANES(E, S, T)                                                                                            \
-    static void forward_planes_##E(void *env, int64_t begin, int64_t end, int thread) {                      \
-        const job *j = env;                                                                                  \
-        for (int64_t c = begin; c < end; c++) {                                                              \
-            const S *x = (const S *) j->x + c * j->s, *o = (const S *) j->other + (j->other ? c * j->s : 0); \
-            S *y = (S *) j->y + c * j->s;                                                                    \
-            int64_t step = j->c * j->s;                                                                      \
-            double sums[2] = {0}, a, b, first = VALUE_OF_##E(x[0]);                                          \
-            for (int64_t i = 0; j->training && i < j->n; i++)                                                \
-                moments_##E(x + i * step, j->s, first, sums);                                        \
-            if (j->training)                                                                                 \
-                set_statistics(j, c, first, sums[0], sums[1]);                                       \
-            affine_of(j, c, &a, &b);                                                                         \
-            for (int64_t i = 0; i < j->n; i++)                                                               \
-                forward_plane_##E(j->flags, y + i * step, x + i * step, j->other ? o + i * step : NULL, j->s, (T) a, (T) b); \
-        }                                                                                                    \
-    }                                                                                                        \
-    static void backward_planes_##E(void *env, int64_t begin, int64_t end, int thread) {                     \
-        const job *j = env;                                                                                  \
-        int64_t step = j->c * j->s;                                                                          \
-        for (int64_t c = begin; c < end; c++) {                                                              \
-            double sums[2] = {0}, mean, k2, scale, m = j->mean[c];                                           \
-            for (int64_t i = 0; i < j->n; i++) {                                                             \
-                int64_t at = i * step + c * j->s;                                                            \
-                const S *g = (const S *) j->g + at, *mask = j->out ? (const S *) j->out + at : NULL;         \
-                if (j->dg) {                                                                                 \
-                    mask_##E((S *) j->dg + at, g, mask, j->s);                                               \
-                    g = (const S *) j->dg + at;                                                              \
-                    mask = NULL;                                                                             \
-                }                                                                                            \
-                products_##E(g, mask, (const S *) j->x + at, j->s, m, sums);                                 \
-            }                                                                                                \
-            gradient_of(j, c, sums[0], sums[1], &mean, &k2, &scale);                                         \
-            for (int64_t i = 0; i < j->n; i++) {                                                             \
-                int64_t at = i * step + c * j->s;                                                            \
-                backward_plane_##E(j->training, (S *) j->y + at, (const S *) (j->dg ? j->dg : j->g) + at,    \
-                                   j->out && !j->dg ? (const S *) j->out + at : NULL, (const S *) j->x + at, \
-                                   j->s, (T) m, (T) mean, (T) k2, (T) scale);                                \
-            }                                                                                                \
-        }                                                                                                    \
+#define PLANES(E, S, T)                                                                                                     \
+    static void forward_planes_##E(void *env, int64_t begin, int64_t end, int thread) {                                     \
+        const job *j = env;                                                                                                 \
+        for (int64_t c = begin; c < end; c++) {                                                                             \
+            const S *x = (const S *) j->x + c * j->s, *o = (const S *) j->other + (j->other ? c * j->s : 0);                \
+            S *y = (S *) j->y + c * j->s;                                                                                   \
+            int64_t step = j->c * j->s;                                                                                     \
+            double sums[2] = {0}, a, b, first = VALUE_OF_##E(x[0]);                                                         \
+            for (int64_t i = 0; j->training && i < j->n; i++)                                                               \
+                moments_##E(x + i * step, j->s, first, sums);                                                               \
+            if (j->training)                                                                                                \
+                set_statistics(j, c, first, sums[0], sums[1]);                                                              \
+            affine_of(j, c, &a, &b);                                                                                        \
+            for (int64_t i = 0; i < j->n; i++)                                                                              \
+                forward_plane_##E(j->flags, y + i * step, x + i * step, j->other ? o + i * step : NULL, j->s, (T) a, (T) b);\
+        }                                                                                                                   \
+    }                                                                                                                       \
+    static void backward_planes_##E(void *env, int64_t begin, int64_t end, int thread) {                                    \
+        const job *j = env;                                                                                                 \
+        int64_t step = j->c * j->s;                                                                                         \
+        for (int64_t c = begin; c < end; c++) {                                                                             \
+            double sums[2] = {0}, mean, k2, scale, m = j->mean[c];                                                          \
+            for (int64_t i = 0; i < j->n; i++) {                                                                            \
+                int64_t at = i * step + c * j->s;                                                                           \
+                const S *g = (const S *) j->g + at, *mask = j->out ? (const S *) j->out + at : NULL;                        \
+                if (j->dg) {                                                                                                \
+                    mask_##E((S *) j->dg + at, g, mask, j->s);                                                              \
+                    g = (const S *) j->dg + at;                                                                             \
+                    mask = NULL;                                                                                            \
+                }                                                                                                           \
+                products_##E(g, mask, (const S *) j->x + at, j->s, m, sums);                                                \
+            }                                                                                                               \
+            gradient_of(j, c, sums[0], sums[1], &mean, &k2, &scale);                                                        \
+            for (int64_t i = 0; i < j->n; i++) {                                                                            \
+                int64_t at = i * step + c * j->s;                                                                           \
+                backward_plane_##E(j->training, (S *) j->y + at, (const S *) (j->dg ? j->dg : j->g) + at,                   \
+                                   j->out && !j->dg ? (const S *) j->out + at : NULL, (const S *) j->x + at,                \
+                                   j->s, (T) m, (T) mean, (T) k2, (T) scale);                                               \
+            }                                                                                                               \
+        }                                                                                                                   \
     }
 PLANES(float, float, float)
 PLANES(double, double, double)
@@ -292,79 +293,79 @@ PLANES(half, uint16_t, float)
 
 /* ------------------------------------------------------------------------------------------ rows */
 
-#define ROWS(E, S, T)                                                                                                     \
-    static void row_sums_##E(void *env, int64_t begin, int64_t end, int thread) {                                   \
-        const job *j = env;                                                                                         \
-        int64_t all = j->n * j->s, step = j->c;                                                                     \
-        for (int64_t chunk = begin; chunk < end; chunk++) {                                                         \
-            double *s = j->sums + 2 * j->c * chunk, *q = s + j->c;                                                  \
-            int64_t last = tr__min(all, (chunk + 1) * j->chunk);                                                    \
-            memset(s, 0, (size_t) (2 * j->c) * sizeof *s);                                                          \
-            for (int64_t col = 0; col < j->c; col += PIECE)                                                         \
-                for (int64_t r = chunk * j->chunk; r < last; r += 4) {                                              \
-                    int64_t at = r * step + col, rows = tr__min(4, last - r), n = tr__min(PIECE, j->c - col);       \
-                    const S *x = (const S *) j->x + at, *g = (const S *) j->g + (j->g ? at : 0);                    \
-                    const S *mask = j->out ? (const S *) j->out + at : NULL;                                        \
-                    if (j->dg) {                                                                                    \
-                        S *dg = (S *) j->dg + at;                                                                   \
-                        for (int64_t k = 0; k < rows; k++)                                                          \
-                            mask_##E(dg + k * step, g + k * step, mask ? mask + k * step : NULL, n);                \
-                        g = dg;                                                                                     \
-                        mask = NULL;                                                                                \
-                    }                                                                                               \
-                    if (!j->g)                                                                                      \
-                        column_moments_##E(x, step, rows, n, j->m + col, s + col, q + col);                         \
-                    else if (mask)                                                                                  \
-                        column_products_##E(g, mask, x, step, rows, n, j->m + col, s + col, q + col);               \
-                    else                                                                                            \
-                        column_products_##E(g, NULL, x, step, rows, n, j->m + col, s + col, q + col);               \
-                }                                                                                                   \
-        }                                                                                                           \
-    }                                                                                                               \
-    static void row_forward_##E(void *env, int64_t begin, int64_t end, int thread) {                                \
-        const job *j = env;                                                                                         \
-        const T *a = j->coef, *b = a + j->c;                                                                        \
-        for (int64_t i = begin; i < end; i++) {                                                                     \
-            int64_t at = i * j->c;                                                                                  \
-            forward_row_##E(j->flags, (S *) j->y + at, (const S *) j->x + at,                                       \
-                            j->other ? (const S *) j->other + at : NULL, j->c, a, b);                               \
-        }                                                                                                           \
-    }                                                                                                               \
-    static void row_backward_##E(void *env, int64_t begin, int64_t end, int thread) {                               \
-        const job *j = env;                                                                                         \
-        const T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                              \
-        for (int64_t i = begin; i < end; i++) {                                                                     \
-            int64_t at = i * j->c;                                                                                  \
-            backward_row_##E(j->training, (S *) j->y + at, (const S *) (j->dg ? j->dg : j->g) + at,                 \
-                             j->out && !j->dg ? (const S *) j->out + at : NULL, (const S *) j->x + at, j->c, m,     \
-                             mean, k2, scale);                                                                      \
-        }                                                                                                           \
-    }                                                                                                               \
-    static void set_forward_##E(const job *j) {                                                     \
-        T *a = j->coef, *b = a + j->c;                                                                              \
-        for (int64_t c = 0; c < j->c; c++) {                                                                        \
-            double p, q;                                                                                            \
-            if (j->training)                                                                                        \
-                set_statistics(j, c, j->m[c], j->sums[c], j->sums[j->c + c]);                                       \
-            affine_of(j, c, &p, &q);                                                                                \
-            a[c] = (T) p;                                                                                           \
-            b[c] = (T) q;                                                                                           \
-        }                                                                                                           \
-    }                                                                                                               \
-    static void set_backward_##E(const job *j) {                                                    \
-        T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                                    \
-        for (int64_t c = 0; c < j->c; c++) {                                                                        \
-            double p, q, r;                                                                                         \
-            gradient_of(j, c, j->sums[c], j->sums[j->c + c], &p, &q, &r);                                           \
-            m[c] = (T) j->mean[c];                                                                                  \
-            mean[c] = (T) p;                                                                                        \
-            k2[c] = (T) q;                                                                                          \
-            scale[c] = (T) r;                                                                                       \
-        }                                                                                                           \
-    }                                                                                                               \
-    static void first_row_##E(const job *j) {                                                                       \
-        for (int64_t c = 0; c < j->c; c++)                                                                          \
-            j->m[c] = VALUE_OF_##E(((const S *) j->x)[c]);                                                               \
+#define ROWS(E, S, T)                                                                                           \
+    static void row_sums_##E(void *env, int64_t begin, int64_t end, int thread) {                               \
+        const job *j = env;                                                                                     \
+        int64_t all = j->n * j->s, step = j->c;                                                                 \
+        for (int64_t chunk = begin; chunk < end; chunk++) {                                                     \
+            double *s = j->sums + 2 * j->c * chunk, *q = s + j->c;                                              \
+            int64_t last = tr__min(all, (chunk + 1) * j->chunk);                                                \
+            memset(s, 0, (size_t) (2 * j->c) * sizeof *s);                                                      \
+            for (int64_t col = 0; col < j->c; col += PIECE)                                                     \
+                for (int64_t r = chunk * j->chunk; r < last; r += 4) {                                          \
+                    int64_t at = r * step + col, rows = tr__min(4, last - r), n = tr__min(PIECE, j->c - col);   \
+                    const S *x = (const S *) j->x + at, *g = (const S *) j->g + (j->g ? at : 0);                \
+                    const S *mask = j->out ? (const S *) j->out + at : NULL;                                    \
+                    if (j->dg) {                                                                                \
+                        S *dg = (S *) j->dg + at;                                                               \
+                        for (int64_t k = 0; k < rows; k++)                                                      \
+                            mask_##E(dg + k * step, g + k * step, mask ? mask + k * step : NULL, n);            \
+                        g = dg;                                                                                 \
+                        mask = NULL;                                                                            \
+                    }                                                                                           \
+                    if (!j->g)                                                                                  \
+                        column_moments_##E(x, step, rows, n, j->m + col, s + col, q + col);                     \
+                    else if (mask)                                                                              \
+                        column_products_##E(g, mask, x, step, rows, n, j->m + col, s + col, q + col);           \
+                    else                                                                                        \
+                        column_products_##E(g, NULL, x, step, rows, n, j->m + col, s + col, q + col);           \
+                }                                                                                               \
+        }                                                                                                       \
+    }                                                                                                           \
+    static void row_forward_##E(void *env, int64_t begin, int64_t end, int thread) {                            \
+        const job *j = env;                                                                                     \
+        const T *a = j->coef, *b = a + j->c;                                                                    \
+        for (int64_t i = begin; i < end; i++) {                                                                 \
+            int64_t at = i * j->c;                                                                              \
+            forward_row_##E(j->flags, (S *) j->y + at, (const S *) j->x + at,                                   \
+                            j->other ? (const S *) j->other + at : NULL, j->c, a, b);                           \
+        }                                                                                                       \
+    }                                                                                                           \
+    static void row_backward_##E(void *env, int64_t begin, int64_t end, int thread) {                           \
+        const job *j = env;                                                                                     \
+        const T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                          \
+        for (int64_t i = begin; i < end; i++) {                                                                 \
+            int64_t at = i * j->c;                                                                              \
+            backward_row_##E(j->training, (S *) j->y + at, (const S *) (j->dg ? j->dg : j->g) + at,             \
+                             j->out && !j->dg ? (const S *) j->out + at : NULL, (const S *) j->x + at, j->c, m, \
+                             mean, k2, scale);                                                                  \
+        }                                                                                                       \
+    }                                                                                                           \
+    static void set_forward_##E(const job *j) {                                                                 \
+        T *a = j->coef, *b = a + j->c;                                                                          \
+        for (int64_t c = 0; c < j->c; c++) {                                                                    \
+            double p, q;                                                                                        \
+            if (j->training)                                                                                    \
+                set_statistics(j, c, j->m[c], j->sums[c], j->sums[j->c + c]);                                   \
+            affine_of(j, c, &p, &q);                                                                            \
+            a[c] = (T) p;                                                                                       \
+            b[c] = (T) q;                                                                                       \
+        }                                                                                                       \
+    }                                                                                                           \
+    static void set_backward_##E(const job *j) {                                                                \
+        T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                                \
+        for (int64_t c = 0; c < j->c; c++) {                                                                    \
+            double p, q, r;                                                                                     \
+            gradient_of(j, c, j->sums[c], j->sums[j->c + c], &p, &q, &r);                                       \
+            m[c] = (T) j->mean[c];                                                                              \
+            mean[c] = (T) p;                                                                                    \
+            k2[c] = (T) q;                                                                                      \
+            scale[c] = (T) r;                                                                                   \
+        }                                                                                                       \
+    }                                                                                                           \
+    static void first_row_##E(const job *j) {                                                                   \
+        for (int64_t c = 0; c < j->c; c++)                                                                      \
+            j->m[c] = VALUE_OF_##E(((const S *) j->x)[c]);                                                      \
     }
 ROWS(float, float, float)
 ROWS(double, double, double)
@@ -384,7 +385,11 @@ typedef struct form {
             set_forward_##E, set_backward_##E                                                                      \
         }                                                                                                          \
     }
-static const form forms[TR_DTYPE_COUNT] = {[TR_BF16] = FORM(half, float), [TR_F32] = FORM(float, float), [TR_F64] = FORM(double, double)};
+static const form forms[TR_DTYPE_COUNT] = {
+    [TR_BF16] = FORM(half, float),
+    [TR_F32] = FORM(float, float),
+    [TR_F64] = FORM(double, double),
+};
 
 static tr_status over_rows(const tr_kernel_call *c, job *j, const form *f) {
     int64_t rows = j->n * j->s, n = j->c;
