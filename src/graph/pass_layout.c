@@ -58,8 +58,8 @@ static const tr_meta *movable(const chooser *c, uint32_t v) {
     if (c->g->birth[v] == TR__NIL || p->death[v] == TR_DEATH_NEVER || p->fetched[v])
         return NULL;
     const tr_meta *m = born_look(c, v);
-    // Integers: what a maximum's pool keeps.
-    if (m->ndim != 4 || !m->contiguous || (m->dtype != TR_F32 && m->dtype != TR_BF16 && m->dtype != TR_I64) || m->shape[1] < CHANNELS || m->shape[1] % CHANNELS ||
+    bool fits = m->dtype == TR_F32 || m->dtype == TR_BF16 || m->dtype == TR_I64; // integers: what a maximum's pool keeps
+    if (m->ndim != 4 || !m->contiguous || !fits || m->shape[1] < CHANNELS || m->shape[1] % CHANNELS ||
         m->shape[2] * m->shape[3] < 2 || m->numel == 0 || !tr__is_whole(p, v, m))
         return NULL;
     for (uint32_t t = c->g->touch.at[v]; t < c->g->touch.at[v + 1]; t++) {

@@ -92,6 +92,20 @@ def test_a_program_that_there_is_none_of(tmp_path, script):
     assert not list(tmp_path.iterdir())
 
 
+def test_agreement():
+    line = [sys.executable, str(PERF / "agreement.py"), "--programs", "MLP", "--dtypes", "fp32", "--steps", "5"]
+    out = subprocess.run(line, check=True, capture_output=True, text=True, timeout=300).stdout
+    assert out.splitlines()[-1].endswith("| 1e-04 | ok |"), out
+
+
+def test_how_many_steps_are_within_the_limit():
+    import agreement
+
+    assert agreement.steps_within(agreement.apart([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]), 1e-4) == 3
+    assert agreement.steps_within(agreement.apart([1.0, 2.1, 3.0], [1.0, 2.0, 3.0]), 1e-4) == 1
+    assert agreement.steps_within(agreement.apart([float("nan")], [1.0]), 1e-4) == 0
+
+
 def test_scaling(tmp_path):
     made = report(tmp_path, "scaling", "--quick", "--programs", "mlp", "--threads", "2", "--seconds", "0.1")
     assert [s["dtype"] for s in made["series"]] == list(harness.DTYPES)

@@ -9,8 +9,8 @@
  *
  * Every sum is made in an order that depends on the sizes alone, not on the number of threads.
  *
- * oneDNN's kernels reach about 60 % of what these do with AVX2, and with AVX-512 85 %, less for weights' gradients and late layers
- * (docs/performance.md). The tile in registers is 6 rows by 16 columns there, by 64 here. */
+ * oneDNN's kernels take twice as long with AVX2, and with AVX-512 a sixth longer (docs/performance.md). The tile in registers
+ * is 6 rows by 16 columns there, by 64 here. */
 #include "exec/kernels/kernels.h"
 
 #if TR_ISA_LEVEL >= 3
@@ -21,12 +21,19 @@
 enum {
     NR = TR__CONV_PANEL,
     MR = 6,
-    VECTORS = NR / VN_F,            /* of a panel */
-    WIDE = TR_ISA_LEVEL >= 4 ? 4 : 1, /* panels that a tile in registers takes at most */
-    BLOCK = TR_ISA_LEVEL >= 4 ? 192 : 96,                     /* pixels, at most, whose part of the image stays in the cache; a multiple of MR */
-    CHUNK = TR_ISA_LEVEL >= 4 ? 1024 : 256,                    /* channels by taps of a panel that stay in a near cache */
-    UNITS = 32,                     /* of work, at least, if there are panels enough */
-    SUM = TR_ISA_LEVEL >= 4 ? 128 : 256,                      /* pixels, at least, that the weights' derivative sums up in registers */
+    VECTORS = NR / VN_F, /* of a panel */
+#if TR_ISA_LEVEL >= 4
+    WIDE = 4,     /* panels that a tile in registers takes at most */
+    BLOCK = 192,  /* pixels, at most, whose part of the image stays in the cache; a multiple of MR */
+    CHUNK = 1024, /* channels by taps of a panel that stay in a near cache */
+    SUM = 128,    /* pixels, at least, that the weights' derivative sums up in registers */
+#else
+    WIDE = 1,
+    BLOCK = 96,
+    CHUNK = 256,
+    SUM = 256,
+#endif
+    UNITS = 32, /* of work, at least, if there are panels enough */
 };
 
 /* A tile: MR rows of WIDE panels. Loops over it are unrolled; R and P are constants wherever it is used. */
@@ -551,7 +558,8 @@ static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v) {
     size_t floats = (size_t) ((s.tiles / s.parts + 1) * s.tile_step + s.panels * s.rows * v->out[1] * NR);
     s.per_thread = (floats * sizeof(float) + (size_t) s.pixels * sizeof(float *) +
                     (size_t) (s.taps * s.rows * v->out[1]) * sizeof(int32_t) + 127) / 64 * 64;
-    int64_t units = s.parts * wide, grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, all * v->out[1] * s.taps * s.tiles / s.parts * WIDE));
+    int64_t units = s.parts * wide, work = all * v->out[1] * s.taps * s.tiles / s.parts * WIDE;
+    int64_t grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
     s.scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * s.per_thread);
     if (!s.scratch)
         return TR_E_NOMEM;
