@@ -165,20 +165,10 @@ static tr_status settle(const tr_kernel_call *c, conv *v, int i, tr_arg *arg, tr
 
 /* ------------------------------------------------------------------------------------------ our own */
 
-/* Pixel after pixel, each with its channels; an image of one pixel or one channel lies so in either order. */
-static bool lies_by_pixels(const tr_meta *m) {
-    static const int inner_first[] = {1, 3, 2, 0};
-    int64_t stride = 1;
-    for (int i = 0; i < 4; stride *= m->shape[inner_first[i++]])
-        if (m->shape[inner_first[i]] != 1 && m->strides[inner_first[i]] != stride)
-            return false;
-    return true;
-}
-
 static bool is_ours(const conv *v, const int64_t *attrs) {
     const tr_home *home = v->t[1]->home;
     for (int i = 0; i < 3; i++)
-        if (v->t[i]->meta->dtype != TR_F32 || (i != 1 && !lies_by_pixels(v->t[i]->meta)))
+        if (v->t[i]->meta->dtype != TR_F32 || (i != 1 && !tr__has_channels_last(v->t[i]->meta)))
             return false;
     return tr__isa_now->convolve && attrs[6] == 1 && v->t[0]->meta->shape[1] % TR__CONV_PANEL == 0 &&
            v->t[2]->meta->shape[1] % TR__CONV_PANEL == 0 && (!home || tr__home_is_panels(home));

@@ -26,6 +26,7 @@
 #define VW       16
 #endif
 
+#define ALWAYS static inline __attribute__((always_inline))
 enum { VN_F = VW / 4, VN_D = VW / 8 };
 typedef float vF __attribute__((vector_size(VW)));
 typedef double vD __attribute__((vector_size(VW)));

@@ -38,10 +38,10 @@ ALWAYS void micro(int R, int64_t k, const float *a, int64_t a_row, int64_t a_k, 
     _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = (vF){0};
     for (int64_t i = 0; i < k; i++) {
         vF columns[2];
-        tile_load(columns, b + i * b_k);
-        _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_add(acc[r], a[r * a_row + i * a_k], columns);
+        tile_load(2, columns, b + i * b_k, VN_F);
+        _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_add(2, acc[r], a[r * a_row + i * a_k], columns);
     }
-    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_store(acc[r], c + r * c_row, add);
+    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_store(2, acc[r], c + r * c_row, VN_F, add);
 }
 
 typedef void micro_fn(int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c, int64_t c_row,
@@ -135,33 +135,10 @@ static void pack(float *to, const matrix *m, int64_t k, int64_t n) {
     }
 }
 
-#if VW == 64
-#define LOW(a, b)  __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-#define HIGH(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
-#elif VW == 32
-#define LOW(a, b)  __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
-#define HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
-#else
-#define LOW(a, b)  __builtin_shufflevector(a, b, 0, 4, 1, 5)
-#define HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
-#endif
-/* x^T of a square: interleaving the upper half of the rows with the lower one moves an element's row and column, taken as one
- * number, round by a bit. */
-ALWAYS void turn(vF x[VN_F]) {
-    _Pragma("GCC unroll 4") for (int width = 1; width < VN_F; width *= 2) {
-        vF y[VN_F];
-        _Pragma("GCC unroll 8") for (int i = 0; i < VN_F / 2; i++) {
-            y[2 * i] = LOW(x[i], x[i + VN_F / 2]);
-            y[2 * i + 1] = HIGH(x[i], x[i + VN_F / 2]);
-        }
-        _Pragma("GCC unroll 16") for (int i = 0; i < VN_F; i++) x[i] = y[i];
-    }
-}
-
 ALWAYS vF get_vector(const matrix *m, int64_t r, int64_t c) {
     vF x;
     if (m->bf16)
-        return bf16_load((const uint16_t *) m->data + r * m->row + c);
+        return load_bf16((const uint16_t *) m->data + r * m->row + c);
     memcpy(&x, (const float *) m->data + r * m->row + c, sizeof x);
     return x;
 }

@@ -7,8 +7,8 @@
  * added up in order. */
 #include "exec/kernels/kernels.h"
 #include "exec/kernels/ew_math.h"
+#include "exec/kernels/isa_bf16.h"
 #include "exec/kernels/isa_norm.h"
-#include "exec/kernels/isa_wide.h"
 
 enum {
     PIECE = 512,      /* columns whose sums stay in the L1 cache */
@@ -38,18 +38,16 @@ static inline int64_t ahead_of(int64_t step) {
     return tr__max(4, 2048 / step) * step;
 }
 
-#define ALWAYS static inline __attribute__((always_inline))
-
 /* An element type: E its name, S in memory, T in registers. What is stored was rounded to it before: STORED loses nothing. */
 #define VALUE_OF_float(x)  (x)
 #define VALUE_OF_double(x) (x)
-#define VALUE_OF_half(x)   tr__bf16_to_f32(x)
+#define VALUE_OF_bf16(x)   tr__bf16_to_f32(x)
 #define ROUND_float(x)     (x)
 #define ROUND_double(x)    (x)
-#define ROUND_half(x)      tr__bf16_to_f32(tr__f32_to_bf16(x))
+#define ROUND_bf16(x)      tr__bf16_to_f32(tr__f32_to_bf16(x))
 #define STORED_float(x)    (x)
 #define STORED_double(x)   (x)
-#define STORED_half(x)     upper_half(x)
+#define STORED_bf16(x)     upper_half(x)
 
 static inline uint16_t upper_half(float f) {
     uint32_t u;
@@ -155,7 +153,7 @@ static inline uint16_t upper_half(float f) {
     }
 RUNS(float, float)
 RUNS(double, double)
-RUNS(half, uint16_t)
+RUNS(bf16, uint16_t)
 
 /* The elementwise halves. AT(v) is v of the channel: the value for planes, v[k] for rows. */
 #define APPLY(E, S, T, form, P, AT)                                                                                         \
@@ -209,10 +207,10 @@ RUNS(half, uint16_t)
 #define NOTHING
 APPLY(float, float, float, plane, NOTHING, VALUE)
 APPLY(double, double, double, plane, NOTHING, VALUE)
-APPLY(half, uint16_t, float, plane, NOTHING, VALUE)
+APPLY(bf16, uint16_t, float, plane, NOTHING, VALUE)
 APPLY(float, float, float, row, *, ENTRY)
 APPLY(double, double, double, row, *, ENTRY)
-APPLY(half, uint16_t, float, row, *, ENTRY)
+APPLY(bf16, uint16_t, float, row, *, ENTRY)
 
 /* ------------------------------------------------------------------------------------------ a channel's numbers */
 
@@ -289,7 +287,7 @@ static void gradient_of(const job *j, int64_t c, double sum, double product, dou
     }
 PLANES(float, float, float)
 PLANES(double, double, double)
-PLANES(half, uint16_t, float)
+PLANES(bf16, uint16_t, float)
 
 /* ------------------------------------------------------------------------------------------ rows */
 
@@ -369,7 +367,7 @@ PLANES(half, uint16_t, float)
     }
 ROWS(float, float, float)
 ROWS(double, double, double)
-ROWS(half, uint16_t, float)
+ROWS(bf16, uint16_t, float)
 
 /* What there is for an element type. */
 typedef struct form {
@@ -386,7 +384,7 @@ typedef struct form {
         }                                                                                                          \
     }
 static const form forms[TR_DTYPE_COUNT] = {
-    [TR_BF16] = FORM(half, float),
+    [TR_BF16] = FORM(bf16, float),
     [TR_F32] = FORM(float, float),
     [TR_F64] = FORM(double, double),
 };
@@ -455,16 +453,7 @@ static void shape_of(job *j, const tr_meta *m) {
 /* Is it [rows, C] in memory? */
 static bool lies_as_rows(const tr_arg *a, tr_dtype dtype) {
     const tr_meta *m = a->meta;
-    if (m->dtype != dtype || m->numel == 0 || m->shape[1] == 1)
-        return false;
-    int64_t step = m->shape[1];
-    bool fits = m->strides[1] == 1;
-    for (int d = m->ndim - 1; d >= 0; d--)
-        if (d != 1) {
-            fits &= m->shape[d] == 1 || m->strides[d] == step;
-            step *= m->shape[d];
-        }
-    return fits;
+    return m->dtype == dtype && m->numel != 0 && m->shape[1] != 1 && tr__has_channels_last(m);
 }
 
 /* bfloat16 where all images are, float32 for a mixture. */

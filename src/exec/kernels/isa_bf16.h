@@ -1,14 +1,17 @@
-/* isa_bf16.h - bfloat16 as vectors of float: loads are exact, stores round to nearest even to the bit of tr__f32_to_bf16. Not by
- * the processor's own conversion where it has one: that takes denormals for zero. Included by isa_*.c only. */
+/* isa_bf16.h - bfloat16 as vectors of float, or met as doubles: loads are exact, stores round to nearest even to the bit of
+ * tr__f32_to_bf16. Not by the processor's own conversion where it has one: that takes denormals for zero. Vectors of either kind
+ * by the same names, and parts of them. Included by isa_*.c only. */
 #ifndef TERRA_EXEC_ISA_BF16_H
 #define TERRA_EXEC_ISA_BF16_H
 
 #include "exec/kernels/isa_wide.h"
 #include "exec/kernels/kernels.h"
 
+/* As many bfloat16 as a vector has floats. */
 typedef uint16_t vB __attribute__((vector_size(VW / 2)));
 
-static inline vF bf16_load(const uint16_t *from) {
+/* __builtin_convertvector comes out in pieces from some compilers. */
+static inline vF load_bf16(const uint16_t *from) {
     vB h;
     memcpy(&h, from, sizeof h);
 #if TR_ISA_LEVEL >= 4
@@ -17,20 +20,6 @@ static inline vF bf16_load(const uint16_t *from) {
     return (vF) _mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i) h), 16);
 #else
     return (vF) (__builtin_convertvector(h, vFu) << 16);
-#endif
-}
-
-/* As many as a vector has doubles, met as those. */
-static inline vD wide_bf16(const uint16_t *from) {
-#if TR_ISA_LEVEL >= 4
-    return widen((vH) _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *) from)), 16));
-#elif TR_ISA_LEVEL == 3
-    return widen((vH) _mm_slli_epi32(_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *) from)), 16));
-#else
-    vH h;
-    for (int i = 0; i < VN_D; i++)
-        h[i] = tr__bf16_to_f32(from[i]);
-    return widen(h);
 #endif
 }
 
@@ -45,7 +34,7 @@ static inline vFu bf16_bits(vF x) {
 #endif
 }
 
-static inline void bf16_store(uint16_t *to, vF x) {
+static inline void store_bf16(uint16_t *to, vF x) {
     vFu u = bf16_bits(x);
 #if TR_ISA_LEVEL >= 4
     vB h = (vB) _mm512_cvtepi32_epi16((__m512i) u);
@@ -58,25 +47,66 @@ static inline void bf16_store(uint16_t *to, vF x) {
     memcpy(to, &h, sizeof h);
 }
 
+static inline vF load_float(const float *from) {
+    vF x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+static inline void store_float(float *to, vF x) {
+    memcpy(to, &x, sizeof x);
+}
+
+/* The first n elements only; 0 beyond. */
+#define PARTS(E, T)                                               \
+    static inline vF load_##E##_part(const T *from, int64_t n) {  \
+        T held[VN_F] = {0};                                       \
+        memcpy(held, from, (size_t) n * sizeof *from);            \
+        return load_##E(held);                                    \
+    }                                                             \
+    static inline void store_##E##_part(T *to, vF x, int64_t n) { \
+        T held[VN_F];                                             \
+        store_##E(held, x);                                       \
+        memcpy(to, held, (size_t) n * sizeof *to);                \
+    }
+PARTS(float, float)
+PARTS(bf16, uint16_t)
+
 /* n elements of either kind. */
 static inline void bf16_widen(float *to, const uint16_t *from, int64_t n) {
     int64_t i = 0;
-    for (; i + VN_F <= n; i += VN_F) {
-        vF x = bf16_load(from + i);
-        memcpy(to + i, &x, sizeof x);
-    }
+    for (; i + VN_F <= n; i += VN_F)
+        store_float(to + i, load_bf16(from + i));
     for (; i < n; i++)
         to[i] = tr__bf16_to_f32(from[i]);
 }
 static inline void bf16_narrow(uint16_t *to, const float *from, int64_t n) {
     int64_t i = 0;
-    for (; i + VN_F <= n; i += VN_F) {
-        vF x;
-        memcpy(&x, from + i, sizeof x);
-        bf16_store(to + i, x);
-    }
+    for (; i + VN_F <= n; i += VN_F)
+        store_bf16(to + i, load_float(from + i));
     for (; i < n; i++)
         to[i] = tr__f32_to_bf16(from[i]);
+}
+
+/* As many as a vector has doubles: as floats, as doubles, and as doubles where `of` is greater than 0 or NaN, else 0. */
+static inline vH floats_of_bf16(const uint16_t *from) {
+#if TR_ISA_LEVEL >= 4
+    return (vH) _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *) from)), 16);
+#elif TR_ISA_LEVEL == 3
+    return (vH) _mm_slli_epi32(_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *) from)), 16);
+#else
+    float f[VN_D];
+    vH h;
+    for (int i = 0; i < VN_D; i++)
+        f[i] = tr__bf16_to_f32(from[i]);
+    memcpy(&h, f, sizeof h);
+    return h;
+#endif
+}
+static inline vD wide_bf16(const uint16_t *from) {
+    return widen(floats_of_bf16(from));
+}
+static inline vD masked_bf16(const uint16_t *x, const uint16_t *of) {
+    return widen(masked_floats(floats_of_bf16(x), floats_of_bf16(of)));
 }
 
 #endif

@@ -14,9 +14,7 @@
 #include "exec/kernels/kernels.h"
 
 #if TR_ISA_LEVEL >= 3
-#include "exec/kernels/ew_math.h"
-
-#define ALWAYS static inline __attribute__((always_inline))
+#include "exec/kernels/isa_tile.h"
 
 enum {
     NR = TR__CONV_PANEL,
@@ -36,36 +34,13 @@ enum {
     UNITS = 32, /* of work, at least, if there are panels enough */
 };
 
+_Static_assert(WIDE == 1 || VECTORS == 1, "a tile is one panel of several vectors or several of one");
+
 /* A tile: MR rows of WIDE panels. Loops over it are unrolled; R and P are constants wherever it is used. */
 typedef vF tile[MR][WIDE * VECTORS];
-
-#define EACH_ROW    _Pragma("GCC unroll 6") for (int r = 0; r < R; r++)
-#define EACH_COLUMN _Pragma("GCC unroll 4") for (int j = 0; j < P * VECTORS; j++)
-
-ALWAYS void tile_clear(int R, int P, tile t) {
-    EACH_ROW EACH_COLUMN t[r][j] = (vF){0};
-}
-
-/* A row of P panels that lie `step` apart. */
-ALWAYS void row_load(int P, vF *row, const float *from, int64_t step) {
-    EACH_COLUMN memcpy(&row[j], from + j / VECTORS * step + j % VECTORS * VN_F, sizeof *row);
-}
-
-ALWAYS void row_add(int P, vF *row, float scalar, const vF *columns) {
-    vF x = scalar - (vF){0}; // a broadcast: adding 0 would be an addition
-    EACH_COLUMN row[j] = vF_fma(x, columns[j], row[j]);
-}
-
-ALWAYS void row_store(int P, const vF *row, float *to, int64_t step, bool add) {
-    EACH_COLUMN {
-        float *at = to + j / VECTORS * step + j % VECTORS * VN_F;
-        vF held = {0};
-        if (add)
-            memcpy(&held, at, sizeof held);
-        held = add ? held + row[j] : row[j];
-        memcpy(at, &held, sizeof held);
-    }
-}
+#define EACH_ROW _Pragma("GCC unroll 6") for (int r = 0; r < R; r++)
+/* From a row's vector to the next, panels being so far apart. */
+#define STEP(panels) (WIDE == 1 ? VN_F : (panels))
 
 /* The functions of a tile of R rows and P panels: name_of[P][R]. */
 #define ROWS_OF(TILE, P) TILE(1, P) TILE(2, P) TILE(3, P) TILE(4, P) TILE(5, P) TILE(6, P)
@@ -89,20 +64,19 @@ typedef struct taps {
 } taps;
 
 ALWAYS void taps_times_panels(int R, int P, const taps *t) {
-    tile acc;
-    tile_clear(R, P, acc);
+    tile acc = {{{0}}};
     const float *const *a = t->a;
-    int64_t step = t->b_step;
+    int64_t step = STEP(t->b_step);
     for (int tap = 0; tap < t->n; tap++, a += BLOCK) {
         const float *row[MR], *panel = t->b[tap] + t->from * NR;
         EACH_ROW row[r] = a[r] + t->from;
         for (int64_t i = 0; i < t->k; i++, panel += NR) {
             vF columns[WIDE * VECTORS];
-            row_load(P, columns, panel, step);
-            EACH_ROW row_add(P, acc[r], row[r][i], columns);
+            tile_load(P * VECTORS, columns, panel, step);
+            EACH_ROW tile_add(P * VECTORS, acc[r], row[r][i], columns);
         }
     }
-    EACH_ROW row_store(P, acc[r], t->c[r] + t->column, NR, t->add);
+    EACH_ROW tile_store(P * VECTORS, acc[r], t->c[r] + t->column, STEP(NR), t->add);
 }
 #define TAPS(R, P)                               \
     static void taps_##R##_##P(const taps *t) {  \
@@ -269,37 +243,12 @@ typedef struct transpose {
     int64_t ci, co, taps;
 } transpose;
 
-/* Lane c of a vector: of the first operand, or of the second. Halves of blocks of 2 * H change places. */
-#define LOW(c, H)  ((c) & (H) ? VN_F + (c) - (H) : (c))
-#define HIGH(c, H) ((c) & (H) ? VN_F + (c) : (c) + (H))
-#if TR_ISA_LEVEL >= 4
-#define LANES(F, H)                                                                                                             \
-    (vFi){F(0, H), F(1, H), F(2, H),  F(3, H),  F(4, H),  F(5, H),  F(6, H),  F(7, H),                                           \
-          F(8, H), F(9, H), F(10, H), F(11, H), F(12, H), F(13, H), F(14, H), F(15, H)}
-#else
-#define LANES(F, H) (vFi){F(0, H), F(1, H), F(2, H), F(3, H), F(4, H), F(5, H), F(6, H), F(7, H)}
-#endif
-ALWAYS void swap_halves(vF *x, int h, vFi low, vFi high) {
-    _Pragma("GCC unroll 16") for (int r = 0; r < VN_F; r++) {
-        if (r & h)
-            continue;
-        vF a = x[r], b = x[r + h];
-        x[r] = __builtin_shuffle(a, b, low);
-        x[r + h] = __builtin_shuffle(a, b, high);
-    }
-}
-
 /* A block of VN_F rows and columns; rows lie NR apart. */
 static void transpose_block(float *to, const float *from) {
     vF x[VN_F];
     for (int r = 0; r < VN_F; r++)
         memcpy(&x[r], from + r * NR, sizeof x[r]);
-    swap_halves(x, 1, LANES(LOW, 1), LANES(HIGH, 1));
-    swap_halves(x, 2, LANES(LOW, 2), LANES(HIGH, 2));
-    swap_halves(x, 4, LANES(LOW, 4), LANES(HIGH, 4));
-#if TR_ISA_LEVEL >= 4
-    swap_halves(x, 8, LANES(LOW, 8), LANES(HIGH, 8));
-#endif
+    turn(x);
     for (int r = 0; r < VN_F; r++)
         memcpy(to + r * NR, &x[r], sizeof x[r]);
 }
@@ -380,18 +329,17 @@ typedef struct pixels {
 } pixels;
 
 ALWAYS void pixels_times_panels(int R, int P, const pixels *t) {
-    tile acc;
-    tile_clear(R, P, acc);
+    tile acc = {{{0}}};
     const float *a = t->a, *b = t->b;
     const int32_t *index = t->index;
-    int64_t step = t->b_step;
+    int64_t step = STEP(t->b_step);
     for (int64_t p = 0; p < t->n; p++, b += NR) {
         const float *x = a + index[p];
         vF columns[WIDE * VECTORS];
-        row_load(P, columns, b, step);
-        EACH_ROW row_add(P, acc[r], x[r], columns);
+        tile_load(P * VECTORS, columns, b, step);
+        EACH_ROW tile_add(P * VECTORS, acc[r], x[r], columns);
     }
-    EACH_ROW row_store(P, acc[r], t->c + r * NR, t->c_step, t->add);
+    EACH_ROW tile_store(P * VECTORS, acc[r], t->c + r * NR, STEP(t->c_step), t->add);
 }
 #define PIXELS(R, P)                                \
     static void pixels_##R##_##P(const pixels *t) { \

@@ -5,7 +5,6 @@
  * over consecutive elements and whole vectors, an input row is padded first and split by its columns' place in a stride: of output
  * o, position k of the window lies at [k % stride][o + k / stride], `run` elements per place, `lanes` outputs. */
 #include "exec/kernels/ew_math.h"
-#include "exec/kernels/isa_half.h"
 #include "exec/kernels/isa_pool.h"
 #include "exec/kernels/isa_wide.h"
 
@@ -287,16 +286,7 @@ static tr_status make_rows(const tr_kernel_call *c, tr__pool *j, int64_t rows) {
 
 /* Do its channels lie innermost? Where that says nothing (one channel) it is row-major. */
 static bool lies_last(const tr_meta *m, tr_dtype dtype) {
-    static const int order[] = {1, 3, 2, 0};
-    int64_t step = 1;
-    if (m->dtype != dtype || m->ndim != 4 || m->shape[1] == 1)
-        return false;
-    for (int k = 0; k < 4; k++) {
-        if (m->shape[order[k]] != 1 && m->strides[order[k]] != step)
-            return false;
-        step *= m->shape[order[k]];
-    }
-    return true;
+    return m->dtype == dtype && m->ndim == 4 && m->shape[1] != 1 && tr__has_channels_last(m);
 }
 
 /* x is c's first operand, y its first result; index the maximum's indices or NULL. */
@@ -359,39 +349,29 @@ TR__ISA_KERNEL(max_pool2d_backward) {
     return run_planes(c, &j, wide, wide == TR_F32 ? max_back_float : wide == TR_F64 ? max_back_double : max_back_int64_t);
 }
 
-static tr_status average(const tr_kernel_call *c, tr__pool j) {
+static tr_status average(const tr_kernel_call *c, tr__pool j, bool back) {
+    static const tr__range_fn fn[2][2] = {{avg_pool_float, avg_pool_double}, {avg_back_float, avg_back_double}};
     tr_dtype wide = c->out[0].meta->dtype == TR_F64 ? TR_F64 : TR_F32;
-    shapes_of(&j, c->in[0].meta, c->out[0].meta);
-    if (c->out[0].meta->numel == 0)
+    const tr_meta *in = c->in[0].meta, *out = c->out[0].meta;
+    shapes_of(&j, back ? out : in, back ? in : out);
+    if (out->numel == 0)
         return TR_OK;
     if (all_lie_last(c, NULL))
-        return run_last(c, TR__POOL_AVG, &j);
+        return run_last(c, back ? TR__POOL_AVG_BACK : TR__POOL_AVG, &j);
     if (!tr__sums_wide(&j))
-        TR_TRY(make_rows(c, &j, 1));
-    return run_planes(c, &j, wide, wide == TR_F32 ? avg_pool_float : avg_pool_double);
-}
-
-static tr_status average_backward(const tr_kernel_call *c, tr__pool j) {
-    tr_dtype wide = c->out[0].meta->dtype == TR_F64 ? TR_F64 : TR_F32;
-    shapes_of(&j, c->out[0].meta, c->in[0].meta);
-    if (c->out[0].meta->numel == 0)
-        return TR_OK;
-    if (all_lie_last(c, NULL))
-        return run_last(c, TR__POOL_AVG_BACK, &j);
-    if (!tr__sums_wide(&j))
-        TR_TRY(make_rows(c, &j, j.down.out));
-    return run_planes(c, &j, wide, wide == TR_F32 ? avg_back_float : avg_back_double);
+        TR_TRY(make_rows(c, &j, back ? j.down.out : 1));
+    return run_planes(c, &j, wide, fn[back][wide == TR_F64]);
 }
 
 TR__ISA_KERNEL(avg_pool2d) {
-    return average(c, averages_of(c->attrs));
+    return average(c, averages_of(c->attrs), false);
 }
 TR__ISA_KERNEL(avg_pool2d_backward) {
-    return average_backward(c, averages_of(c->attrs));
+    return average(c, averages_of(c->attrs), true);
 }
 TR__ISA_KERNEL(adaptive_avg_pool2d) {
-    return average(c, (tr__pool){.adaptive = true});
+    return average(c, (tr__pool){.adaptive = true}, false);
 }
 TR__ISA_KERNEL(adaptive_avg_pool2d_backward) {
-    return average_backward(c, (tr__pool){.adaptive = true});
+    return average(c, (tr__pool){.adaptive = true}, true);
 }

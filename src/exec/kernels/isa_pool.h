@@ -59,7 +59,7 @@ static inline bool tr__sums_wide(const tr__pool *j) {
 /* Images with channels last, float32 or bfloat16 (isa_pool_last.c). */
 typedef enum tr__pool_kind { TR__POOL_MAX, TR__POOL_MAX_BACK, TR__POOL_AVG, TR__POOL_AVG_BACK, TR__POOL_KINDS } tr__pool_kind;
 #ifdef TR_ISA
-tr_status TR__SUFFIXED(tr__pool_last)(const tr_kernel_call *c, tr__pool_kind kind, tr__pool *j, bool half);
+tr_status TR__SUFFIXED(tr__pool_last)(const tr_kernel_call *c, tr__pool_kind kind, tr__pool *j, bool bf16);
 #endif
 
 #endif

@@ -1,11 +1,8 @@
 /* isa_pool_last.c - pooling of images whose channels lie innermost, [N, H, W, C]: a vector of channels at a time, whatever the
  * window. Numbers are those of isa_pool.c, which meets a window's elements, and a pixel's windows, in the same order. bfloat16 is
  * computed in float and rounded once. */
-#include "exec/kernels/isa_half.h"
+#include "exec/kernels/isa_bf16.h"
 #include "exec/kernels/isa_pool.h"
-#include "exec/kernels/isa_wide.h"
-
-#define ALWAYS static inline __attribute__((always_inline))
 
 enum { BLOCK = 32 }; /* channels that a derivative does together: an image's part of them stays in the L2 cache */
 
@@ -168,27 +165,27 @@ static inline vF narrowed(vD low, vD high) {
         }                                                                                                                     \
     }
 #define FLOAT_OF_float(x)            (x)
-#define FLOAT_OF_half(x)             tr__bf16_to_f32(x)
+#define FLOAT_OF_bf16(x)             tr__bf16_to_f32(x)
 #define OF_FLOAT_float(x)            (x)
-#define OF_FLOAT_half(x)             tr__f32_to_bf16(x)
+#define OF_FLOAT_bf16(x)             tr__f32_to_bf16(x)
 #define SUMS_OF_float(y, own, step)  (*(step) = j->c, (y))
-#define SUMS_OF_half(y, own, step)   (*(step) = BLOCK, (void *) (own))
+#define SUMS_OF_bf16(y, own, step)   (*(step) = BLOCK, (void *) (own))
 LAST(float, float)
-LAST(half, uint16_t)
+LAST(bf16, uint16_t)
 
-tr_status TR__SUFFIXED(tr__pool_last)(const tr_kernel_call *c, tr__pool_kind kind, tr__pool *j, bool half) {
-    static const tr__range_fn fn[TR__POOL_KINDS][2] = {[TR__POOL_MAX] = {max_float, max_half},
-                                                       [TR__POOL_MAX_BACK] = {back_float, back_half},
-                                                       [TR__POOL_AVG] = {avg_float, avg_half},
-                                                       [TR__POOL_AVG_BACK] = {back_float, back_half}};
+tr_status TR__SUFFIXED(tr__pool_last)(const tr_kernel_call *c, tr__pool_kind kind, tr__pool *j, bool bf16) {
+    static const tr__range_fn fn[TR__POOL_KINDS][2] = {[TR__POOL_MAX] = {max_float, max_bf16},
+                                                       [TR__POOL_MAX_BACK] = {back_float, back_bf16},
+                                                       [TR__POOL_AVG] = {avg_float, avg_bf16},
+                                                       [TR__POOL_AVG_BACK] = {back_float, back_bf16}};
     bool back = kind == TR__POOL_MAX_BACK || kind == TR__POOL_AVG_BACK;
     int64_t pixels = j->down.size * j->across.size, blocks = (j->c + BLOCK - 1) / BLOCK;
     int64_t units = j->n * (back ? blocks : j->down.out), work = pixels * j->c / (back ? blocks : j->down.out);
-    if (back && half) {
+    if (back && bf16) {
         j->own_bytes = pixels * BLOCK * (int64_t) sizeof(float);
         if (!(j->own = tr__scratch(c, (size_t) (j->own_bytes * c->ctx->threads))))
             return TR_E_NOMEM;
     }
-    tr__parallel(c->ctx, units, tr__max(1, TR__GRAIN / 4 / tr__max(1, work)), fn[kind][half], j);
+    tr__parallel(c->ctx, units, tr__max(1, TR__GRAIN / 4 / tr__max(1, work)), fn[kind][bf16], j);
     return TR_OK;
 }

@@ -27,26 +27,6 @@ static inline vD wide_float(const float *p) {
     memcpy(&h, p, sizeof h);
     return widen(h);
 }
-/* bfloat16 */
-static inline vH floats_of_halves(const uint16_t *p) {
-    vH h;
-#if TR_ISA_LEVEL >= 4
-    __m128i u = _mm_loadu_si128((const __m128i *) p);
-    h = (vH) _mm256_slli_epi32(_mm256_cvtepu16_epi32(u), 16);
-#elif TR_ISA_LEVEL == 3
-    __m128i u = _mm_loadl_epi64((const __m128i *) p);
-    h = (vH) _mm_slli_epi32(_mm_cvtepu16_epi32(u), 16);
-#else
-    uint32_t u[VN_D];
-    for (int k = 0; k < VN_D; k++)
-        u[k] = (uint32_t) p[k] << 16;
-    memcpy(&h, u, sizeof h);
-#endif
-    return h;
-}
-static inline vD wide_half(const uint16_t *p) {
-    return widen(floats_of_halves(p));
-}
 static inline vD wide_double(const double *p) {
     vD v;
     memcpy(&v, p, sizeof v);
@@ -75,16 +55,14 @@ static inline void add_wide_vF(double *to, vF v) {
 }
 
 /* x where `of` is greater than 0 or NaN, else 0: threshold_backward at 0. */
+static inline vH masked_floats(vH x, vH of) {
+    return (vH) ((vHi) x & ~(of <= 0));
+}
 static inline vD masked_float(const float *x, const float *of) {
     vH h, o;
     memcpy(&h, x, sizeof h);
     memcpy(&o, of, sizeof o);
-    h = (vH) ((vHi) h & ~(o <= 0));
-    return widen(h);
-}
-static inline vD masked_half(const uint16_t *x, const uint16_t *of) {
-    vH h = floats_of_halves(x), o = floats_of_halves(of);
-    return widen((vH) ((vHi) h & ~(o <= 0)));
+    return widen(masked_floats(h, o));
 }
 static inline vD masked_double(const double *x, const double *of) {
     vD h = wide_double(x), o = wide_double(of);

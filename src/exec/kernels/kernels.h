@@ -71,6 +71,9 @@ void *tr__scratch(const tr_kernel_call *c, size_t bytes);
 /* A meta on the stack: kernels may not intern. `strides` NULL: row-major. */
 void tr__meta_make(tr_meta *m, tr_dtype dtype, int ndim, const int64_t *shape, const int64_t *strides);
 
+/* Does [N, C, ...] lie pixel after pixel, each with its channels, densely? One pixel or one channel lies so in either order. */
+bool tr__has_channels_last(const tr_meta *m);
+
 /* dst = src, broadcast and cast. */
 tr_status tr__copy(tr_kernel_ctx *ctx, const tr_arg *dst, const tr_arg *src);
 tr_status tr__fill(tr_kernel_ctx *ctx, const tr_arg *dst, tr_dtype kind, tr_number value);

@@ -64,6 +64,17 @@ void tr__meta_make(tr_meta *m, tr_dtype dtype, int ndim, const int64_t *shape, c
         m->extent = 0;
 }
 
+bool tr__has_channels_last(const tr_meta *m) {
+    int64_t step = m->shape[1];
+    bool fits = m->shape[1] == 1 || m->strides[1] == 1;
+    for (int d = m->ndim - 1; d >= 0; d--)
+        if (d != 1) {
+            fits &= m->shape[d] == 1 || m->strides[d] == step;
+            step *= m->shape[d];
+        }
+    return fits;
+}
+
 tr_status tr__copy(tr_kernel_ctx *ctx, const tr_arg *dst, const tr_arg *src) {
     tr_ew_program p;
     p.n_steps = 1;
