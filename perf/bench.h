@@ -1,4 +1,4 @@
-/* bench.h - what the benchmarks share: medians and pinning. */
+/* bench.h - what the benchmarks share: the time, medians, pinning, scratch for kernels. */
 #ifndef TERRA_PERF_BENCH_H
 #define TERRA_PERF_BENCH_H
 
@@ -6,9 +6,26 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "terra/event.h"
+#include "terra/kernel.h"
 #include "terra/status.h"
+
+/* Seconds. */
+static inline double bench_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double) t.tv_sec + 1e-9 * (double) t.tv_nsec;
+}
+
+/* A kernel context's scratch: one block, which the caller of a kernel allocates, and empties between calls. */
+enum { BENCH_SCRATCH = 256 << 20 };
+static inline void *bench_scratch(tr_kernel_ctx *ctx, size_t bytes) {
+    size_t at = ctx->scratch_used;
+    ctx->scratch_used += (bytes + 63) / 64 * 64;
+    return ctx->scratch_used <= ctx->scratch_size ? (char *) ctx->scratch_base + at : NULL;
+}
 
 static inline int bench__compare(const void *a, const void *b) {
     int64_t x = *(const int64_t *) a, y = *(const int64_t *) b;

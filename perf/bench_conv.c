@@ -2,30 +2,18 @@
  * a training step: what one finds in the caches is what a step finds. Per kind of layer the least time of some rounds.
  *
  *   bench_conv [threads] [batch] [rounds] */
+#include "bench.h"
+
 #include "terra/alloc.h"
 #include "terra/dnn.h"
 #include "terra/kernel.h"
 
 #include <omp.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-enum { SCRATCH = 256 << 20, SIZE = 128, LAYERS = 64, DIRECTIONS = 3 };
+enum { SIZE = 128, LAYERS = 64, DIRECTIONS = 3 };
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double) t.tv_sec + 1e-9 * (double) t.tv_nsec;
-}
-
-static void *scratch(tr_kernel_ctx *ctx, size_t bytes) {
-    size_t at = ctx->scratch_used;
-    ctx->scratch_used += (bytes + 63) / 64 * 64;
-    return ctx->scratch_used <= ctx->scratch_size ? (char *) ctx->scratch_base + at : NULL;
-}
-static tr_kernel_ctx ctx = {.scratch = scratch, .scratch_size = SCRATCH};
+static tr_kernel_ctx ctx = {.scratch = bench_scratch, .scratch_size = BENCH_SCRATCH};
 
 typedef struct layer {
     int64_t ci, co, size, out, kernel, stride;
@@ -92,12 +80,12 @@ static void run(layer *l, int direction) {
     tr_kernel_call c = {.op = ops[direction], .attrs = a, .n_in = direction ? 2 : 3, .in = in[direction], .n_out = 1,
                         .out = out[direction], .ctx = &ctx};
     ctx.scratch_used = 0;
-    double start = now();
+    double start = bench_now();
     if (tr_kernel_of(c.op)(&c) != TR_OK) {
         fprintf(stderr, "%s\n", tr_status_detail());
         exit(1);
     }
-    double t = now() - start;
+    double t = bench_now() - start;
     l->least[direction] = t < l->least[direction] ? t : l->least[direction];
 }
 
@@ -142,7 +130,7 @@ int main(int argc, char **argv) {
     ctx.threads = argc > 1 && atoi(argv[1]) > 0 ? atoi(argv[1]) : omp_get_max_threads();
     int batch = argc > 2 ? atoi(argv[2]) : 8, rounds = argc > 3 ? atoi(argv[3]) : 8;
     omp_set_num_threads(ctx.threads);
-    ctx.scratch_base = tr_aligned_alloc(64, SCRATCH);
+    ctx.scratch_base = tr_aligned_alloc(64, BENCH_SCRATCH);
     if (!ctx.scratch_base || tr_op_init() != TR_OK || tr_kernel_init(getenv("TERRA_ISA")) != TR_OK)
         return 1;
     add_resnet50(batch);

@@ -2,32 +2,17 @@
  * floating-point operations against the peak of fused multiply-adds, both measured here. Fraction 1.00 is the roof.
  *
  *   bench_kernels [threads] [name...]     only rows whose name contains one of the words */
+#include "bench.h"
+
 #include "terra/alloc.h"
 #include "terra/kernel.h"
 
 #include <omp.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double) t.tv_sec + 1e-9 * (double) t.tv_nsec;
-}
 
 /* ---- operands ---- */
 
-enum { SCRATCH = 256 << 20 };
-
-static void *scratch(tr_kernel_ctx *ctx, size_t bytes) {
-    size_t at = ctx->scratch_used;
-    ctx->scratch_used += (bytes + 63) / 64 * 64;
-    return ctx->scratch_used <= ctx->scratch_size ? (char *) ctx->scratch_base + at : NULL;
-}
-
-static tr_kernel_ctx ctx = {.scratch = scratch, .scratch_size = SCRATCH};
+static tr_kernel_ctx ctx = {.scratch = bench_scratch, .scratch_size = BENCH_SCRATCH};
 
 static tr_arg make(tr_dtype dtype, int ndim, const int64_t *shape, const int64_t *strides) {
     tr_arg a = {NULL, tr_meta_get(dtype, ndim, shape, strides), {0}};
@@ -69,12 +54,12 @@ static bool wanted(const char *name) {
 
 /* The best of a quarter of a second: other processes only ever add. */
 static double best(void (*fn)(void *), void *env) {
-    double least = 1e9, end = now() + 0.25;
+    double least = 1e9, end = bench_now() + 0.25;
     fn(env);
-    for (int i = 0; i < 3 || now() < end; i++) {
-        double start = now();
+    for (int i = 0; i < 3 || bench_now() < end; i++) {
+        double start = bench_now();
         fn(env);
-        double t = now() - start;
+        double t = bench_now() - start;
         least = t < least ? t : least;
     }
     return least;
@@ -388,7 +373,7 @@ int main(int argc, char **argv) {
     words = argv + 2;
     n_words = argc > 2 ? argc - 2 : 0;
     omp_set_num_threads(ctx.threads);
-    ctx.scratch_base = tr_aligned_alloc(64, SCRATCH);
+    ctx.scratch_base = tr_aligned_alloc(64, BENCH_SCRATCH);
     if (!ctx.scratch_base || tr_op_init() != TR_OK || tr_kernel_init(NULL) != TR_OK)
         return 1;
     measure_copy();
