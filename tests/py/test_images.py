@@ -1,10 +1,10 @@
 """Networks of images, which plans keep with channels last, against op by op execution, which has them row-major."""
 
+import modes
 import numpy as np
 import pytest
 
 import terra as torch
-from terra import _C
 
 F = torch.nn.functional
 
@@ -19,24 +19,17 @@ POOLS = {
 
 
 def train(pool, channels, sync, dtype=None):
-    _C._set_sync(sync)
-    try:
+    with modes.sync_mode(sync):
         torch.manual_seed(3)
         convs = torch.nn.ModuleList(torch.nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
-        optimizer = torch.optim.SGD(convs.parameters(), lr=0.05, momentum=0.9)
-        losses = []
-        for step in range(10):
-            x = torch.tensor(np.random.RandomState(step).randn(3, channels, 10, 9).astype("f"))
-            optimizer.zero_grad()
+
+        def loss_of(x):
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
                 y = convs[1](pool(F.relu(convs[0](x))))
-            loss = (F.adaptive_avg_pool2d(y, 1).float() ** 2).mean() + y.float().mean()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
+            return (F.adaptive_avg_pool2d(y, 1).float() ** 2).mean() + y.float().mean()
+
+        losses = modes.train(convs.parameters(), (3, channels, 10, 9), loss_of)
         return losses, [p.detach().numpy().copy() for p in convs.parameters()], torch.explain()
-    finally:
-        _C._set_sync(False)
 
 
 @pytest.mark.parametrize("channels", [16, 48])

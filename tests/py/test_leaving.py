@@ -86,7 +86,6 @@ def run(kind, k, timing, count=None):
     p = Program()
     for it in range(WARM):
         p.step(it)
-    _C._wait_until_idle()  # a held executor that still had the step before would let no other begin
     seen = [0]
 
     def hook(result):

@@ -1,11 +1,11 @@
 """Batch norm with the addition and the relu behind it, and their derivatives, in one instruction, against op by op
 execution."""
 
+import modes
 import numpy as np
 import pytest
 
 import terra as torch
-from terra import _C
 
 F = torch.nn.functional
 
@@ -39,33 +39,26 @@ KINDS = ("relu", "relu_", "residual", "residual, first", "residual, in place", "
 
 
 def train(kind, channels, sync, half=False):
-    _C._set_sync(sync)
-    try:
+    with modes.sync_mode(sync):
         torch.manual_seed(3)
         norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(channels) for _ in range(2))
         convs = torch.nn.ModuleList(torch.nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
         params = list(norms.parameters()) + list(convs.parameters())
-        optimizer = torch.optim.SGD(params, lr=0.05, momentum=0.9)
-        out = []
-        for step in range(10):
-            rng = np.random.RandomState(step)
-            x = torch.tensor(rng.randn(4, channels, 6, 5).astype("f"))
-            optimizer.zero_grad()
+
+        def loss_of(x):
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 h = convs[0](x)
                 y = forward(kind, norms, convs[1](h), h)
-            loss = (y * y).float().mean()
-            loss.backward()
-            optimizer.step()
-            out.append(loss.item())
+            return (y * y).float().mean()
+
+        out = modes.train(params, (4, channels, 6, 5), loss_of)
         norms.eval()
+        x = torch.tensor(np.random.RandomState(9).randn(4, channels, 6, 5).astype("f"))
         with torch.no_grad():
             for _ in range(4):
                 out.append(forward(kind, norms, x, x * 1).sum().item())
         state = [p.detach().numpy().copy() for p in params] + [b.numpy().copy() for b in norms.buffers()]
         return out, state, torch.explain()
-    finally:
-        _C._set_sync(False)
 
 
 @pytest.mark.parametrize("channels", [3, 16])
