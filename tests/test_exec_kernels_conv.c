@@ -219,3 +219,32 @@ Test(conv_v4, bfloat16_is_the_same_in_any_layout, .timeout = 300) {
         check_layouts(&g, TR_OP_conv2d_backward_weights);
     }
 }
+
+/* Channels innermost, but rows with something between them, and behind them: not what kernels for channels-last images take. */
+Test(conv_v4, crops_of_images_with_channels_last) {
+    enum { N = 2, C = 32, H = 5, W = 6, WIDE = 9, TALL = 7, OF_CROP = N * C * H * W };
+    static float wide[N * TALL * WIDE * C], crop[OF_CROP], weight[C], y[2][OF_CROP], mean[C], inv[C];
+    static int64_t at[OF_CROP];
+    noise(wide, src64, N * TALL * WIDE * C, 1);
+    noise(weights, weights64, C * C, 2);
+    for (int i = 0; i < C; i++)
+        weight[i] = 1;
+    for (int n = 0; n < N; n++)
+        for (int h = 0; h < H; h++)
+            memcpy(crop + (n * H + h) * W * C, wide + (n * TALL + h) * WIDE * C, W * C * sizeof *crop);
+    tr_arg x[] = {kc_strided(TR_F32, wide, 4, (int64_t[]){N, C, H, W}, (int64_t[]){TALL * WIDE * C, 1, WIDE * C, C}),
+                  images(TR_F32, crop, N, C, (int64_t[]){H, W})};
+    geometry g = {N, C, C, {H, W}, {H, W}, {1, 1, 0, 0, 1, 1, 1}, {1, 1}};
+    for (int form = 0; form < 2; form++)
+        run(TR_OP_conv2d, TR_F32, &g, x[form], filters(TR_F32, weights, &g, false), images(TR_F32, y[form], N, C, g.out), kc_none());
+    for (int i = 0; i < OF_CROP; i++)
+        cr_assert_float_eq(y[0][i], y[1][i], 1e-5, "convolution, element %d", i);
+    for (int form = 0; form < 2; form++)
+        kc_call(batch_norm, TR_F32, (1), (images(TR_F32, y[form], N, C, g.out), kc_tensor(TR_F32, mean, C), kc_tensor(TR_F32, inv, C)),
+                x[form], kc_tensor(TR_F32, weight, C), kc_none(), kc_none(), kc_none(), kc_number(0.1), kc_number(1e-5));
+    cr_assert_eq(memcmp(y[0], y[1], sizeof y[0]), 0, "batch norm");
+    tr_arg index = kc_strided(TR_I64, at, 4, (int64_t[]){N, C, 2, 3}, (int64_t[]){6 * C, 1, 3 * C, C});
+    for (int form = 0; form < 2; form++)
+        kc_call(max_pool2d, TR_F32, (2, 2, 2, 2, 0, 0, 1, 1, 0), (images(TR_F32, y[form], N, C, (int64_t[]){2, 3}), index), x[form]);
+    cr_assert_eq(memcmp(y[0], y[1], N * C * 6 * sizeof(float)), 0, "pool");
+}
