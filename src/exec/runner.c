@@ -470,6 +470,9 @@ static tr_activation *begin(tr_plan *plan) {
         TR_FAIL(TR_E_NOMEM, "no memory for an activation");
         return NULL;
     }
+    for (int i = 0; i < MAX_OPEN_ACTIVATIONS; i++)
+        if (open_now[i] == a)
+            open_now[i] = NULL; // its last run, which has finished: nobody waits for this one instead
     atomic_store_explicit(&a->cursor, 0, memory_order_relaxed);   // published by the ring
     atomic_store_explicit(&a->finished, false, memory_order_relaxed);
     if (send(TR_MSG_BEGIN, a, 0) != TR_OK) {

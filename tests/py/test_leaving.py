@@ -87,6 +87,8 @@ def run(kind, k, timing, count=None):
     for it in range(WARM):
         p.step(it)
     seen = [0]
+    if timing == "held":
+        _C._wait_until_idle()  # of iterations before: how far Python gets ahead of them is bounded
 
     def hook(result):
         seen[0] += 1
