@@ -86,7 +86,8 @@ typedef struct tr_wait_host {
 TR_API void tr_exec_set_wait_host(const tr_wait_host *host);
 
 /* Commands. They block while the ring is full. `need`: how many ops of the current activation must have run before a command
- * sent in the middle of one (0: none). */
+ * sent in the middle of one (0: none). A fetch right behind an activation's END may name one of its ops, too: it is answered when that has
+ * run, and with 0 when all have. */
 TR_API tr_call *tr_exec_call_reserve(int n_attrs, int n_in, int n_out, uint32_t need, tr_status *status);
 TR_API void tr_exec_call_commit(void);
 /* Takes s, at once or with one of the next commands: while an activation is open, nothing is freed. Never fails. */

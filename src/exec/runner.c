@@ -80,6 +80,15 @@ static void close_activation(tr_runner *r) {
     tr_event_notify(&r->room);
 }
 
+/* What need not wait until an ended activation has closed: a value that an op of it has written, such as the loss behind the mark,
+ * is copied as soon as that op has run; what is freed waits for the end in any case. */
+static bool is_obeyed_now(const tr_runner *r, const tr_msg *m) {
+    if (!r->current || !r->ended || m->kind == TR_MSG_FREE)
+        return true;
+    const tr_fetch *f = m->object;
+    return m->kind == TR_MSG_FETCH && f->need && f->operand.storage && !f->exposes;
+}
+
 /* Returns false for STOP. */
 static bool obey(tr_runner *r, tr_msg *m) {
     switch ((tr_msg_kind) m->kind) {
@@ -105,10 +114,7 @@ static bool obey(tr_runner *r, tr_msg *m) {
         tr__activation_open(r, m->object);
         break;
     case TR_MSG_END:
-        r->ended = true;
-        while (tr__activation_step(r))
-            serve_fetches(r, false);
-        close_activation(r);
+        r->ended = true; // closed once the rest has run
         break;
     case TR_MSG_EXIT:
         tr__activation_catch_up(r, UINT32_MAX);
@@ -166,7 +172,7 @@ static void *executor_main(void *arg) {
             sched_yield();
         size_t bytes;
         tr_msg *m = tr_ring_peek(r->ring, &bytes);
-        if (m) {
+        if (m && is_obeyed_now(r, m)) {
             bool go_on = obey(r, m);
             tr_ring_release(r->ring);
             tr_event_notify(&r->room);
@@ -174,6 +180,8 @@ static void *executor_main(void *arg) {
                 break;
         } else if (r->current && tr__activation_step(r)) {
             serve_fetches(r, false);
+        } else if (r->current && r->ended) {
+            close_activation(r);
         } else {
             serve_fetches(r, true);
             // Release: pairs with tr_exec_wait_until_idle.

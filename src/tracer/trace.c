@@ -24,6 +24,7 @@ enum { MIN_MARK_OPS = 8, AUTO_MARK_OPS = 4096, COMPILE_AFTER = 2, FIRST_PATHS = 
 
 static struct {
     uint32_t epoch;            /* of the iteration; storages that carry it are known to its trace */
+    uint32_t ended;            /* the latest epoch that ended with its plan: the executor may still be running it */
     bool open;                 /* the iteration has had an op */
     bool explicit_marks;       /* the program marks its iterations itself */
     pthread_t owner;
@@ -282,7 +283,7 @@ static void publish(void) {
 
 uint32_t tr__need_of(const tr_storage *s) {
     if (!tr.act)
-        return 0;
+        return s && s->epoch == tr.ended ? s->last_write : 0;
     publish();
     if (!s)
         return tr.cursor;
@@ -789,6 +790,7 @@ static tr_status finish_followed(void) {
     mark_survivors_sent();
     publish();
     TR_TRY(tr_exec_end(tr.act));
+    tr.ended = tr.epoch;
     tr.act = NULL;
     tr.known = NULL;
     k->followed++;
