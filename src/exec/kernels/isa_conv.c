@@ -31,6 +31,9 @@ enum {
     CHUNK = 256,
     SUM = 256,
 #endif
+    SHARES = 4, /* of the pixels, by tiles of panels, that the weights' derivative is summed up in */
+    SHARE = 1024, /* pixels of one, at least */
+    TILES_AT_ONCE = 64, /* of channels, that are packed together at most */
     UNITS = 32, /* of work, at least, if there are panels enough */
 };
 
@@ -306,22 +309,28 @@ static tr_status by_image(const tr_kernel_call *c, const tr__conv *v) {
 
 /* ------------------------------------------------------------------------------------------ by the weights */
 
+/* Index 0: height, 1: width. Of src, pixels `skip` apart are packed, with the border's zeros, so that all taps find theirs by one
+ * index: outputs are `step` packed pixels apart. */
 typedef struct sum {
     const tr__conv *v;
-    float *weights; /* panels */
+    float *weights;  /* panels */
+    float *partial;  /* [shares - 1] times the weights */
+    int64_t shares;  /* of the output rows, each summed up by itself; by the sizes alone */
+    int64_t parts;   /* that the tiles are cut into */
     int64_t taps, tiles, panels, rows; /* tiles of MR input channels; output rows [n, out[0]] of a block */
-    int64_t parts;                     /* that the tiles are cut into */
-    bool direct;                       /* no tap reads beyond the border: src is read where it lies */
-    int64_t pixels;                    /* a block's, of src, that are copied */
-    int64_t tile_step;                 /* from a tile of a block's pixels to the next, in floats */
+    int64_t skip[2], step[2], span[2]; /* span: packed pixels from the first to the last that an output reads */
+    int64_t width;     /* of a packed row */
+    int64_t pixels;    /* packed for a block, at most */
+    int64_t tile_step; /* from a tile of a block's pixels to the next, in floats */
+    bool direct;       /* the gradient is one tile wide: it is read where it lies */
     char *scratch;
     size_t per_thread;
 } sum;
 
-/* Row r of a tile: the sum over pixels p of a[index[p] + r] times b[p] [NR] and the panels behind it, to (or added to) c [., NR].
- * Panels of b lie b_step apart, of c c_step. */
+/* Row r of a tile: the sum over pixels p of a[index[p] + r] times b[p] [P * NR], to (or added to) c [., NR] and the panels behind
+ * it, which lie c_step apart. */
 typedef struct pixels {
-    int64_t n, b_step, c_step;
+    int64_t n, c_step;
     const float *a, *b;
     const int32_t *index;
     float *c;
@@ -332,11 +341,10 @@ ALWAYS void pixels_times_panels(int R, int P, const pixels *t) {
     tile acc = {{{0}}};
     const float *a = t->a, *b = t->b;
     const int32_t *index = t->index;
-    int64_t step = STEP(t->b_step);
-    for (int64_t p = 0; p < t->n; p++, b += NR) {
+    for (int64_t p = 0; p < t->n; p++, b += P * NR) {
         const float *x = a + index[p];
         vF columns[WIDE * VECTORS];
-        tile_load(P * VECTORS, columns, b, step);
+        tile_load(P * VECTORS, columns, b, VN_F);
         EACH_ROW tile_add(P * VECTORS, acc[r], x[r], columns);
     }
     EACH_ROW tile_store(P * VECTORS, acc[r], t->c + r * NR, STEP(t->c_step), t->add);
@@ -348,133 +356,137 @@ ALWAYS void pixels_times_panels(int R, int P, const pixels *t) {
 TILES(PIXELS)
 static void (*const pixels_of[WIDE + 1][MR + 1])(const pixels *) = TABLE_OF(pixels);
 
-/* A block of output rows: which pixels of src each tap reads, by their number in the block's copy; if direct, by their place
- * behind `base`. */
-typedef struct block {
-    int64_t n;      /* output pixels */
-    int64_t pixels; /* copied */
-    int32_t *index; /* [taps, n], times MR; if direct, in floats */
-    const float **from; /* [pixels] */
-    const float *base;
-} block;
-
-/* The pixels that a single tap reads. */
-static void find_places(const sum *s, int64_t first, int64_t last, block *k) {
-    const tr__conv *v = s->v;
-    int64_t h = v->size[0], w = v->size[1], oh = v->out[0], ow = v->out[1], from = first / oh;
-    int32_t *index = k->index;
-    k->n = (last - first) * ow;
-    k->base = v->src + from * h * w * v->ci;
-    for (int64_t row = first; row < last; row++)
-        for (int64_t x = 0; x < ow; x++)
-            *index++ = (int32_t) ((((row / oh - from) * h + row % oh * v->stride[0]) * w + x * v->stride[1]) * v->ci);
-}
-
-/* The pixels of src between the first and the last row that an image's output rows read. */
-static void find_pixels(const sum *s, int64_t first, int64_t last, block *k) {
-    const tr__conv *v = s->v;
-    int64_t h = v->size[0], w = v->size[1], oh = v->out[0], ow = v->out[1], at = 0;
-    k->n = (last - first) * ow;
-    k->pixels = 1; // the first is zero
-    for (int64_t row = first; row < last;) {
-        int64_t image = row / oh, end = tr__min(last, (image + 1) * oh);
-        const float *from = v->src + image * h * w * v->ci;
-        int64_t low = tr__max(0, row % oh * v->stride[0] - v->padding[0]);
-        int64_t high = tr__min(h, (end - 1 - image * oh) * v->stride[0] - v->padding[0] + (v->kernel[0] - 1) * v->dilation[0] + 1);
-        int64_t base = k->pixels, begin = row % oh, stop = end - image * oh;
-        for (int64_t p = low * w; p < high * w; p++)
-            k->from[k->pixels++] = from + p * v->ci;
-        for (int64_t t = 0; t < s->taps; t++) {
-            int32_t *index = k->index + t * k->n + at;
-            int64_t dy = t / v->kernel[1] * v->dilation[0] - v->padding[0], dx = t % v->kernel[1] * v->dilation[1] - v->padding[1];
-            for (int64_t y = begin; y < stop; y++)
-                for (int64_t x = 0; x < ow; x++) {
-                    int64_t iy = y * v->stride[0] + dy, ix = x * v->stride[1] + dx;
-                    bool inside = iy >= 0 && iy < h && ix >= 0 && ix < w;
-                    *index++ = (int32_t) (inside ? base + (iy - low) * w + ix : 0) * MR;
-                }
-        }
-        at += (end - row) * ow;
-        row = end;
+/* Pixels `step` floats apart, the channels of tiles low .. high, to [tiles, n, MR], tiles tile_step apart. What is written beyond
+ * a pixel's channels, the next pixel overwrites. */
+static void pack_pixels(const sum *s, const float *from, int64_t step, int64_t n, int64_t low, int64_t high, float *to) {
+    enum { AT_ONCE = 8 };
+    int64_t ci = s->v->ci, whole = tr__min(high, (ci - AT_ONCE) / MR + 1);
+    for (int64_t p = 0; p < n; p++, from += step, to += MR) {
+        float *o = to;
+        int64_t t = low;
+        for (; t < whole; t++, o += s->tile_step)
+            memcpy(o, from + t * MR, AT_ONCE * sizeof *o);
+        for (; t < high; t++, o += s->tile_step)
+            for (int64_t c = 0; c < tr__min(MR, ci - t * MR); c += 2) // channels are even in number
+                memcpy(o + c, from + t * MR + c, 2 * sizeof *o);
     }
 }
 
-/* to [tiles, pixels, MR], with steps of tile_step, of the channels of tiles begin .. end. */
-static void pack_pixels(const sum *s, const block *k, int64_t begin, int64_t end, float *to) {
-    for (int64_t p = 0; p < k->pixels; p++)
-        for (int64_t t = begin; t < end; t++) {
-            float *o = to + (t - begin) * s->tile_step + p * MR;
-            int64_t n = tr__min(MR, s->v->ci - t * MR);
-            if (p && n == MR) {
-                memcpy(o, k->from[p] + t * MR, MR * sizeof *o);
-                continue;
-            }
-            memset(o, 0, MR * sizeof *o);
-            if (p)
-                memcpy(o, k->from[p] + t * MR, (size_t) n * sizeof *o);
-        }
+static void pack_zeros(const sum *s, int64_t n, int64_t low, int64_t high, float *to) {
+    for (int64_t t = low; n > 0 && t < high; t++, to += s->tile_step)
+        memset(to, 0, (size_t) (n * MR) * sizeof *to);
 }
 
-/* to [panels, n, NR]. */
-static void pack_gradient(const sum *s, const block *k, int64_t first, int64_t begin, int64_t end, float *to) {
-    const float *from = s->v->dst + first * s->v->out[1] * s->v->co;
-    for (int64_t p = 0; p < k->n; p++, from += s->v->co)
-        for (int64_t panel = begin; panel < end; panel++)
-            memcpy(to + ((panel - begin) * k->n + p) * NR, from + panel * NR, NR * sizeof *to);
-}
-
-/* Memory that is read soon, brought nearer a few lines at a time. */
-typedef struct stream {
-    const char *at, *end;
-} stream;
-enum { LINE = 64 };
-
-static void fetch(stream *s, int64_t bytes) {
-    const char *end = s->at + tr__min(bytes, s->end - s->at);
-    for (; s->at < end; s->at += LINE)
-        __builtin_prefetch(s->at, 0, 2);
-}
-
-static stream rows_ahead(const float *from, int64_t first, int64_t last, int64_t floats) {
-    return (stream){(const char *) (from + first * floats), (const char *) (from + last * floats)};
-}
-
-/* Panels begin .. end of part `part` of the tiles. */
-static void sum_part(const sum *s, int64_t part, int64_t begin, int64_t end, char *own) {
+/* A packed row of an image: row y of src, or zeros beyond the border. */
+static void pack_row(const sum *s, int64_t image, int64_t y, int64_t low, int64_t high, float *to) {
     const tr__conv *v = s->v;
-    int64_t low = part * s->tiles / s->parts, high = (part + 1) * s->tiles / s->parts, all = v->n * v->out[0];
-    block k = {.from = (const float **) (void *) own};
-    float *x = (float *) (void *) (k.from + s->pixels);
-    float *g = x + (s->tiles / s->parts + 1) * s->tile_step;
-    k.index = (int32_t *) (void *) (g + s->panels * s->rows * v->out[1] * NR);
-    for (int64_t first = 0; first < all; first += s->rows) {
-        int64_t last = tr__min(all, first + s->rows);
-        if (s->direct) {
-            find_places(s, first, last, &k);
-        } else {
-            find_pixels(s, first, last, &k);
-            pack_pixels(s, &k, low, high, x);
-        }
-        pack_gradient(s, &k, first, begin, end, g);
-        // The next block, a bit with each tile.
-        int64_t next = tr__min(all, last + s->rows), tiles = wide_of(end - begin) * (high - low) * s->taps;
-        stream gradient = rows_ahead(v->dst, last, next, v->out[1] * v->co);
-        stream image = rows_ahead(v->src, last, s->direct && v->stride[0] == 1 ? next : last, v->out[1] * v->ci);
-        int64_t g_bytes = (gradient.end - gradient.at) / tiles + LINE, x_bytes = (image.end - image.at) / tiles + LINE;
-        pixels p = {.n = k.n, .b_step = k.n * NR, .c_step = s->taps * v->ci * NR, .add = first > 0};
+    int64_t skip = s->skip[1], border = v->padding[1];
+    int64_t left = tr__min(s->width, (border + skip - 1) / skip), right = tr__min(s->width, (v->size[1] + border + skip - 1) / skip);
+    if (y < 0 || y >= v->size[0])
+        left = right = s->width;
+    const float *from = v->src + ((image * v->size[0] + y) * v->size[1] + left * skip - border) * v->ci;
+    pack_zeros(s, left, low, high, to);
+    if (right > left)
+        pack_pixels(s, from, skip * v->ci, right - left, low, high, to + left * MR);
+    pack_zeros(s, s->width - right, low, high, to + right * MR);
+}
+
+/* What output rows first .. last read; index: where each of their pixels reads with its first tap. */
+static void pack_images(const sum *s, int64_t first, int64_t last, int64_t low, int64_t high, float *to, int32_t *index) {
+    const tr__conv *v = s->v;
+    for (int64_t row = first, at = 0; row < last;) {
+        int64_t image = row / v->out[0], y = row % v->out[0], n = tr__min(last - row, v->out[0] - y);
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t j = 0; j < v->out[1]; j++)
+                *index++ = (int32_t) ((at + i * s->step[0] * s->width + j * s->step[1]) * MR);
+        for (int64_t i = 0; i < (n - 1) * s->step[0] + s->span[0]; i++, at += s->width)
+            pack_row(s, image, y * v->stride[0] - v->padding[0] + i * s->skip[0], low, high, to + at * MR);
+        row += n;
+    }
+}
+
+/* Panels begin .. end of a block's n pixels, to [panels / WIDE, n, WIDE, NR], the last ones fewer than WIDE. */
+static void pack_gradient(const float *from, int64_t co, int64_t n, int64_t begin, int64_t end, float *to) {
+    for (int64_t p = 0; p < n; p++, from += co)
         for (int64_t panel = begin, wide; panel < end; panel += wide) {
             wide = tr__min(WIDE, end - panel);
-            p.b = g + (panel - begin) * p.b_step;
-            for (int64_t t = low; t < high; t++)
-                for (int64_t tap = 0; tap < s->taps; tap++) {
-                    p.a = s->direct ? k.base + t * MR : x + (t - low) * s->tile_step;
-                    p.index = k.index + tap * k.n;
-                    p.c = s->weights + ((panel * s->taps + tap) * v->ci + t * MR) * NR;
-                    fetch(&gradient, g_bytes);
-                    fetch(&image, x_bytes);
-                    pixels_of[wide][tr__min(MR, v->ci - t * MR)](&p);
-                }
+            float *o = to + ((panel - begin) * n + p * wide) * NR;
+            for (int64_t i = 0; i < wide; i++)
+                memcpy(o + i * NR, from + (panel + i) * NR, NR * sizeof *o);
         }
+}
+
+/* Rows of memory that are read soon, brought nearer a few lines at a time. */
+typedef struct stream {
+    const float *at;
+    int64_t rows, floats, step; /* left; of a row; to the next */
+    int64_t place;
+} stream;
+enum { LINE = 16 };
+
+static void fetch(stream *s, int64_t lines) {
+    for (; s->rows > 0 && lines > 0; lines--) {
+        __builtin_prefetch(s->at + s->place, 0, 2);
+        s->place += LINE;
+        if (s->place >= s->floats) {
+            s->place = 0;
+            s->at += s->step;
+            s->rows--;
+        }
+    }
+}
+
+static int64_t lines_of(const stream *s) {
+    return s->rows * ((s->floats + LINE - 1) / LINE);
+}
+
+/* The pixels of src that output rows first .. last read, but for a border. */
+static stream images_of(const sum *s, int64_t first, int64_t last, int64_t low, int64_t high) {
+    const tr__conv *v = s->v;
+    int64_t from = first / v->out[0] * v->size[0] + tr__min(first % v->out[0] * v->stride[0], v->size[0]);
+    int64_t to = last / v->out[0] * v->size[0] + tr__min(last % v->out[0] * v->stride[0], v->size[0]);
+    return (stream){v->src + from * v->size[1] * v->ci + low * MR, (to - from) * v->size[1], tr__min(high * MR, v->ci) - low * MR, v->ci, 0};
+}
+
+/* A block's products, fetching what comes next. */
+static void sum_block(const sum *s, int64_t low, int64_t high, int64_t begin, int64_t end, const float *x, const float *g, float *to,
+                      pixels p, stream gradient, stream image) {
+    const tr__conv *v = s->v;
+    int64_t tiles = wide_of(end - begin) * (high - low) * s->taps;
+    int64_t g_lines = (lines_of(&gradient) + tiles - 1) / tiles, x_lines = (lines_of(&image) + tiles - 1) / tiles;
+    for (int64_t panel = begin, wide; panel < end; panel += wide) {
+        wide = tr__min(WIDE, end - panel);
+        p.b = g + (panel - begin) * p.n * NR;
+        for (int64_t t = low; t < high; t++)
+            for (int64_t tap = 0; tap < s->taps; tap++) {
+                int64_t place = tap / v->kernel[1] * v->dilation[0] * s->width + tap % v->kernel[1] * v->dilation[1];
+                p.a = x + (t - low) * s->tile_step + place * MR;
+                p.c = to + ((panel * s->taps + tap) * v->ci + t * MR) * NR;
+                fetch(&gradient, g_lines);
+                fetch(&image, x_lines);
+                pixels_of[wide][tr__min(MR, v->ci - t * MR)](&p);
+            }
+    }
+}
+
+/* Panels begin .. end of part `part` of the tiles, summed over a share of the rows. */
+static void sum_part(const sum *s, int64_t share, int64_t part, int64_t begin, int64_t end, char *own) {
+    const tr__conv *v = s->v;
+    int64_t low = part * s->tiles / s->parts, high = (part + 1) * s->tiles / s->parts, all = v->n * v->out[0];
+    int64_t start = share * all / s->shares, stop = (share + 1) * all / s->shares, size = s->panels * s->taps * v->ci * NR;
+    float *g = (float *) (void *) own, *x = g + (s->direct ? 0 : s->panels * s->rows * v->out[1] * NR);
+    int32_t *index = (int32_t *) (void *) (x + (s->tiles / s->parts + 1) * s->tile_step);
+    float *to = share ? s->partial + (share - 1) * size : s->weights;
+    for (int64_t first = start; first < stop; first += s->rows) {
+        int64_t last = tr__min(stop, first + s->rows), next = tr__min(stop, last + s->rows), n = (last - first) * v->out[1];
+        const float *gradient = v->dst + first * v->out[1] * v->co;
+        pack_images(s, first, last, low, high, x, index);
+        if (!s->direct)
+            pack_gradient(gradient, v->co, n, begin, end, g);
+        sum_block(s, low, high, begin, end, x, s->direct ? gradient : g, to,
+                  (pixels){.n = n, .c_step = s->taps * v->ci * NR, .index = index, .add = first > start},
+                  (stream){v->dst + last * v->out[1] * v->co + begin * NR, (next - last) * v->out[1], (end - begin) * NR, v->co, 0},
+                  images_of(s, last, next, low, high));
     }
 }
 
@@ -483,35 +495,57 @@ static void sum_units(void *env, int64_t begin, int64_t end, int thread) {
     int64_t wide = wide_of(s->panels);
     while (begin < end) {
         int64_t part = begin / wide, stop = tr__min(end, (part + 1) * wide);
-        sum_part(s, part, (begin - part * wide) * WIDE, tr__min(s->panels, (stop - part * wide) * WIDE),
+        sum_part(s, part / s->parts, part % s->parts, (begin - part * wide) * WIDE, tr__min(s->panels, (stop - part * wide) * WIDE),
                  s->scratch + (size_t) thread * s->per_thread);
         begin = stop;
     }
 }
 
+static void add_shares(void *env, int64_t begin, int64_t end, int thread) {
+    const sum *s = env;
+    int64_t size = s->panels * s->taps * s->v->ci * NR;
+    for (int64_t i = begin; i < end; i++) {
+        float x = s->weights[i];
+        for (int64_t share = 1; share < s->shares; share++)
+            x += s->partial[(share - 1) * size + i];
+        s->weights[i] = x;
+    }
+}
+
+/* How pixels are packed. */
+static void lay_out(sum *s) {
+    const tr__conv *v = s->v;
+    int64_t all = v->n * v->out[0];
+    s->rows = tr__min(all, (SUM + v->out[1] - 1) / v->out[1]);
+    for (int d = 0; d < 2; d++) {
+        s->skip[d] = v->kernel[d] == 1 ? v->stride[d] : 1; // nobody reads what lies between
+        s->step[d] = v->stride[d] / s->skip[d];
+        s->span[d] = (v->kernel[d] - 1) * v->dilation[d] + 1;
+    }
+    s->width = (v->out[1] - 1) * s->step[1] + s->span[1];
+    int64_t images = tr__min(v->n, (s->rows + v->out[0] - 1) / v->out[0] + 1);
+    s->pixels = s->width * (s->rows * s->step[0] + images * s->span[0]);
+    s->tile_step = ((s->pixels * MR + 2 + 15) / 16 | 1) * 16; // an odd number of cache lines: tiles lie in different sets
+}
+
 static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v) {
     sum s = {.v = v, .weights = (float *) v->weights, .taps = v->kernel[0] * v->kernel[1], .tiles = (v->ci + MR - 1) / MR,
-             .panels = v->co / NR};
-    int64_t all = v->n * v->out[0], images;
-    s.rows = tr__min(all, (SUM + v->out[1] - 1) / v->out[1]);
-    images = (s.rows + v->out[0] - 1) / v->out[0] + 1;
-    s.direct = s.taps == 1 && v->padding[0] == 0 && v->padding[1] == 0;
-    // Of src: each image's rows, and what taps overlap at both ends.
-    if (!s.direct)
-        s.pixels = 1 + v->size[1] * tr__min(images * v->size[0], s.rows * v->stride[0] + images * v->kernel[0] * v->dilation[0]);
-    s.tile_step = ((s.pixels * MR + 15) / 16 | 1) * 16; // an odd number of cache lines: tiles lie in different sets
-    // Each thread packs as little as possible.
-    int64_t wide = wide_of(s.panels), few = s.panels < 8 || v->ci > v->co ? 2 : 1;
-    s.parts = tr__min(s.tiles, tr__max(few, (c->ctx->threads + wide - 1) / wide));
-    size_t floats = (size_t) ((s.tiles / s.parts + 1) * s.tile_step + s.panels * s.rows * v->out[1] * NR);
-    s.per_thread = (floats * sizeof(float) + (size_t) s.pixels * sizeof(float *) +
-                    (size_t) (s.taps * s.rows * v->out[1]) * sizeof(int32_t) + 127) / 64 * 64;
-    int64_t units = s.parts * wide, work = all * v->out[1] * s.taps * s.tiles / s.parts * WIDE;
+             .panels = v->co / NR, .direct = v->co / NR <= WIDE};
+    int64_t size = s.taps * v->ci * v->co, all = v->n * v->out[0], wide = wide_of(s.panels);
+    lay_out(&s);
+    s.shares = tr__max(1, tr__min(SHARES / wide, all * v->out[1] / SHARE));
+    s.parts = tr__min(s.tiles, tr__max((s.tiles + TILES_AT_ONCE - 1) / TILES_AT_ONCE, (c->ctx->threads + wide * s.shares - 1) / (wide * s.shares)));
+    size_t floats = (size_t) ((s.tiles / s.parts + 1) * s.tile_step + (s.direct ? 0 : s.panels * s.rows * v->out[1] * NR));
+    s.per_thread = (floats * sizeof(float) + (size_t) (s.rows * v->out[1]) * sizeof(int32_t) + 127) / 64 * 64;
+    int64_t units = s.shares * s.parts * wide, work = all / s.shares * v->out[1] * s.taps * s.tiles / s.parts * WIDE;
     int64_t grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
+    s.partial = tr__scratch(c, (size_t) ((s.shares - 1) * size) * sizeof(float));
     s.scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * s.per_thread);
-    if (!s.scratch)
+    if (!s.scratch || !s.partial)
         return TR_E_NOMEM;
     tr__parallel(c->ctx, units, grain, sum_units, &s);
+    if (s.shares > 1)
+        tr__parallel(c->ctx, size, TR__GRAIN, add_shares, &s);
     return TR_OK;
 }
 
