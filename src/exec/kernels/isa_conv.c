@@ -33,7 +33,7 @@ enum {
 #endif
     SHARES = 4, /* of the pixels, by tiles of panels, that the weights' derivative is summed up in */
     SHARE = 1024, /* pixels of one, at least */
-    TILES_AT_ONCE = 64, /* of channels, that are packed together at most */
+    FETCH = 16, /* pixels, with which some lines of the next block are fetched */
     UNITS = 32, /* of work, at least, if there are panels enough */
 };
 
@@ -327,10 +327,35 @@ typedef struct sum {
     size_t per_thread;
 } sum;
 
+/* Rows of memory that are read soon, brought nearer a few lines at a time: many at once would keep others waiting. */
+typedef struct stream {
+    const float *at;
+    int64_t rows, floats, step, place; /* left; of a row; to the next; in it */
+} stream;
+enum { LINE = 16 };
+
+ALWAYS void fetch(stream *s, int64_t lines) {
+    for (; s->rows > 0 && lines > 0; lines--) {
+        __builtin_prefetch(s->at + s->place, 0, 2);
+        s->place += LINE;
+        if (s->place >= s->floats) {
+            s->place = 0;
+            s->at += s->step;
+            s->rows--;
+        }
+    }
+}
+
+static int64_t lines_of(const stream *s) {
+    return s->rows * ((s->floats + LINE - 1) / LINE);
+}
+
 /* Row r of a tile: the sum over pixels p of a[index[p] + r] times b[p] [P * NR], to (or added to) c [., NR] and the panels behind
  * it, which lie c_step apart. */
 typedef struct pixels {
     int64_t n, c_step;
+    stream *gradient, *image; /* of the next block, */
+    int64_t g_lines, x_lines; /* of which so many are fetched with every so many pixels */
     const float *a, *b;
     const int32_t *index;
     float *c;
@@ -341,11 +366,15 @@ ALWAYS void pixels_times_panels(int R, int P, const pixels *t) {
     tile acc = {{{0}}};
     const float *a = t->a, *b = t->b;
     const int32_t *index = t->index;
-    for (int64_t p = 0; p < t->n; p++, b += P * NR) {
-        const float *x = a + index[p];
-        vF columns[WIDE * VECTORS];
-        tile_load(P * VECTORS, columns, b, VN_F);
-        EACH_ROW tile_add(P * VECTORS, acc[r], x[r], columns);
+    for (int64_t p = 0; p < t->n;) {
+        fetch(t->gradient, t->g_lines);
+        fetch(t->image, t->x_lines);
+        for (int64_t end = tr__min(t->n, p + FETCH); p < end; p++, b += P * NR) {
+            const float *x = a + index[p];
+            vF columns[WIDE * VECTORS];
+            tile_load(P * VECTORS, columns, b, VN_F);
+            EACH_ROW tile_add(P * VECTORS, acc[r], x[r], columns);
+        }
     }
     EACH_ROW tile_store(P * VECTORS, acc[r], t->c + r * NR, STEP(t->c_step), t->add);
 }
@@ -416,30 +445,6 @@ static void pack_gradient(const float *from, int64_t co, int64_t n, int64_t begi
         }
 }
 
-/* Rows of memory that are read soon, brought nearer a few lines at a time. */
-typedef struct stream {
-    const float *at;
-    int64_t rows, floats, step; /* left; of a row; to the next */
-    int64_t place;
-} stream;
-enum { LINE = 16 };
-
-static void fetch(stream *s, int64_t lines) {
-    for (; s->rows > 0 && lines > 0; lines--) {
-        __builtin_prefetch(s->at + s->place, 0, 2);
-        s->place += LINE;
-        if (s->place >= s->floats) {
-            s->place = 0;
-            s->at += s->step;
-            s->rows--;
-        }
-    }
-}
-
-static int64_t lines_of(const stream *s) {
-    return s->rows * ((s->floats + LINE - 1) / LINE);
-}
-
 /* The pixels of src that output rows first .. last read, but for a border. */
 static stream images_of(const sum *s, int64_t first, int64_t last, int64_t low, int64_t high) {
     const tr__conv *v = s->v;
@@ -452,8 +457,11 @@ static stream images_of(const sum *s, int64_t first, int64_t last, int64_t low, 
 static void sum_block(const sum *s, int64_t low, int64_t high, int64_t begin, int64_t end, const float *x, const float *g, float *to,
                       pixels p, stream gradient, stream image) {
     const tr__conv *v = s->v;
-    int64_t tiles = wide_of(end - begin) * (high - low) * s->taps;
-    int64_t g_lines = (lines_of(&gradient) + tiles - 1) / tiles, x_lines = (lines_of(&image) + tiles - 1) / tiles;
+    int64_t times = wide_of(end - begin) * (high - low) * s->taps * ((p.n + FETCH - 1) / FETCH);
+    p.gradient = &gradient;
+    p.image = &image;
+    p.g_lines = (lines_of(&gradient) + times - 1) / times;
+    p.x_lines = (lines_of(&image) + times - 1) / times;
     for (int64_t panel = begin, wide; panel < end; panel += wide) {
         wide = tr__min(WIDE, end - panel);
         p.b = g + (panel - begin) * p.n * NR;
@@ -462,8 +470,6 @@ static void sum_block(const sum *s, int64_t low, int64_t high, int64_t begin, in
                 int64_t place = tap / v->kernel[1] * v->dilation[0] * s->width + tap % v->kernel[1] * v->dilation[1];
                 p.a = x + (t - low) * s->tile_step + place * MR;
                 p.c = to + ((panel * s->taps + tap) * v->ci + t * MR) * NR;
-                fetch(&gradient, g_lines);
-                fetch(&image, x_lines);
                 pixels_of[wide][tr__min(MR, v->ci - t * MR)](&p);
             }
     }
@@ -534,7 +540,7 @@ static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v) {
     int64_t size = s.taps * v->ci * v->co, all = v->n * v->out[0], wide = wide_of(s.panels);
     lay_out(&s);
     s.shares = tr__max(1, tr__min(SHARES / wide, all * v->out[1] / SHARE));
-    s.parts = tr__min(s.tiles, tr__max((s.tiles + TILES_AT_ONCE - 1) / TILES_AT_ONCE, (c->ctx->threads + wide * s.shares - 1) / (wide * s.shares)));
+    s.parts = tr__min(s.tiles, (c->ctx->threads + wide * s.shares - 1) / (wide * s.shares));
     size_t floats = (size_t) ((s.tiles / s.parts + 1) * s.tile_step + (s.direct ? 0 : s.panels * s.rows * v->out[1] * NR));
     s.per_thread = (floats * sizeof(float) + (size_t) (s.rows * v->out[1]) * sizeof(int32_t) + 127) / 64 * 64;
     int64_t units = s.shares * s.parts * wide, work = all / s.shares * v->out[1] * s.taps * s.tiles / s.parts * WIDE;
