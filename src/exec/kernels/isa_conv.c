@@ -34,6 +34,7 @@ enum {
     SHARES = 4, /* of the pixels, by tiles of panels, that the weights' derivative is summed up in */
     SHARE = 1024, /* pixels of one, at least */
     FETCH = 16, /* pixels, with which some lines of the next block are fetched */
+    FEW = 2, /* blocks, at most, for each of which weights are transposed */
     UNITS = 32, /* of work, at least, if there are panels enough */
 };
 
@@ -56,14 +57,40 @@ typedef vF tile[MR][WIDE * VECTORS];
 #define TABLE_OF(name) {{NULL}, ROW_OF(name, 1)}
 #endif
 
+/* Rows of memory that are read soon, brought nearer a few lines at a time: many at once would keep others waiting. */
+typedef struct stream {
+    const float *at;
+    int64_t rows, floats, step, place; /* left; of a row; to the next; in it */
+} stream;
+enum { LINE = 16 };
+
+ALWAYS void fetch(stream *s, int64_t lines) {
+    for (; s->rows > 0 && lines > 0; lines--) {
+        __builtin_prefetch(s->at + s->place, 0, 2);
+        s->place += LINE;
+        if (s->place >= s->floats) {
+            s->place = 0;
+            s->at += s->step;
+            s->rows--;
+        }
+    }
+}
+
+static int64_t lines_of(const stream *s) {
+    return s->rows * ((s->floats + LINE - 1) / LINE);
+}
+
 /* Row r of a tile: the products of a[t * BLOCK + r][from .. from + k] with b[t] [k, NR] and the panels behind it, summed over
- * taps t, to (or added to) c[r][column ..]. Panels of b lie b_step apart. */
+ * taps t, to (or added to) c[r][column ..]. Panels of b lie b_step apart. What is needed soon is fetched: the same of the next
+ * MR rows, and some lines of weights with every so many channels. */
 typedef struct taps {
     int n;
     int64_t from, k, column, b_step;
     const float *const *a, *const *b;
     float *const *c;
-    bool add;
+    bool add, more; /* there are next rows */
+    stream *weights;
+    int64_t lines;
 } taps;
 
 ALWAYS void taps_times_panels(int R, int P, const taps *t) {
@@ -71,12 +98,18 @@ ALWAYS void taps_times_panels(int R, int P, const taps *t) {
     const float *const *a = t->a;
     int64_t step = STEP(t->b_step);
     for (int tap = 0; tap < t->n; tap++, a += BLOCK) {
-        const float *row[MR], *panel = t->b[tap] + t->from * NR;
+        const float *row[MR], *panel = t->b[tap];
         EACH_ROW row[r] = a[r] + t->from;
-        for (int64_t i = 0; i < t->k; i++, panel += NR) {
-            vF columns[WIDE * VECTORS];
-            tile_load(P * VECTORS, columns, panel, step);
-            EACH_ROW tile_add(P * VECTORS, acc[r], row[r][i], columns);
+        for (int64_t i = 0; i < t->k;) {
+            if (t->more)
+                EACH_ROW __builtin_prefetch(a[MR + r] + t->from + i);
+            if (t->lines)
+                fetch(t->weights, t->lines);
+            for (int64_t end = tr__min(t->k, i + FETCH); i < end; i++, panel += NR) {
+                vF columns[WIDE * VECTORS];
+                tile_load(P * VECTORS, columns, panel, step);
+                EACH_ROW tile_add(P * VECTORS, acc[r], row[r][i], columns);
+            }
         }
     }
     EACH_ROW tile_store(P * VECTORS, acc[r], t->c[r] + t->column, STEP(NR), t->add);
@@ -95,6 +128,7 @@ static void (*const taps_of[WIDE + 1][MR + 1])(const taps *) = TABLE_OF(taps);
 typedef struct gather {
     const tr__conv *v;
     const float *from, *panels, *bias;
+    const float *weights; /* by the image: transposed for each block, if there are few; or NULL */
     float *to;
     int64_t grid[2], step[2], from_size[2], to_size[2], to_step[2], to_from[2];
     int64_t channels, columns; /* of from, to */
@@ -104,6 +138,7 @@ typedef struct gather {
     const float *zeros; /* [channels] */
     int64_t block;  /* pixels at a time */
     int64_t groups; /* of panels, a unit of work each, for a block of pixels */
+    int64_t units, width; /* width: threads that take them one after the other */
     void *scratch;
     size_t per_thread;
 } gather;
@@ -147,47 +182,134 @@ static void prepare_rows(const gather *g, int64_t count, float *const *to, int64
             memset(to[m] + column, 0, (size_t) columns * sizeof(float));
 }
 
-/* Some panels of a block of pixels. */
-static void gather_unit(const gather *g, int64_t block, int64_t group, const float **rows, float **to) {
-    int64_t first = block * g->block, pixels = g->v->n * g->grid[0] * g->grid[1], count = tr__min(g->block, pixels - first);
-    int64_t wide = wide_of(panels_of(g));
-    int64_t begin = group * wide / g->groups * WIDE, end = tr__min(panels_of(g), (group + 1) * wide / g->groups * WIDE);
-    find_rows(g, first, count, rows, to);
-    bool add = g->bias || g->n_taps == 0;
-    if (add)
-        prepare_rows(g, count, to, begin * NR, (end - begin) * NR);
-    int64_t pieces = (g->channels + CHUNK - 1) / CHUNK;
-    int at_once = (int) tr__max(1, CHUNK / g->channels);
-    const float *b[CHUNK / TR__CONV_PANEL]; // channels are a multiple of it
-    taps k = {.b = b, .b_step = g->all_taps * g->channels * NR};
-    for (int t = 0; t < g->n_taps; t += at_once)
-        for (int64_t p = 0; p < pieces; p++) {
-            k.n = (int) tr__min(at_once, g->n_taps - t);
-            k.from = p * g->channels / pieces;
-            k.k = (p + 1) * g->channels / pieces - k.from;
-            k.add = add;
-            for (int64_t panel = begin, wide; panel < end; panel += wide) {
-                wide = tr__min(WIDE, end - panel);
-                k.column = panel * NR;
-                for (int i = 0; i < k.n; i++)
-                    b[i] = g->panels + (panel * g->all_taps + g->tap[t + i]) * g->channels * NR;
-                for (int64_t m = 0; m < count; m += MR) {
-                    k.a = rows + t * BLOCK + m;
-                    k.c = to + m;
-                    taps_of[wide][tr__min(MR, count - m)](&k);
-                }
-            }
-            add = true;
+/* A square of NR rows, NR apart, and as many columns. */
+static void transpose_square(float *to, const float *from) {
+    vF x[VN_F];
+    for (int i = 0; i < NR; i += VN_F)
+        for (int k = 0; k < NR; k += VN_F) {
+            for (int r = 0; r < VN_F; r++)
+                memcpy(&x[r], from + (k + r) * NR + i, sizeof x[r]);
+            turn(x);
+            for (int r = 0; r < VN_F; r++)
+                memcpy(to + (i + r) * NR + k, &x[r], sizeof x[r]);
         }
+}
+
+/* By the image: where a tap's weights lie that output channel `channel` and the next ones make of panel `panel` of the image. */
+static const float *weights_at(const gather *g, int64_t panel, int tap, int64_t channel) {
+    return g->weights + ((channel / NR * g->all_taps + tap) * g->columns + panel * NR) * NR;
+}
+
+/* Of some panels, channels from .. from + k of a tap, transposed: to [panels, k, NR]. */
+static void transpose_panels(const gather *g, int64_t panel, int64_t panels, int tap, int64_t from, int64_t k, float *to) {
+    for (int64_t i = 0; i < k; i += NR)
+        for (int64_t q = 0; q < panels; q++)
+            transpose_square(to + (q * k + i) * NR, weights_at(g, panel + q, tap, from + i));
+}
+
+/* Of a unit's work, the part of some panels, taps, and channels. */
+typedef struct piece {
+    int64_t panel, panels, tap, taps, from, k;
+} piece;
+
+/* How a unit's work is cut, its panels, and where it is. */
+typedef struct cut {
+    int64_t begin, end, at_once, pieces;
+    int64_t panel, tap, piece;
+} cut;
+
+static cut cut_of(const gather *g, int64_t group) {
+    int64_t wide = wide_of(panels_of(g));
+    return (cut){.begin = group * wide / g->groups * WIDE,
+                 .panel = group * wide / g->groups * WIDE,
+                 .end = tr__min(panels_of(g), (group + 1) * wide / g->groups * WIDE),
+                 .at_once = g->weights ? 1 : tr__max(1, CHUNK / g->channels),
+                 .pieces = (g->channels + CHUNK - 1) / CHUNK};
+}
+
+static piece piece_of(const gather *g, const cut *c) {
+    int64_t n = g->channels / NR, from = c->piece * n / c->pieces * NR;
+    return (piece){c->panel, tr__min(WIDE, c->end - c->panel), c->tap, tr__min(c->at_once, g->n_taps - c->tap), from,
+                   (c->piece + 1) * n / c->pieces * NR - from};
+}
+
+/* On to the next piece: panels first, so that the image's part stays in the cache. False behind the last. */
+static bool go_on(const gather *g, cut *c) {
+    c->panel += WIDE;
+    if (c->panel < c->end)
+        return true;
+    c->panel = c->begin;
+    if (++c->piece == c->pieces) {
+        c->piece = 0;
+        c->tap += c->at_once;
+    }
+    return c->tap < g->n_taps;
+}
+
+static stream weights_of(const gather *g, const piece *p) {
+    return (stream){weights_at(g, p->panel, g->tap[p->tap], p->from), p->k / NR, p->panels * NR * NR, g->all_taps * g->columns * NR, 0};
+}
+
+/* The products of all of a block's pixels with a piece of the weights; `next` is fetched. */
+static void gather_piece(const gather *g, const piece *p, int64_t count, const float *const *rows, float *const *to, float *turned,
+                         bool add, stream next) {
+    const float *b[CHUNK / TR__CONV_PANEL]; // channels are a multiple of it
+    int64_t times = (count + MR - 1) / MR * p->taps * ((p->k + FETCH - 1) / FETCH);
+    taps k = {.n = (int) p->taps, .from = p->from, .k = p->k, .column = p->panel * NR, .b = b, .add = add, .weights = &next,
+              .lines = (lines_of(&next) + times - 1) / times};
+    if (g->weights) {
+        transpose_panels(g, p->panel, p->panels, g->tap[p->tap], p->from, p->k, turned);
+        b[0] = turned;
+        k.b_step = p->k * NR;
+    } else {
+        for (int i = 0; i < k.n; i++)
+            b[i] = g->panels + ((p->panel * g->all_taps + g->tap[p->tap + i]) * g->channels + p->from) * NR;
+        k.b_step = g->all_taps * g->channels * NR;
+    }
+    for (int64_t m = 0; m < count; m += MR) {
+        k.a = rows + p->tap * BLOCK + m;
+        k.c = to + m;
+        k.more = m + 2 * MR <= count;
+        taps_of[p->panels][tr__min(MR, count - m)](&k);
+    }
+}
+
+/* What a thread has of its own. */
+typedef struct room {
+    const float **rows; /* [n_taps, BLOCK] */
+    float **to;         /* [BLOCK] */
+    float *turned;      /* [WIDE, CHUNK, NR] */
+} room;
+
+/* Some panels of a block of pixels. */
+static void gather_unit(const gather *g, int64_t unit, const room *own) {
+    int64_t first = unit / g->groups * g->block, pixels = g->v->n * g->grid[0] * g->grid[1], count = tr__min(g->block, pixels - first);
+    cut c = cut_of(g, unit % g->groups);
+    find_rows(g, first, count, own->rows, own->to);
+    bool prepared = g->bias || g->n_taps == 0, more = g->n_taps > 0;
+    if (prepared)
+        prepare_rows(g, count, own->to, c.begin * NR, (c.end - c.begin) * NR);
+    while (more) {
+        piece p = piece_of(g, &c);
+        bool add = prepared || c.tap || c.piece;
+        more = go_on(g, &c);
+        stream next = {0};
+        if (g->weights && (more || unit + g->width < g->units)) {
+            cut other = more ? c : cut_of(g, (unit + g->width) % g->groups);
+            piece q = piece_of(g, &other);
+            next = weights_of(g, &q);
+        }
+        gather_piece(g, &p, count, own->rows, own->to, own->turned, add, next);
+    }
 }
 
 static void gather_units(void *env, int64_t begin, int64_t end, int thread) {
     const gather *g = env;
-    char *own = (char *) g->scratch + (size_t) thread * g->per_thread;
-    const float **rows = (const float **) (void *) own;
-    float **to = (float **) (void *) (rows + g->n_taps * BLOCK);
+    room own = {.turned = (float *) (void *) ((char *) g->scratch + (size_t) thread * g->per_thread)};
+    own.rows = (const float **) (void *) (own.turned + (g->weights ? WIDE * CHUNK * NR : 0));
+    own.to = (float **) (void *) (own.rows + g->n_taps * BLOCK);
     for (int64_t u = begin; u < end; u++)
-        gather_unit(g, u / g->groups, u % g->groups, rows, to);
+        gather_unit(g, u, &own);
 }
 
 static tr_status run_gather(const tr_kernel_call *c, gather *g) {
@@ -196,13 +318,15 @@ static tr_status run_gather(const tr_kernel_call *c, gather *g) {
     blocks = (pixels + g->block - 1) / g->block;
     int64_t wanted = tr__max(UNITS, 4 * c->ctx->threads);
     g->groups = tr__min(wide_of(panels_of(g)), tr__max(1, wanted / tr__max(1, blocks)));
-    int64_t work = tr__min(g->block, pixels) * g->n_taps * g->channels * g->columns / g->groups / NR;
-    int64_t units = blocks * g->groups, grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
-    g->per_thread = (size_t) (g->n_taps + 1) * BLOCK * sizeof(void *) + 64;
-    g->scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * g->per_thread);
+    int64_t work = tr__min(g->block, pixels) * tr__max(1, g->n_taps * g->channels) * g->columns / g->groups / NR;
+    int64_t grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
+    g->units = blocks * g->groups;
+    g->width = tr__parallel_width(c->ctx, g->units, grain);
+    g->per_thread = (size_t) (g->n_taps + 1) * BLOCK * sizeof(void *) + (g->weights ? WIDE * CHUNK * NR * sizeof(float) : 0) + 64;
+    g->scratch = tr__scratch(c, (size_t) g->width * g->per_thread);
     if (!g->scratch)
         return TR_E_NOMEM;
-    tr__parallel_units(c->ctx, units, grain, gather_units, g);
+    tr__parallel_units(c->ctx, g->units, grain, gather_units, g);
     return TR_OK;
 }
 
@@ -239,45 +363,29 @@ static tr_status forward(const tr_kernel_call *c, const tr__conv *v) {
     return run_gather(c, &g);
 }
 
-/* Panels of the transposed weights: [CI / NR, taps, CO, NR]. */
-typedef struct transpose {
-    const float *from;
-    float *to;
-    int64_t ci, co, taps;
-} transpose;
-
-/* A block of VN_F rows and columns; rows lie NR apart. */
-static void transpose_block(float *to, const float *from) {
-    vF x[VN_F];
-    for (int r = 0; r < VN_F; r++)
-        memcpy(&x[r], from + r * NR, sizeof x[r]);
-    turn(x);
-    for (int r = 0; r < VN_F; r++)
-        memcpy(to + r * NR, &x[r], sizeof x[r]);
+/* All panels of the transposed weights: [CI / NR, taps, CO, NR]. */
+static void transpose_all(void *env, int64_t begin, int64_t end, int thread) {
+    const gather *g = env;
+    for (int64_t u = begin; u < end; u++)
+        transpose_panels(g, u / g->all_taps, 1, (int) (u % g->all_taps), 0, g->channels, (float *) g->panels + u * g->channels * NR);
 }
 
-static void transpose_panels(void *env, int64_t begin, int64_t end, int thread) {
-    const transpose *t = env;
-    for (int64_t u = begin; u < end; u++) {
-        int64_t panel = u / t->taps, tap = u % t->taps;
-        for (int64_t o = 0; o < t->co; o += NR) {
-            const float *from = t->from + ((o / NR * t->taps + tap) * t->ci + panel * NR) * NR;
-            float *to = t->to + ((panel * t->taps + tap) * t->co + o) * NR;
-            for (int i = 0; i < NR; i += VN_F)
-                for (int k = 0; k < NR; k += VN_F)
-                    transpose_block(to + i * NR + k, from + k * NR + i);
-        }
-    }
+static tr_status transpose_weights(const tr_kernel_call *c, gather *g) {
+    float *to = tr__scratch(c, (size_t) (g->all_taps * g->columns * g->channels) * sizeof(float));
+    if (!to)
+        return TR_E_NOMEM;
+    g->panels = to;
+    tr__parallel(c->ctx, panels_of(g) * g->all_taps, tr__max(1, TR__GRAIN / (g->channels * NR)), transpose_all, g);
+    g->weights = NULL;
+    return TR_OK;
 }
 
 static tr_status by_image(const tr_kernel_call *c, const tr__conv *v) {
     int taps = (int) (v->kernel[0] * v->kernel[1]);
-    transpose t = {.from = v->weights, .ci = v->ci, .co = v->co, .taps = taps};
-    t.to = tr__scratch(c, (size_t) (taps * v->ci * v->co) * sizeof(float));
-    if (!t.to)
-        return TR_E_NOMEM;
-    tr__parallel(c->ctx, v->ci / NR * taps, tr__max(1, TR__GRAIN / (v->co * NR)), transpose_panels, &t);
-    gather g = {.v = v, .from = v->dst, .panels = t.to, .to = (float *) v->src, .channels = v->co, .columns = v->ci, .all_taps = taps};
+    gather g = {.v = v, .from = v->dst, .weights = v->weights, .to = (float *) v->src, .channels = v->co, .columns = v->ci, .all_taps = taps};
+    int64_t blocks = (v->n * v->size[0] * v->size[1] / (v->stride[0] * v->stride[1]) + BLOCK - 1) / BLOCK;
+    if (blocks > FEW || v->co < CHUNK / 4)
+        TR_TRY(transpose_weights(c, &g));
     TR_TRY(take_room(c, &g, taps));
     int64_t at[2];
     for (at[0] = 0; at[0] < v->stride[0]; at[0]++)
@@ -326,29 +434,6 @@ typedef struct sum {
     char *scratch;
     size_t per_thread;
 } sum;
-
-/* Rows of memory that are read soon, brought nearer a few lines at a time: many at once would keep others waiting. */
-typedef struct stream {
-    const float *at;
-    int64_t rows, floats, step, place; /* left; of a row; to the next; in it */
-} stream;
-enum { LINE = 16 };
-
-ALWAYS void fetch(stream *s, int64_t lines) {
-    for (; s->rows > 0 && lines > 0; lines--) {
-        __builtin_prefetch(s->at + s->place, 0, 2);
-        s->place += LINE;
-        if (s->place >= s->floats) {
-            s->place = 0;
-            s->at += s->step;
-            s->rows--;
-        }
-    }
-}
-
-static int64_t lines_of(const stream *s) {
-    return s->rows * ((s->floats + LINE - 1) / LINE);
-}
 
 /* Row r of a tile: the sum over pixels p of a[index[p] + r] times b[p] [P * NR], to (or added to) c [., NR] and the panels behind
  * it, which lie c_step apart. */
