@@ -7,6 +7,9 @@
  * same taps, and make s * s products. The derivative by the weights sums over pixels: a block's pixels are packed by six
  * channels, the gradient's by panels, and each tap takes its pixels by index.
  *
+ * Of few channels in src, the derivative by the weights takes the pixels that a row of a filter reads as one pixel of many: src is
+ * copied with its border, channels last, and they lie side by side.
+ *
  * Every sum is made in an order that depends on the sizes alone, not on the number of threads.
  *
  * oneDNN's kernels take twice as long with AVX2, and with AVX-512 a sixth longer (docs/performance.md). The tile in registers
@@ -253,7 +256,7 @@ static stream weights_of(const gather *g, const piece *p) {
 /* The products of all of a block's pixels with a piece of the weights; `next` is fetched. */
 static void gather_piece(const gather *g, const piece *p, int64_t count, const float *const *rows, float *const *to, float *turned,
                          bool add, stream next) {
-    const float *b[CHUNK / TR__CONV_PANEL]; // channels are a multiple of it
+    const float *b[CHUNK / NR]; // channels are a multiple of it
     int64_t times = (count + MR - 1) / MR * p->taps * ((p->k + FETCH - 1) / FETCH);
     taps k = {.n = (int) p->taps, .from = p->from, .k = p->k, .column = p->panel * NR, .b = b, .add = add, .weights = &next,
               .lines = (lines_of(&next) + times - 1) / times};
@@ -430,6 +433,8 @@ typedef struct sum {
     int64_t width;     /* of a packed row */
     int64_t pixels;    /* packed for a block, at most */
     int64_t tile_step; /* from a tile of a block's pixels to the next, in floats */
+    int64_t to_row, to_column; /* in it, from a tap's pixel to those of the next ones, in floats */
+    int64_t pixel;     /* src is read where it lies, pixels so many floats apart; or 0 */
     bool direct;       /* the gradient is one tile wide: it is read where it lies */
     char *scratch;
     size_t per_thread;
@@ -519,6 +524,18 @@ static void pack_images(const sum *s, int64_t first, int64_t last, int64_t low, 
     }
 }
 
+/* The same of src where it lies, behind what is returned. */
+static const float *find_images(const sum *s, int64_t first, int64_t last, int32_t *index) {
+    const tr__conv *v = s->v;
+    int64_t image = first / v->out[0];
+    for (int64_t row = first; row < last; row++)
+        for (int64_t x = 0; x < v->out[1]; x++) {
+            int64_t y = (row / v->out[0] - image) * v->size[0] + row % v->out[0] * v->stride[0];
+            *index++ = (int32_t) ((y * v->size[1] + x * v->stride[1]) * s->pixel);
+        }
+    return v->src + image * v->size[0] * v->size[1] * s->pixel;
+}
+
 /* Panels begin .. end of a block's n pixels, to [panels / WIDE, n, WIDE, NR], the last ones fewer than WIDE. */
 static void pack_gradient(const float *from, int64_t co, int64_t n, int64_t begin, int64_t end, float *to) {
     for (int64_t p = 0; p < n; p++, from += co)
@@ -552,8 +569,7 @@ static void sum_block(const sum *s, int64_t low, int64_t high, int64_t begin, in
         p.b = g + (panel - begin) * p.n * NR;
         for (int64_t t = low; t < high; t++)
             for (int64_t tap = 0; tap < s->taps; tap++) {
-                int64_t place = tap / v->kernel[1] * v->dilation[0] * s->width + tap % v->kernel[1] * v->dilation[1];
-                p.a = x + (t - low) * s->tile_step + place * MR;
+                p.a = x + (t - low) * s->tile_step + tap / v->kernel[1] * s->to_row + tap % v->kernel[1] * s->to_column;
                 p.c = to + ((panel * s->taps + tap) * v->ci + t * MR) * NR;
                 pixels_of[wide][tr__min(MR, v->ci - t * MR)](&p);
             }
@@ -571,13 +587,20 @@ static void sum_part(const sum *s, int64_t share, int64_t part, int64_t begin, i
     for (int64_t first = start; first < stop; first += s->rows) {
         int64_t last = tr__min(stop, first + s->rows), next = tr__min(stop, last + s->rows), n = (last - first) * v->out[1];
         const float *gradient = v->dst + first * v->out[1] * v->co;
-        pack_images(s, first, last, low, high, x, index);
+        const float *images = x;
+        stream soon = {0};
+        if (s->pixel) {
+            images = find_images(s, first, last, index) + low * MR;
+        } else {
+            pack_images(s, first, last, low, high, x, index);
+            soon = images_of(s, last, next, low, high);
+        }
         if (!s->direct)
             pack_gradient(gradient, v->co, n, begin, end, g);
-        sum_block(s, low, high, begin, end, x, s->direct ? gradient : g, to,
+        sum_block(s, low, high, begin, end, images, s->direct ? gradient : g, to,
                   (pixels){.n = n, .c_step = s->taps * v->ci * NR, .index = index, .add = first > start},
                   (stream){v->dst + last * v->out[1] * v->co + begin * NR, (next - last) * v->out[1], (end - begin) * NR, v->co, 0},
-                  images_of(s, last, next, low, high));
+                  soon);
     }
 }
 
@@ -617,10 +640,17 @@ static void lay_out(sum *s) {
     int64_t images = tr__min(v->n, (s->rows + v->out[0] - 1) / v->out[0] + 1);
     s->pixels = s->width * (s->rows * s->step[0] + images * s->span[0]);
     s->tile_step = ((s->pixels * MR + 2 + 15) / 16 | 1) * 16; // an odd number of cache lines: tiles lie in different sets
+    s->to_row = v->dilation[0] * s->width * MR;
+    s->to_column = v->dilation[1] * MR;
+    if (s->pixel) {
+        s->tile_step = MR;
+        s->to_row = v->dilation[0] * v->size[1] * s->pixel;
+    }
 }
 
-static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v) {
-    sum s = {.v = v, .weights = (float *) v->weights, .taps = v->kernel[0] * v->kernel[1], .tiles = (v->ci + MR - 1) / MR,
+/* pixel: 0 or, of images that are read where they lie, floats from a pixel to the next. */
+static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v, int64_t pixel) {
+    sum s = {.v = v, .pixel = pixel, .weights = (float *) v->weights, .taps = v->kernel[0] * v->kernel[1], .tiles = (v->ci + MR - 1) / MR,
              .panels = v->co / NR, .direct = v->co / NR <= WIDE};
     int64_t size = s.taps * v->ci * v->co, all = v->n * v->out[0], wide = wide_of(s.panels);
     lay_out(&s);
@@ -640,7 +670,58 @@ static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v) {
     return TR_OK;
 }
 
+/* src of few channels with its border's zeros, channels last: as the convolution `many` of an image without a border, whose
+ * pixels have the channels that a row of a filter reads, and overlap; `pixel` floats from one to the next. */
+typedef struct bordered {
+    const tr__conv *v;
+    tr__conv many;
+    float *to;
+    int64_t pixel;
+} bordered;
+
+static void border_rows(void *env, int64_t begin, int64_t end, int thread) {
+    const bordered *b = env;
+    const tr__conv *v = b->v;
+    const int64_t *size = b->many.size, *s = v->src_strides;
+    for (int64_t row = begin; row < end; row++) {
+        int64_t y = row % size[0] - v->padding[0], first = v->padding[1], n = tr__min(v->size[1], size[1] - first);
+        float *to = b->to + row * size[1] * v->ci;
+        memset(to, 0, (size_t) (size[1] * v->ci) * sizeof *to);
+        for (int64_t c = 0; y >= 0 && y < v->size[0] && c < v->ci; c++) {
+            const float *from = v->src + row / size[0] * s[0] + c * s[1] + y * s[2];
+            for (int64_t x = 0; x < n; x++)
+                to[(first + x) * v->ci + c] = from[x * s[3]];
+        }
+    }
+}
+
+static tr_status border(const tr_kernel_call *c, const tr__conv *v, bordered *b) {
+    *b = (bordered){.v = v, .many = *v, .pixel = v->ci};
+    b->many.ci = v->kernel[1] * v->ci;
+    b->many.kernel[1] = 1;
+    for (int d = 0; d < 2; d++) {
+        b->many.size[d] = (v->out[d] - 1) * v->stride[d] + (v->kernel[d] - 1) * v->dilation[d] + 1;
+        b->many.padding[d] = 0;
+    }
+    int64_t row = b->many.size[1] * v->ci, rows = v->n * b->many.size[0];
+    b->many.src = b->to = tr__scratch(c, (size_t) (rows * row) * sizeof(float));
+    if (!b->to)
+        return TR_E_NOMEM;
+    tr__parallel(c->ctx, rows, tr__max(1, TR__GRAIN / row), border_rows, b);
+    return TR_OK;
+}
+
+/* Of few channels. */
+static tr_status by_narrow_weights(const tr_kernel_call *c, const tr__conv *v) {
+    bordered b;
+    TR_TRY(border(c, v, &b));
+    return by_weights(c, &b.many, b.pixel);
+}
+
 tr_status TR__SUFFIXED(tr__convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v) {
-    return op == TR_OP_conv2d ? forward(c, v) : op == TR_OP_conv2d_backward_data ? by_image(c, v) : by_weights(c, v);
+    return op == TR_OP_conv2d                 ? forward(c, v)
+           : op == TR_OP_conv2d_backward_data ? by_image(c, v)
+           : v->ci % NR == 0                  ? by_weights(c, v, 0)
+                                              : by_narrow_weights(c, v);
 }
 #endif
