@@ -34,11 +34,12 @@ enum {
     CHUNK = 256,
     SUM = 256,
 #endif
-    SHARES = 4, /* of the pixels, by tiles of panels, that the weights' derivative is summed up in */
+    SHARES = 4,   /* of the pixels, by tiles of panels, that the weights' derivative is summed up in */
     SHARE = 1024, /* pixels of one, at least */
-    FETCH = 16, /* pixels, with which some lines of the next block are fetched */
-    FEW = 2, /* blocks, at most, for each of which weights are transposed */
-    UNITS = 32, /* of work, at least, if there are panels enough */
+    FETCH = 16,   /* pixels, or channels, with which some lines of what is next are fetched */
+    FEW = 2,      /* blocks, at most, for each of which weights are transposed */
+    FETCHED = 3,  /* blocks, at most, so that weights come from memory as often as from a cache */
+    UNITS = 32,   /* of work, at least, if there are panels enough */
 };
 
 _Static_assert(WIDE == 1 || VECTORS == 1, "a tile is one panel of several vectors or several of one");
@@ -250,6 +251,9 @@ static bool go_on(const gather *g, cut *c) {
 }
 
 static stream weights_of(const gather *g, const piece *p) {
+    if (!g->weights) // taps that follow one another
+        return (stream){g->panels + ((p->panel * g->all_taps + g->tap[p->tap]) * g->channels + p->from) * NR, p->panels,
+                        ((p->taps - 1) * g->channels + p->k) * NR, g->all_taps * g->channels * NR, 0};
     return (stream){weights_at(g, p->panel, g->tap[p->tap], p->from), p->k / NR, p->panels * NR * NR, g->all_taps * g->columns * NR, 0};
 }
 
@@ -297,7 +301,7 @@ static void gather_unit(const gather *g, int64_t unit, const room *own) {
         bool add = prepared || c.tap || c.piece;
         more = go_on(g, &c);
         stream next = {0};
-        if (g->weights && (more || unit + g->width < g->units)) {
+        if ((g->weights || g->units <= FETCHED * g->groups) && (more || unit + g->width < g->units)) {
             cut other = more ? c : cut_of(g, (unit + g->width) % g->groups);
             piece q = piece_of(g, &other);
             next = weights_of(g, &q);
