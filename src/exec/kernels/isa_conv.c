@@ -250,11 +250,22 @@ static bool go_on(const gather *g, cut *c) {
     return c->tap < g->n_taps;
 }
 
+/* A panel's channels of a tap, and the panels that follow. */
+static const float *panel_at(const gather *g, int64_t panel, int tap, int64_t from) {
+    return g->panels + ((panel * g->all_taps + tap) * g->channels + from) * NR;
+}
+
 static stream weights_of(const gather *g, const piece *p) {
+    int tap = g->tap[p->tap];
     if (!g->weights) // taps that follow one another
-        return (stream){g->panels + ((p->panel * g->all_taps + g->tap[p->tap]) * g->channels + p->from) * NR, p->panels,
-                        ((p->taps - 1) * g->channels + p->k) * NR, g->all_taps * g->channels * NR, 0};
-    return (stream){weights_at(g, p->panel, g->tap[p->tap], p->from), p->k / NR, p->panels * NR * NR, g->all_taps * g->columns * NR, 0};
+        return (stream){.at = panel_at(g, p->panel, tap, p->from),
+                        .rows = p->panels,
+                        .floats = ((p->taps - 1) * g->channels + p->k) * NR,
+                        .step = g->all_taps * g->channels * NR};
+    return (stream){.at = weights_at(g, p->panel, tap, p->from),
+                    .rows = p->k / NR,
+                    .floats = p->panels * NR * NR,
+                    .step = g->all_taps * g->columns * NR};
 }
 
 /* The products of all of a block's pixels with a piece of the weights; `next` is fetched. */
@@ -270,7 +281,7 @@ static void gather_piece(const gather *g, const piece *p, int64_t count, const f
         k.b_step = p->k * NR;
     } else {
         for (int i = 0; i < k.n; i++)
-            b[i] = g->panels + ((p->panel * g->all_taps + g->tap[p->tap + i]) * g->channels + p->from) * NR;
+            b[i] = panel_at(g, p->panel, g->tap[p->tap + i], p->from);
         k.b_step = g->all_taps * g->channels * NR;
     }
     for (int64_t m = 0; m < count; m += MR) {
@@ -290,7 +301,8 @@ typedef struct room {
 
 /* Some panels of a block of pixels. */
 static void gather_unit(const gather *g, int64_t unit, const room *own) {
-    int64_t first = unit / g->groups * g->block, pixels = g->v->n * g->grid[0] * g->grid[1], count = tr__min(g->block, pixels - first);
+    int64_t first = unit / g->groups * g->block, pixels = g->v->n * g->grid[0] * g->grid[1];
+    int64_t count = tr__min(g->block, pixels - first);
     cut c = cut_of(g, unit % g->groups);
     find_rows(g, first, count, own->rows, own->to);
     bool prepared = g->bias || g->n_taps == 0, more = g->n_taps > 0;
@@ -374,7 +386,8 @@ static tr_status forward(const tr_kernel_call *c, const tr__conv *v) {
 static void transpose_all(void *env, int64_t begin, int64_t end, int thread) {
     const gather *g = env;
     for (int64_t u = begin; u < end; u++)
-        transpose_panels(g, u / g->all_taps, 1, (int) (u % g->all_taps), 0, g->channels, (float *) g->panels + u * g->channels * NR);
+        transpose_panels(g, u / g->all_taps, 1, (int) (u % g->all_taps), 0, g->channels,
+                         (float *) g->panels + u * g->channels * NR);
 }
 
 static tr_status transpose_weights(const tr_kernel_call *c, gather *g) {
@@ -389,7 +402,8 @@ static tr_status transpose_weights(const tr_kernel_call *c, gather *g) {
 
 static tr_status by_image(const tr_kernel_call *c, const tr__conv *v) {
     int taps = (int) (v->kernel[0] * v->kernel[1]);
-    gather g = {.v = v, .from = v->dst, .weights = v->weights, .to = (float *) v->src, .channels = v->co, .columns = v->ci, .all_taps = taps};
+    gather g = {.v = v, .from = v->dst, .weights = v->weights, .to = (float *) v->src, .channels = v->co, .columns = v->ci,
+                .all_taps = taps};
     int64_t blocks = (v->n * v->size[0] * v->size[1] / (v->stride[0] * v->stride[1]) + BLOCK - 1) / BLOCK;
     if (blocks > FEW || v->co < CHUNK / 4)
         TR_TRY(transpose_weights(c, &g));
@@ -504,7 +518,8 @@ static void pack_zeros(const sum *s, int64_t n, int64_t low, int64_t high, float
 static void pack_row(const sum *s, int64_t image, int64_t y, int64_t low, int64_t high, float *to) {
     const tr__conv *v = s->v;
     int64_t skip = s->skip[1], border = v->padding[1];
-    int64_t left = tr__min(s->width, (border + skip - 1) / skip), right = tr__min(s->width, (v->size[1] + border + skip - 1) / skip);
+    int64_t left = tr__min(s->width, (border + skip - 1) / skip);
+    int64_t right = tr__min(s->width, (v->size[1] + border + skip - 1) / skip);
     if (y < 0 || y >= v->size[0])
         left = right = s->width;
     const float *from = v->src + ((image * v->size[0] + y) * v->size[1] + left * skip - border) * v->ci;
@@ -556,12 +571,23 @@ static stream images_of(const sum *s, int64_t first, int64_t last, int64_t low, 
     const tr__conv *v = s->v;
     int64_t from = first / v->out[0] * v->size[0] + tr__min(first % v->out[0] * v->stride[0], v->size[0]);
     int64_t to = last / v->out[0] * v->size[0] + tr__min(last % v->out[0] * v->stride[0], v->size[0]);
-    return (stream){v->src + from * v->size[1] * v->ci + low * MR, (to - from) * v->size[1], tr__min(high * MR, v->ci) - low * MR, v->ci, 0};
+    return (stream){.at = v->src + from * v->size[1] * v->ci + low * MR,
+                    .rows = (to - from) * v->size[1],
+                    .floats = tr__min(high * MR, v->ci) - low * MR,
+                    .step = v->ci};
+}
+
+static stream gradients_of(const sum *s, int64_t first, int64_t last, int64_t begin, int64_t end) {
+    const tr__conv *v = s->v;
+    return (stream){.at = v->dst + first * v->out[1] * v->co + begin * NR,
+                    .rows = (last - first) * v->out[1],
+                    .floats = (end - begin) * NR,
+                    .step = v->co};
 }
 
 /* A block's products, fetching what comes next. */
-static void sum_block(const sum *s, int64_t low, int64_t high, int64_t begin, int64_t end, const float *x, const float *g, float *to,
-                      pixels p, stream gradient, stream image) {
+static void sum_block(const sum *s, int64_t low, int64_t high, int64_t begin, int64_t end, const float *x, const float *g,
+                      float *to, pixels p, stream gradient, stream image) {
     const tr__conv *v = s->v;
     int64_t times = wide_of(end - begin) * (high - low) * s->taps * ((p.n + FETCH - 1) / FETCH);
     p.gradient = &gradient;
@@ -603,8 +629,7 @@ static void sum_part(const sum *s, int64_t share, int64_t part, int64_t begin, i
             pack_gradient(gradient, v->co, n, begin, end, g);
         sum_block(s, low, high, begin, end, images, s->direct ? gradient : g, to,
                   (pixels){.n = n, .c_step = s->taps * v->ci * NR, .index = index, .add = first > start},
-                  (stream){v->dst + last * v->out[1] * v->co + begin * NR, (next - last) * v->out[1], (end - begin) * NR, v->co, 0},
-                  soon);
+                  gradients_of(s, last, next, begin, end), soon);
     }
 }
 
@@ -654,8 +679,8 @@ static void lay_out(sum *s) {
 
 /* pixel: 0 or, of images that are read where they lie, floats from a pixel to the next. */
 static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v, int64_t pixel) {
-    sum s = {.v = v, .pixel = pixel, .weights = (float *) v->weights, .taps = v->kernel[0] * v->kernel[1], .tiles = (v->ci + MR - 1) / MR,
-             .panels = v->co / NR, .direct = v->co / NR <= WIDE};
+    sum s = {.v = v, .pixel = pixel, .weights = (float *) v->weights, .taps = v->kernel[0] * v->kernel[1],
+             .tiles = (v->ci + MR - 1) / MR, .panels = v->co / NR, .direct = v->co / NR <= WIDE};
     int64_t size = s.taps * v->ci * v->co, all = v->n * v->out[0], wide = wide_of(s.panels);
     lay_out(&s);
     s.shares = tr__max(1, tr__min(SHARES / wide, all * v->out[1] / SHARE));
