@@ -6,7 +6,7 @@
 
 #include <stdio.h>
 
-enum { CASES = 80, ROOM = 1 << 17 };
+enum { CASES = 100, ROOM = 1 << 17 };
 
 typedef struct geometry {
     int64_t n, ci, co, size[2], out[2], attrs[7], kernel[2];
@@ -37,10 +37,10 @@ static int64_t pick(int64_t low, int64_t high) {
 }
 
 static geometry make(void) {
-    static const int64_t channels[] = {16, 32, 48, 64, 80, 272};
+    static const int64_t channels[] = {16, 32, 48, 64, 80, 272, 3, 5};
     geometry g = {.n = pick(1, 4)};
     do {
-        g.ci = channels[pick(0, 5)];
+        g.ci = channels[pick(0, 7)];
         g.co = channels[pick(0, 4)];
         g.attrs[6] = 1;
         for (int d = 0; d < 2; d++) {
@@ -48,6 +48,10 @@ static geometry make(void) {
             g.attrs[d] = pick(1, 3);
             g.attrs[2 + d] = pick(0, g.kernel[d]);
             g.attrs[4 + d] = pick(0, 3) ? 1 : 2;
+            if (d == 1 && g.ci < 16) { // so that a filter's row is worth being taken as one pixel
+                g.kernel[d] = pick(3, 7);
+                g.attrs[4 + d] = 1;
+            }
             g.size[d] = pick(1, 12);
             int64_t span = g.size[d] + 2 * g.attrs[2 + d] - (g.kernel[d] - 1) * g.attrs[4 + d] - 1;
             g.out[d] = span < 0 ? 0 : span / g.attrs[d] + 1;

@@ -165,13 +165,22 @@ static tr_status settle(const tr_kernel_call *c, conv *v, int i, tr_arg *arg, tr
 
 /* ------------------------------------------------------------------------------------------ our own */
 
+/* By the weights: does a filter's row read few enough channels to be taken as one pixel, and enough of them? */
+static bool is_narrow(const conv *v, const int64_t *attrs) {
+    enum { LEAST = 9, MOST = 256 };
+    int64_t row = v->t[1]->meta->shape[1] * v->t[1]->meta->shape[3];
+    return v->direction == TR_DNN_BACKWARD_WEIGHTS && v->t[1]->meta->shape[1] < TR__CONV_PANEL && row >= LEAST && row <= MOST &&
+           attrs[5] == 1;
+}
+
 static bool is_ours(const conv *v, const int64_t *attrs) {
     const tr_home *home = v->t[1]->home;
+    bool narrow = is_narrow(v, attrs); // then src lies anyhow, and few weights are brought home if they live elsewhere
     for (int i = 0; i < 3; i++)
-        if (v->t[i]->meta->dtype != TR_F32 || (i != 1 && !tr__has_channels_last(v->t[i]->meta)))
+        if (v->t[i]->meta->dtype != TR_F32 || (i != 1 && !(i == 0 && narrow) && !tr__has_channels_last(v->t[i]->meta)))
             return false;
-    return tr__isa_now->convolve && attrs[6] == 1 && v->t[0]->meta->shape[1] % TR__CONV_PANEL == 0 &&
-           v->t[2]->meta->shape[1] % TR__CONV_PANEL == 0 && (!home || tr__home_is_panels(home));
+    return tr__isa_now->convolve && attrs[6] == 1 && (narrow || v->t[0]->meta->shape[1] % TR__CONV_PANEL == 0) &&
+           v->t[2]->meta->shape[1] % TR__CONV_PANEL == 0 && (narrow || !home || tr__home_is_panels(home));
 }
 
 /* Weights from strides into panels, and back. */
@@ -203,19 +212,25 @@ static tr_status convolve_ourselves(const tr_kernel_call *c, const conv *v) {
     repack r = {.plain = weights->data, .panels = weights->data, .meta = weights->meta, .back = v->direction == TR_DNN_BACKWARD_WEIGHTS};
     int64_t panels = y[1] / TR__CONV_PANEL, grain = tr__max(1, TR__GRAIN / tr__max(1, x[1] * w[2] * w[3] * TR__CONV_PANEL));
     const void *bias = NULL;
+    bool in_panels = weights->home && tr__home_is_panels(weights->home);
     if (v->bias)
         TR_TRY(tr__dense_in(c, v->bias, TR_F32, &bias));
-    if (!weights->home && !(r.panels = tr__scratch(c, (size_t) weights->meta->numel * sizeof(float))))
+    if (!in_panels && !(r.panels = tr__scratch(c, (size_t) weights->meta->numel * sizeof(float))))
         return TR_E_NOMEM;
-    if (!weights->home && !r.back)
+    if (!in_panels && !r.back)
         tr__parallel(c->ctx, panels, grain, repack_panels, &r);
     tr__conv k = {.n = x[0], .ci = x[1], .co = y[1], .size = {x[2], x[3]}, .out = {y[2], y[3]}, .kernel = {w[2], w[3]},
                   .stride = {a[0], a[1]}, .padding = {a[2], a[3]}, .dilation = {a[4], a[5]}, .src = v->t[0]->data,
                   .weights = r.panels, .bias = bias, .dst = v->t[2]->data};
+    memcpy(k.src_strides, v->t[0]->meta->strides, sizeof k.src_strides);
     TR_TRY(tr__isa_now->convolve(c, c->op, &k));
-    if (!weights->home && r.back)
-        tr__parallel(c->ctx, panels, grain, repack_panels, &r);
-    return TR_OK;
+    if (in_panels || !r.back)
+        return TR_OK;
+    tr__parallel(c->ctx, panels, grain, repack_panels, &r);
+    if (!weights->home)
+        return TR_OK;
+    void *spare = tr__scratch(c, tr_home_bytes(weights->home));
+    return spare ? tr_home_enter(weights->home, weights->data, spare) : TR_E_NOMEM;
 }
 
 /* An image that would be another one with channels last. */

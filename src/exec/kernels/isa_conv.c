@@ -7,6 +7,9 @@
  * same taps, and make s * s products. The derivative by the weights sums over pixels: a block's pixels are packed by six
  * channels, the gradient's by panels, and each tap takes its pixels by index.
  *
+ * Of few channels in src, the derivative by the weights takes the pixels that a row of a filter reads as one pixel of many: src is
+ * copied with its border, channels last, and they lie side by side.
+ *
  * Every sum is made in an order that depends on the sizes alone, not on the number of threads.
  *
  * oneDNN's kernels take twice as long with AVX2, and with AVX-512 a sixth longer (docs/performance.md). The tile in registers
@@ -31,7 +34,12 @@ enum {
     CHUNK = 256,
     SUM = 256,
 #endif
-    UNITS = 32, /* of work, at least, if there are panels enough */
+    SHARES = 4,   /* of the pixels, by tiles of panels, that the weights' derivative is summed up in */
+    SHARE = 1024, /* pixels of one, at least */
+    FETCH = 16,   /* pixels, or channels, with which some lines of what is next are fetched */
+    FEW = 2,      /* blocks, at most, for each of which weights are transposed */
+    FETCHED = 3,  /* blocks, at most, so that weights come from memory as often as from a cache */
+    UNITS = 32,   /* of work, at least, if there are panels enough */
 };
 
 _Static_assert(WIDE == 1 || VECTORS == 1, "a tile is one panel of several vectors or several of one");
@@ -53,14 +61,40 @@ typedef vF tile[MR][WIDE * VECTORS];
 #define TABLE_OF(name) {{NULL}, ROW_OF(name, 1)}
 #endif
 
+/* Rows of memory that are read soon, brought nearer a few lines at a time: many at once would keep others waiting. */
+typedef struct stream {
+    const float *at;
+    int64_t rows, floats, step, place; /* left; of a row; to the next; in it */
+} stream;
+enum { LINE = 16 };
+
+ALWAYS void fetch(stream *s, int64_t lines) {
+    for (; s->rows > 0 && lines > 0; lines--) {
+        __builtin_prefetch(s->at + s->place, 0, 2);
+        s->place += LINE;
+        if (s->place >= s->floats) {
+            s->place = 0;
+            s->at += s->step;
+            s->rows--;
+        }
+    }
+}
+
+static int64_t lines_of(const stream *s) {
+    return s->rows * ((s->floats + LINE - 1) / LINE);
+}
+
 /* Row r of a tile: the products of a[t * BLOCK + r][from .. from + k] with b[t] [k, NR] and the panels behind it, summed over
- * taps t, to (or added to) c[r][column ..]. Panels of b lie b_step apart. */
+ * taps t, to (or added to) c[r][column ..]. Panels of b lie b_step apart. What is needed soon is fetched: the same of the next
+ * MR rows, and some lines of weights with every so many channels. */
 typedef struct taps {
     int n;
     int64_t from, k, column, b_step;
     const float *const *a, *const *b;
     float *const *c;
-    bool add;
+    bool add, more; /* there are next rows */
+    stream *weights;
+    int64_t lines;
 } taps;
 
 ALWAYS void taps_times_panels(int R, int P, const taps *t) {
@@ -68,12 +102,18 @@ ALWAYS void taps_times_panels(int R, int P, const taps *t) {
     const float *const *a = t->a;
     int64_t step = STEP(t->b_step);
     for (int tap = 0; tap < t->n; tap++, a += BLOCK) {
-        const float *row[MR], *panel = t->b[tap] + t->from * NR;
+        const float *row[MR], *panel = t->b[tap];
         EACH_ROW row[r] = a[r] + t->from;
-        for (int64_t i = 0; i < t->k; i++, panel += NR) {
-            vF columns[WIDE * VECTORS];
-            tile_load(P * VECTORS, columns, panel, step);
-            EACH_ROW tile_add(P * VECTORS, acc[r], row[r][i], columns);
+        for (int64_t i = 0; i < t->k;) {
+            if (t->more)
+                EACH_ROW __builtin_prefetch(a[MR + r] + t->from + i);
+            if (t->lines)
+                fetch(t->weights, t->lines);
+            for (int64_t end = tr__min(t->k, i + FETCH); i < end; i++, panel += NR) {
+                vF columns[WIDE * VECTORS];
+                tile_load(P * VECTORS, columns, panel, step);
+                EACH_ROW tile_add(P * VECTORS, acc[r], row[r][i], columns);
+            }
         }
     }
     EACH_ROW tile_store(P * VECTORS, acc[r], t->c[r] + t->column, STEP(NR), t->add);
@@ -92,6 +132,7 @@ static void (*const taps_of[WIDE + 1][MR + 1])(const taps *) = TABLE_OF(taps);
 typedef struct gather {
     const tr__conv *v;
     const float *from, *panels, *bias;
+    const float *weights; /* by the image: transposed for each block, if there are few; or NULL */
     float *to;
     int64_t grid[2], step[2], from_size[2], to_size[2], to_step[2], to_from[2];
     int64_t channels, columns; /* of from, to */
@@ -101,6 +142,7 @@ typedef struct gather {
     const float *zeros; /* [channels] */
     int64_t block;  /* pixels at a time */
     int64_t groups; /* of panels, a unit of work each, for a block of pixels */
+    int64_t units, width; /* width: threads that take them one after the other */
     void *scratch;
     size_t per_thread;
 } gather;
@@ -144,47 +186,149 @@ static void prepare_rows(const gather *g, int64_t count, float *const *to, int64
             memset(to[m] + column, 0, (size_t) columns * sizeof(float));
 }
 
-/* Some panels of a block of pixels. */
-static void gather_unit(const gather *g, int64_t block, int64_t group, const float **rows, float **to) {
-    int64_t first = block * g->block, pixels = g->v->n * g->grid[0] * g->grid[1], count = tr__min(g->block, pixels - first);
-    int64_t wide = wide_of(panels_of(g));
-    int64_t begin = group * wide / g->groups * WIDE, end = tr__min(panels_of(g), (group + 1) * wide / g->groups * WIDE);
-    find_rows(g, first, count, rows, to);
-    bool add = g->bias || g->n_taps == 0;
-    if (add)
-        prepare_rows(g, count, to, begin * NR, (end - begin) * NR);
-    int64_t pieces = (g->channels + CHUNK - 1) / CHUNK;
-    int at_once = (int) tr__max(1, CHUNK / g->channels);
-    const float *b[CHUNK / TR__CONV_PANEL]; // channels are a multiple of it
-    taps k = {.b = b, .b_step = g->all_taps * g->channels * NR};
-    for (int t = 0; t < g->n_taps; t += at_once)
-        for (int64_t p = 0; p < pieces; p++) {
-            k.n = (int) tr__min(at_once, g->n_taps - t);
-            k.from = p * g->channels / pieces;
-            k.k = (p + 1) * g->channels / pieces - k.from;
-            k.add = add;
-            for (int64_t panel = begin, wide; panel < end; panel += wide) {
-                wide = tr__min(WIDE, end - panel);
-                k.column = panel * NR;
-                for (int i = 0; i < k.n; i++)
-                    b[i] = g->panels + (panel * g->all_taps + g->tap[t + i]) * g->channels * NR;
-                for (int64_t m = 0; m < count; m += MR) {
-                    k.a = rows + t * BLOCK + m;
-                    k.c = to + m;
-                    taps_of[wide][tr__min(MR, count - m)](&k);
-                }
-            }
-            add = true;
+/* A square of NR rows, NR apart, and as many columns. */
+static void transpose_square(float *to, const float *from) {
+    vF x[VN_F];
+    for (int i = 0; i < NR; i += VN_F)
+        for (int k = 0; k < NR; k += VN_F) {
+            for (int r = 0; r < VN_F; r++)
+                memcpy(&x[r], from + (k + r) * NR + i, sizeof x[r]);
+            turn(x);
+            for (int r = 0; r < VN_F; r++)
+                memcpy(to + (i + r) * NR + k, &x[r], sizeof x[r]);
         }
+}
+
+/* By the image: where a tap's weights lie that output channel `channel` and the next ones make of panel `panel` of the image. */
+static const float *weights_at(const gather *g, int64_t panel, int tap, int64_t channel) {
+    return g->weights + ((channel / NR * g->all_taps + tap) * g->columns + panel * NR) * NR;
+}
+
+/* Of some panels, channels from .. from + k of a tap, transposed: to [panels, k, NR]. */
+static void transpose_panels(const gather *g, int64_t panel, int64_t panels, int tap, int64_t from, int64_t k, float *to) {
+    for (int64_t i = 0; i < k; i += NR)
+        for (int64_t q = 0; q < panels; q++)
+            transpose_square(to + (q * k + i) * NR, weights_at(g, panel + q, tap, from + i));
+}
+
+/* Of a unit's work, the part of some panels, taps, and channels. */
+typedef struct piece {
+    int64_t panel, panels, tap, taps, from, k;
+} piece;
+
+/* How a unit's work is cut, its panels, and where it is. */
+typedef struct cut {
+    int64_t begin, end, at_once, pieces;
+    int64_t panel, tap, piece;
+} cut;
+
+static cut cut_of(const gather *g, int64_t group) {
+    int64_t wide = wide_of(panels_of(g));
+    return (cut){.begin = group * wide / g->groups * WIDE,
+                 .panel = group * wide / g->groups * WIDE,
+                 .end = tr__min(panels_of(g), (group + 1) * wide / g->groups * WIDE),
+                 .at_once = g->weights ? 1 : tr__max(1, CHUNK / g->channels),
+                 .pieces = (g->channels + CHUNK - 1) / CHUNK};
+}
+
+static piece piece_of(const gather *g, const cut *c) {
+    int64_t n = g->channels / NR, from = c->piece * n / c->pieces * NR;
+    return (piece){c->panel, tr__min(WIDE, c->end - c->panel), c->tap, tr__min(c->at_once, g->n_taps - c->tap), from,
+                   (c->piece + 1) * n / c->pieces * NR - from};
+}
+
+/* On to the next piece: panels first, so that the image's part stays in the cache. False behind the last. */
+static bool go_on(const gather *g, cut *c) {
+    c->panel += WIDE;
+    if (c->panel < c->end)
+        return true;
+    c->panel = c->begin;
+    if (++c->piece == c->pieces) {
+        c->piece = 0;
+        c->tap += c->at_once;
+    }
+    return c->tap < g->n_taps;
+}
+
+/* A panel's channels of a tap, and the panels that follow. */
+static const float *panel_at(const gather *g, int64_t panel, int tap, int64_t from) {
+    return g->panels + ((panel * g->all_taps + tap) * g->channels + from) * NR;
+}
+
+static stream weights_of(const gather *g, const piece *p) {
+    int tap = g->tap[p->tap];
+    if (!g->weights) // taps that follow one another
+        return (stream){.at = panel_at(g, p->panel, tap, p->from),
+                        .rows = p->panels,
+                        .floats = ((p->taps - 1) * g->channels + p->k) * NR,
+                        .step = g->all_taps * g->channels * NR};
+    return (stream){.at = weights_at(g, p->panel, tap, p->from),
+                    .rows = p->k / NR,
+                    .floats = p->panels * NR * NR,
+                    .step = g->all_taps * g->columns * NR};
+}
+
+/* The products of all of a block's pixels with a piece of the weights; `next` is fetched. */
+static void gather_piece(const gather *g, const piece *p, int64_t count, const float *const *rows, float *const *to, float *turned,
+                         bool add, stream next) {
+    const float *b[CHUNK / NR]; // channels are a multiple of it
+    int64_t times = (count + MR - 1) / MR * p->taps * ((p->k + FETCH - 1) / FETCH);
+    taps k = {.n = (int) p->taps, .from = p->from, .k = p->k, .column = p->panel * NR, .b = b, .add = add, .weights = &next,
+              .lines = (lines_of(&next) + times - 1) / times};
+    if (g->weights) {
+        transpose_panels(g, p->panel, p->panels, g->tap[p->tap], p->from, p->k, turned);
+        b[0] = turned;
+        k.b_step = p->k * NR;
+    } else {
+        for (int i = 0; i < k.n; i++)
+            b[i] = panel_at(g, p->panel, g->tap[p->tap + i], p->from);
+        k.b_step = g->all_taps * g->channels * NR;
+    }
+    for (int64_t m = 0; m < count; m += MR) {
+        k.a = rows + p->tap * BLOCK + m;
+        k.c = to + m;
+        k.more = m + 2 * MR <= count;
+        taps_of[p->panels][tr__min(MR, count - m)](&k);
+    }
+}
+
+/* What a thread has of its own. */
+typedef struct room {
+    const float **rows; /* [n_taps, BLOCK] */
+    float **to;         /* [BLOCK] */
+    float *turned;      /* [WIDE, CHUNK, NR] */
+} room;
+
+/* Some panels of a block of pixels. */
+static void gather_unit(const gather *g, int64_t unit, const room *own) {
+    int64_t first = unit / g->groups * g->block, pixels = g->v->n * g->grid[0] * g->grid[1];
+    int64_t count = tr__min(g->block, pixels - first);
+    cut c = cut_of(g, unit % g->groups);
+    find_rows(g, first, count, own->rows, own->to);
+    bool prepared = g->bias || g->n_taps == 0, more = g->n_taps > 0;
+    if (prepared)
+        prepare_rows(g, count, own->to, c.begin * NR, (c.end - c.begin) * NR);
+    while (more) {
+        piece p = piece_of(g, &c);
+        bool add = prepared || c.tap || c.piece;
+        more = go_on(g, &c);
+        stream next = {0};
+        if ((g->weights || g->units <= FETCHED * g->groups) && (more || unit + g->width < g->units)) {
+            cut other = more ? c : cut_of(g, (unit + g->width) % g->groups);
+            piece q = piece_of(g, &other);
+            next = weights_of(g, &q);
+        }
+        gather_piece(g, &p, count, own->rows, own->to, own->turned, add, next);
+    }
 }
 
 static void gather_units(void *env, int64_t begin, int64_t end, int thread) {
     const gather *g = env;
-    char *own = (char *) g->scratch + (size_t) thread * g->per_thread;
-    const float **rows = (const float **) (void *) own;
-    float **to = (float **) (void *) (rows + g->n_taps * BLOCK);
+    room own = {.turned = (float *) (void *) ((char *) g->scratch + (size_t) thread * g->per_thread)};
+    own.rows = (const float **) (void *) (own.turned + (g->weights ? WIDE * CHUNK * NR : 0));
+    own.to = (float **) (void *) (own.rows + g->n_taps * BLOCK);
     for (int64_t u = begin; u < end; u++)
-        gather_unit(g, u / g->groups, u % g->groups, rows, to);
+        gather_unit(g, u, &own);
 }
 
 static tr_status run_gather(const tr_kernel_call *c, gather *g) {
@@ -193,13 +337,15 @@ static tr_status run_gather(const tr_kernel_call *c, gather *g) {
     blocks = (pixels + g->block - 1) / g->block;
     int64_t wanted = tr__max(UNITS, 4 * c->ctx->threads);
     g->groups = tr__min(wide_of(panels_of(g)), tr__max(1, wanted / tr__max(1, blocks)));
-    int64_t work = tr__min(g->block, pixels) * g->n_taps * g->channels * g->columns / g->groups / NR;
-    int64_t units = blocks * g->groups, grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
-    g->per_thread = (size_t) (g->n_taps + 1) * BLOCK * sizeof(void *) + 64;
-    g->scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * g->per_thread);
+    int64_t work = tr__min(g->block, pixels) * tr__max(1, g->n_taps * g->channels) * g->columns / g->groups / NR;
+    int64_t grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
+    g->units = blocks * g->groups;
+    g->width = tr__parallel_width(c->ctx, g->units, grain);
+    g->per_thread = (size_t) (g->n_taps + 1) * BLOCK * sizeof(void *) + (g->weights ? WIDE * CHUNK * NR * sizeof(float) : 0) + 64;
+    g->scratch = tr__scratch(c, (size_t) g->width * g->per_thread);
     if (!g->scratch)
         return TR_E_NOMEM;
-    tr__parallel_units(c->ctx, units, grain, gather_units, g);
+    tr__parallel_units(c->ctx, g->units, grain, gather_units, g);
     return TR_OK;
 }
 
@@ -236,45 +382,31 @@ static tr_status forward(const tr_kernel_call *c, const tr__conv *v) {
     return run_gather(c, &g);
 }
 
-/* Panels of the transposed weights: [CI / NR, taps, CO, NR]. */
-typedef struct transpose {
-    const float *from;
-    float *to;
-    int64_t ci, co, taps;
-} transpose;
-
-/* A block of VN_F rows and columns; rows lie NR apart. */
-static void transpose_block(float *to, const float *from) {
-    vF x[VN_F];
-    for (int r = 0; r < VN_F; r++)
-        memcpy(&x[r], from + r * NR, sizeof x[r]);
-    turn(x);
-    for (int r = 0; r < VN_F; r++)
-        memcpy(to + r * NR, &x[r], sizeof x[r]);
+/* All panels of the transposed weights: [CI / NR, taps, CO, NR]. */
+static void transpose_all(void *env, int64_t begin, int64_t end, int thread) {
+    const gather *g = env;
+    for (int64_t u = begin; u < end; u++)
+        transpose_panels(g, u / g->all_taps, 1, (int) (u % g->all_taps), 0, g->channels,
+                         (float *) g->panels + u * g->channels * NR);
 }
 
-static void transpose_panels(void *env, int64_t begin, int64_t end, int thread) {
-    const transpose *t = env;
-    for (int64_t u = begin; u < end; u++) {
-        int64_t panel = u / t->taps, tap = u % t->taps;
-        for (int64_t o = 0; o < t->co; o += NR) {
-            const float *from = t->from + ((o / NR * t->taps + tap) * t->ci + panel * NR) * NR;
-            float *to = t->to + ((panel * t->taps + tap) * t->co + o) * NR;
-            for (int i = 0; i < NR; i += VN_F)
-                for (int k = 0; k < NR; k += VN_F)
-                    transpose_block(to + i * NR + k, from + k * NR + i);
-        }
-    }
+static tr_status transpose_weights(const tr_kernel_call *c, gather *g) {
+    float *to = tr__scratch(c, (size_t) (g->all_taps * g->columns * g->channels) * sizeof(float));
+    if (!to)
+        return TR_E_NOMEM;
+    g->panels = to;
+    tr__parallel(c->ctx, panels_of(g) * g->all_taps, tr__max(1, TR__GRAIN / (g->channels * NR)), transpose_all, g);
+    g->weights = NULL;
+    return TR_OK;
 }
 
 static tr_status by_image(const tr_kernel_call *c, const tr__conv *v) {
     int taps = (int) (v->kernel[0] * v->kernel[1]);
-    transpose t = {.from = v->weights, .ci = v->ci, .co = v->co, .taps = taps};
-    t.to = tr__scratch(c, (size_t) (taps * v->ci * v->co) * sizeof(float));
-    if (!t.to)
-        return TR_E_NOMEM;
-    tr__parallel(c->ctx, v->ci / NR * taps, tr__max(1, TR__GRAIN / (v->co * NR)), transpose_panels, &t);
-    gather g = {.v = v, .from = v->dst, .panels = t.to, .to = (float *) v->src, .channels = v->co, .columns = v->ci, .all_taps = taps};
+    gather g = {.v = v, .from = v->dst, .weights = v->weights, .to = (float *) v->src, .channels = v->co, .columns = v->ci,
+                .all_taps = taps};
+    int64_t blocks = (v->n * v->size[0] * v->size[1] / (v->stride[0] * v->stride[1]) + BLOCK - 1) / BLOCK;
+    if (blocks > FEW || v->co < CHUNK / 4)
+        TR_TRY(transpose_weights(c, &g));
     TR_TRY(take_room(c, &g, taps));
     int64_t at[2];
     for (at[0] = 0; at[0] < v->stride[0]; at[0]++)
@@ -306,22 +438,32 @@ static tr_status by_image(const tr_kernel_call *c, const tr__conv *v) {
 
 /* ------------------------------------------------------------------------------------------ by the weights */
 
+/* Index 0: height, 1: width. Of src, pixels `skip` apart are packed, with the border's zeros, so that all taps find theirs by one
+ * index: outputs are `step` packed pixels apart. */
 typedef struct sum {
     const tr__conv *v;
-    float *weights; /* panels */
+    float *weights;  /* panels */
+    float *partial;  /* [shares - 1] times the weights */
+    int64_t shares;  /* of the output rows, each summed up by itself; by the sizes alone */
+    int64_t parts;   /* that the tiles are cut into */
     int64_t taps, tiles, panels, rows; /* tiles of MR input channels; output rows [n, out[0]] of a block */
-    int64_t parts;                     /* that the tiles are cut into */
-    bool direct;                       /* no tap reads beyond the border: src is read where it lies */
-    int64_t pixels;                    /* a block's, of src, that are copied */
-    int64_t tile_step;                 /* from a tile of a block's pixels to the next, in floats */
+    int64_t skip[2], step[2], span[2]; /* span: packed pixels from the first to the last that an output reads */
+    int64_t width;     /* of a packed row */
+    int64_t pixels;    /* packed for a block, at most */
+    int64_t tile_step; /* from a tile of a block's pixels to the next, in floats */
+    int64_t to_row, to_column; /* in it, from a tap's pixel to those of the next ones, in floats */
+    int64_t pixel;     /* src is read where it lies, pixels so many floats apart; or 0 */
+    bool direct;       /* the gradient is one tile wide: it is read where it lies */
     char *scratch;
     size_t per_thread;
 } sum;
 
-/* Row r of a tile: the sum over pixels p of a[index[p] + r] times b[p] [NR] and the panels behind it, to (or added to) c [., NR].
- * Panels of b lie b_step apart, of c c_step. */
+/* Row r of a tile: the sum over pixels p of a[index[p] + r] times b[p] [P * NR], to (or added to) c [., NR] and the panels behind
+ * it, which lie c_step apart. */
 typedef struct pixels {
-    int64_t n, b_step, c_step;
+    int64_t n, c_step;
+    stream *gradient, *image; /* of the next block, */
+    int64_t g_lines, x_lines; /* of which so many are fetched with every so many pixels */
     const float *a, *b;
     const int32_t *index;
     float *c;
@@ -332,12 +474,15 @@ ALWAYS void pixels_times_panels(int R, int P, const pixels *t) {
     tile acc = {{{0}}};
     const float *a = t->a, *b = t->b;
     const int32_t *index = t->index;
-    int64_t step = STEP(t->b_step);
-    for (int64_t p = 0; p < t->n; p++, b += NR) {
-        const float *x = a + index[p];
-        vF columns[WIDE * VECTORS];
-        tile_load(P * VECTORS, columns, b, step);
-        EACH_ROW tile_add(P * VECTORS, acc[r], x[r], columns);
+    for (int64_t p = 0; p < t->n;) {
+        fetch(t->gradient, t->g_lines);
+        fetch(t->image, t->x_lines);
+        for (int64_t end = tr__min(t->n, p + FETCH); p < end; p++, b += P * NR) {
+            const float *x = a + index[p];
+            vF columns[WIDE * VECTORS];
+            tile_load(P * VECTORS, columns, b, VN_F);
+            EACH_ROW tile_add(P * VECTORS, acc[r], x[r], columns);
+        }
     }
     EACH_ROW tile_store(P * VECTORS, acc[r], t->c + r * NR, STEP(t->c_step), t->add);
 }
@@ -348,133 +493,143 @@ ALWAYS void pixels_times_panels(int R, int P, const pixels *t) {
 TILES(PIXELS)
 static void (*const pixels_of[WIDE + 1][MR + 1])(const pixels *) = TABLE_OF(pixels);
 
-/* A block of output rows: which pixels of src each tap reads, by their number in the block's copy; if direct, by their place
- * behind `base`. */
-typedef struct block {
-    int64_t n;      /* output pixels */
-    int64_t pixels; /* copied */
-    int32_t *index; /* [taps, n], times MR; if direct, in floats */
-    const float **from; /* [pixels] */
-    const float *base;
-} block;
-
-/* The pixels that a single tap reads. */
-static void find_places(const sum *s, int64_t first, int64_t last, block *k) {
-    const tr__conv *v = s->v;
-    int64_t h = v->size[0], w = v->size[1], oh = v->out[0], ow = v->out[1], from = first / oh;
-    int32_t *index = k->index;
-    k->n = (last - first) * ow;
-    k->base = v->src + from * h * w * v->ci;
-    for (int64_t row = first; row < last; row++)
-        for (int64_t x = 0; x < ow; x++)
-            *index++ = (int32_t) ((((row / oh - from) * h + row % oh * v->stride[0]) * w + x * v->stride[1]) * v->ci);
-}
-
-/* The pixels of src between the first and the last row that an image's output rows read. */
-static void find_pixels(const sum *s, int64_t first, int64_t last, block *k) {
-    const tr__conv *v = s->v;
-    int64_t h = v->size[0], w = v->size[1], oh = v->out[0], ow = v->out[1], at = 0;
-    k->n = (last - first) * ow;
-    k->pixels = 1; // the first is zero
-    for (int64_t row = first; row < last;) {
-        int64_t image = row / oh, end = tr__min(last, (image + 1) * oh);
-        const float *from = v->src + image * h * w * v->ci;
-        int64_t low = tr__max(0, row % oh * v->stride[0] - v->padding[0]);
-        int64_t high = tr__min(h, (end - 1 - image * oh) * v->stride[0] - v->padding[0] + (v->kernel[0] - 1) * v->dilation[0] + 1);
-        int64_t base = k->pixels, begin = row % oh, stop = end - image * oh;
-        for (int64_t p = low * w; p < high * w; p++)
-            k->from[k->pixels++] = from + p * v->ci;
-        for (int64_t t = 0; t < s->taps; t++) {
-            int32_t *index = k->index + t * k->n + at;
-            int64_t dy = t / v->kernel[1] * v->dilation[0] - v->padding[0], dx = t % v->kernel[1] * v->dilation[1] - v->padding[1];
-            for (int64_t y = begin; y < stop; y++)
-                for (int64_t x = 0; x < ow; x++) {
-                    int64_t iy = y * v->stride[0] + dy, ix = x * v->stride[1] + dx;
-                    bool inside = iy >= 0 && iy < h && ix >= 0 && ix < w;
-                    *index++ = (int32_t) (inside ? base + (iy - low) * w + ix : 0) * MR;
-                }
-        }
-        at += (end - row) * ow;
-        row = end;
+/* Pixels `step` floats apart, the channels of tiles low .. high, to [tiles, n, MR], tiles tile_step apart. What is written beyond
+ * a pixel's channels, the next pixel overwrites. */
+static void pack_pixels(const sum *s, const float *from, int64_t step, int64_t n, int64_t low, int64_t high, float *to) {
+    enum { AT_ONCE = 8 };
+    int64_t ci = s->v->ci, whole = tr__min(high, (ci - AT_ONCE) / MR + 1);
+    for (int64_t p = 0; p < n; p++, from += step, to += MR) {
+        float *o = to;
+        int64_t t = low;
+        for (; t < whole; t++, o += s->tile_step)
+            memcpy(o, from + t * MR, AT_ONCE * sizeof *o);
+        for (; t < high; t++, o += s->tile_step)
+            for (int64_t c = 0; c < tr__min(MR, ci - t * MR); c += 2) // channels are even in number
+                memcpy(o + c, from + t * MR + c, 2 * sizeof *o);
     }
 }
 
-/* to [tiles, pixels, MR], with steps of tile_step, of the channels of tiles begin .. end. */
-static void pack_pixels(const sum *s, const block *k, int64_t begin, int64_t end, float *to) {
-    for (int64_t p = 0; p < k->pixels; p++)
-        for (int64_t t = begin; t < end; t++) {
-            float *o = to + (t - begin) * s->tile_step + p * MR;
-            int64_t n = tr__min(MR, s->v->ci - t * MR);
-            if (p && n == MR) {
-                memcpy(o, k->from[p] + t * MR, MR * sizeof *o);
-                continue;
-            }
-            memset(o, 0, MR * sizeof *o);
-            if (p)
-                memcpy(o, k->from[p] + t * MR, (size_t) n * sizeof *o);
-        }
+static void pack_zeros(const sum *s, int64_t n, int64_t low, int64_t high, float *to) {
+    for (int64_t t = low; n > 0 && t < high; t++, to += s->tile_step)
+        memset(to, 0, (size_t) (n * MR) * sizeof *to);
 }
 
-/* to [panels, n, NR]. */
-static void pack_gradient(const sum *s, const block *k, int64_t first, int64_t begin, int64_t end, float *to) {
-    const float *from = s->v->dst + first * s->v->out[1] * s->v->co;
-    for (int64_t p = 0; p < k->n; p++, from += s->v->co)
-        for (int64_t panel = begin; panel < end; panel++)
-            memcpy(to + ((panel - begin) * k->n + p) * NR, from + panel * NR, NR * sizeof *to);
-}
-
-/* Memory that is read soon, brought nearer a few lines at a time. */
-typedef struct stream {
-    const char *at, *end;
-} stream;
-enum { LINE = 64 };
-
-static void fetch(stream *s, int64_t bytes) {
-    const char *end = s->at + tr__min(bytes, s->end - s->at);
-    for (; s->at < end; s->at += LINE)
-        __builtin_prefetch(s->at, 0, 2);
-}
-
-static stream rows_ahead(const float *from, int64_t first, int64_t last, int64_t floats) {
-    return (stream){(const char *) (from + first * floats), (const char *) (from + last * floats)};
-}
-
-/* Panels begin .. end of part `part` of the tiles. */
-static void sum_part(const sum *s, int64_t part, int64_t begin, int64_t end, char *own) {
+/* A packed row of an image: row y of src, or zeros beyond the border. */
+static void pack_row(const sum *s, int64_t image, int64_t y, int64_t low, int64_t high, float *to) {
     const tr__conv *v = s->v;
-    int64_t low = part * s->tiles / s->parts, high = (part + 1) * s->tiles / s->parts, all = v->n * v->out[0];
-    block k = {.from = (const float **) (void *) own};
-    float *x = (float *) (void *) (k.from + s->pixels);
-    float *g = x + (s->tiles / s->parts + 1) * s->tile_step;
-    k.index = (int32_t *) (void *) (g + s->panels * s->rows * v->out[1] * NR);
-    for (int64_t first = 0; first < all; first += s->rows) {
-        int64_t last = tr__min(all, first + s->rows);
-        if (s->direct) {
-            find_places(s, first, last, &k);
-        } else {
-            find_pixels(s, first, last, &k);
-            pack_pixels(s, &k, low, high, x);
+    int64_t skip = s->skip[1], border = v->padding[1];
+    int64_t left = tr__min(s->width, (border + skip - 1) / skip);
+    int64_t right = tr__min(s->width, (v->size[1] + border + skip - 1) / skip);
+    if (y < 0 || y >= v->size[0])
+        left = right = s->width;
+    const float *from = v->src + ((image * v->size[0] + y) * v->size[1] + left * skip - border) * v->ci;
+    pack_zeros(s, left, low, high, to);
+    if (right > left)
+        pack_pixels(s, from, skip * v->ci, right - left, low, high, to + left * MR);
+    pack_zeros(s, s->width - right, low, high, to + right * MR);
+}
+
+/* What output rows first .. last read; index: where each of their pixels reads with its first tap. */
+static void pack_images(const sum *s, int64_t first, int64_t last, int64_t low, int64_t high, float *to, int32_t *index) {
+    const tr__conv *v = s->v;
+    for (int64_t row = first, at = 0; row < last;) {
+        int64_t image = row / v->out[0], y = row % v->out[0], n = tr__min(last - row, v->out[0] - y);
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t j = 0; j < v->out[1]; j++)
+                *index++ = (int32_t) ((at + i * s->step[0] * s->width + j * s->step[1]) * MR);
+        for (int64_t i = 0; i < (n - 1) * s->step[0] + s->span[0]; i++, at += s->width)
+            pack_row(s, image, y * v->stride[0] - v->padding[0] + i * s->skip[0], low, high, to + at * MR);
+        row += n;
+    }
+}
+
+/* The same of src where it lies, behind what is returned. */
+static const float *find_images(const sum *s, int64_t first, int64_t last, int32_t *index) {
+    const tr__conv *v = s->v;
+    int64_t image = first / v->out[0];
+    for (int64_t row = first; row < last; row++)
+        for (int64_t x = 0; x < v->out[1]; x++) {
+            int64_t y = (row / v->out[0] - image) * v->size[0] + row % v->out[0] * v->stride[0];
+            *index++ = (int32_t) ((y * v->size[1] + x * v->stride[1]) * s->pixel);
         }
-        pack_gradient(s, &k, first, begin, end, g);
-        // The next block, a bit with each tile.
-        int64_t next = tr__min(all, last + s->rows), tiles = wide_of(end - begin) * (high - low) * s->taps;
-        stream gradient = rows_ahead(v->dst, last, next, v->out[1] * v->co);
-        stream image = rows_ahead(v->src, last, s->direct && v->stride[0] == 1 ? next : last, v->out[1] * v->ci);
-        int64_t g_bytes = (gradient.end - gradient.at) / tiles + LINE, x_bytes = (image.end - image.at) / tiles + LINE;
-        pixels p = {.n = k.n, .b_step = k.n * NR, .c_step = s->taps * v->ci * NR, .add = first > 0};
+    return v->src + image * v->size[0] * v->size[1] * s->pixel;
+}
+
+/* Panels begin .. end of a block's n pixels, to [panels / WIDE, n, WIDE, NR], the last ones fewer than WIDE. */
+static void pack_gradient(const float *from, int64_t co, int64_t n, int64_t begin, int64_t end, float *to) {
+    for (int64_t p = 0; p < n; p++, from += co)
         for (int64_t panel = begin, wide; panel < end; panel += wide) {
             wide = tr__min(WIDE, end - panel);
-            p.b = g + (panel - begin) * p.b_step;
-            for (int64_t t = low; t < high; t++)
-                for (int64_t tap = 0; tap < s->taps; tap++) {
-                    p.a = s->direct ? k.base + t * MR : x + (t - low) * s->tile_step;
-                    p.index = k.index + tap * k.n;
-                    p.c = s->weights + ((panel * s->taps + tap) * v->ci + t * MR) * NR;
-                    fetch(&gradient, g_bytes);
-                    fetch(&image, x_bytes);
-                    pixels_of[wide][tr__min(MR, v->ci - t * MR)](&p);
-                }
+            float *o = to + ((panel - begin) * n + p * wide) * NR;
+            for (int64_t i = 0; i < wide; i++)
+                memcpy(o + i * NR, from + (panel + i) * NR, NR * sizeof *o);
         }
+}
+
+/* The pixels of src that output rows first .. last read, but for a border. */
+static stream images_of(const sum *s, int64_t first, int64_t last, int64_t low, int64_t high) {
+    const tr__conv *v = s->v;
+    int64_t from = first / v->out[0] * v->size[0] + tr__min(first % v->out[0] * v->stride[0], v->size[0]);
+    int64_t to = last / v->out[0] * v->size[0] + tr__min(last % v->out[0] * v->stride[0], v->size[0]);
+    return (stream){.at = v->src + from * v->size[1] * v->ci + low * MR,
+                    .rows = (to - from) * v->size[1],
+                    .floats = tr__min(high * MR, v->ci) - low * MR,
+                    .step = v->ci};
+}
+
+static stream gradients_of(const sum *s, int64_t first, int64_t last, int64_t begin, int64_t end) {
+    const tr__conv *v = s->v;
+    return (stream){.at = v->dst + first * v->out[1] * v->co + begin * NR,
+                    .rows = (last - first) * v->out[1],
+                    .floats = (end - begin) * NR,
+                    .step = v->co};
+}
+
+/* A block's products, fetching what comes next. */
+static void sum_block(const sum *s, int64_t low, int64_t high, int64_t begin, int64_t end, const float *x, const float *g,
+                      float *to, pixels p, stream gradient, stream image) {
+    const tr__conv *v = s->v;
+    int64_t times = wide_of(end - begin) * (high - low) * s->taps * ((p.n + FETCH - 1) / FETCH);
+    p.gradient = &gradient;
+    p.image = &image;
+    p.g_lines = (lines_of(&gradient) + times - 1) / times;
+    p.x_lines = (lines_of(&image) + times - 1) / times;
+    for (int64_t panel = begin, wide; panel < end; panel += wide) {
+        wide = tr__min(WIDE, end - panel);
+        p.b = g + (panel - begin) * p.n * NR;
+        for (int64_t t = low; t < high; t++)
+            for (int64_t tap = 0; tap < s->taps; tap++) {
+                p.a = x + (t - low) * s->tile_step + tap / v->kernel[1] * s->to_row + tap % v->kernel[1] * s->to_column;
+                p.c = to + ((panel * s->taps + tap) * v->ci + t * MR) * NR;
+                pixels_of[wide][tr__min(MR, v->ci - t * MR)](&p);
+            }
+    }
+}
+
+/* Panels begin .. end of part `part` of the tiles, summed over a share of the rows. */
+static void sum_part(const sum *s, int64_t share, int64_t part, int64_t begin, int64_t end, char *own) {
+    const tr__conv *v = s->v;
+    int64_t low = part * s->tiles / s->parts, high = (part + 1) * s->tiles / s->parts, all = v->n * v->out[0];
+    int64_t start = share * all / s->shares, stop = (share + 1) * all / s->shares, size = s->panels * s->taps * v->ci * NR;
+    float *g = (float *) (void *) own, *x = g + (s->direct ? 0 : s->panels * s->rows * v->out[1] * NR);
+    int32_t *index = (int32_t *) (void *) (x + (s->tiles / s->parts + 1) * s->tile_step);
+    float *to = share ? s->partial + (share - 1) * size : s->weights;
+    for (int64_t first = start; first < stop; first += s->rows) {
+        int64_t last = tr__min(stop, first + s->rows), next = tr__min(stop, last + s->rows), n = (last - first) * v->out[1];
+        const float *gradient = v->dst + first * v->out[1] * v->co;
+        const float *images = x;
+        stream soon = {0};
+        if (s->pixel) {
+            images = find_images(s, first, last, index) + low * MR;
+        } else {
+            pack_images(s, first, last, low, high, x, index);
+            soon = images_of(s, last, next, low, high);
+        }
+        if (!s->direct)
+            pack_gradient(gradient, v->co, n, begin, end, g);
+        sum_block(s, low, high, begin, end, images, s->direct ? gradient : g, to,
+                  (pixels){.n = n, .c_step = s->taps * v->ci * NR, .index = index, .add = first > start},
+                  gradients_of(s, last, next, begin, end), soon);
     }
 }
 
@@ -483,39 +638,119 @@ static void sum_units(void *env, int64_t begin, int64_t end, int thread) {
     int64_t wide = wide_of(s->panels);
     while (begin < end) {
         int64_t part = begin / wide, stop = tr__min(end, (part + 1) * wide);
-        sum_part(s, part, (begin - part * wide) * WIDE, tr__min(s->panels, (stop - part * wide) * WIDE),
+        sum_part(s, part / s->parts, part % s->parts, (begin - part * wide) * WIDE, tr__min(s->panels, (stop - part * wide) * WIDE),
                  s->scratch + (size_t) thread * s->per_thread);
         begin = stop;
     }
 }
 
-static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v) {
-    sum s = {.v = v, .weights = (float *) v->weights, .taps = v->kernel[0] * v->kernel[1], .tiles = (v->ci + MR - 1) / MR,
-             .panels = v->co / NR};
-    int64_t all = v->n * v->out[0], images;
-    s.rows = tr__min(all, (SUM + v->out[1] - 1) / v->out[1]);
-    images = (s.rows + v->out[0] - 1) / v->out[0] + 1;
-    s.direct = s.taps == 1 && v->padding[0] == 0 && v->padding[1] == 0;
-    // Of src: each image's rows, and what taps overlap at both ends.
-    if (!s.direct)
-        s.pixels = 1 + v->size[1] * tr__min(images * v->size[0], s.rows * v->stride[0] + images * v->kernel[0] * v->dilation[0]);
-    s.tile_step = ((s.pixels * MR + 15) / 16 | 1) * 16; // an odd number of cache lines: tiles lie in different sets
-    // Each thread packs as little as possible.
-    int64_t wide = wide_of(s.panels), few = s.panels < 8 || v->ci > v->co ? 2 : 1;
-    s.parts = tr__min(s.tiles, tr__max(few, (c->ctx->threads + wide - 1) / wide));
-    size_t floats = (size_t) ((s.tiles / s.parts + 1) * s.tile_step + s.panels * s.rows * v->out[1] * NR);
-    s.per_thread = (floats * sizeof(float) + (size_t) s.pixels * sizeof(float *) +
-                    (size_t) (s.taps * s.rows * v->out[1]) * sizeof(int32_t) + 127) / 64 * 64;
-    int64_t units = s.parts * wide, work = all * v->out[1] * s.taps * s.tiles / s.parts * WIDE;
+static void add_shares(void *env, int64_t begin, int64_t end, int thread) {
+    const sum *s = env;
+    int64_t size = s->panels * s->taps * s->v->ci * NR;
+    for (int64_t i = begin; i < end; i++) {
+        float x = s->weights[i];
+        for (int64_t share = 1; share < s->shares; share++)
+            x += s->partial[(share - 1) * size + i];
+        s->weights[i] = x;
+    }
+}
+
+/* How pixels are packed. */
+static void lay_out(sum *s) {
+    const tr__conv *v = s->v;
+    int64_t all = v->n * v->out[0];
+    s->rows = tr__min(all, (SUM + v->out[1] - 1) / v->out[1]);
+    for (int d = 0; d < 2; d++) {
+        s->skip[d] = v->kernel[d] == 1 ? v->stride[d] : 1; // nobody reads what lies between
+        s->step[d] = v->stride[d] / s->skip[d];
+        s->span[d] = (v->kernel[d] - 1) * v->dilation[d] + 1;
+    }
+    s->width = (v->out[1] - 1) * s->step[1] + s->span[1];
+    int64_t images = tr__min(v->n, (s->rows + v->out[0] - 1) / v->out[0] + 1);
+    s->pixels = s->width * (s->rows * s->step[0] + images * s->span[0]);
+    s->tile_step = ((s->pixels * MR + 2 + 15) / 16 | 1) * 16; // an odd number of cache lines: tiles lie in different sets
+    s->to_row = v->dilation[0] * s->width * MR;
+    s->to_column = v->dilation[1] * MR;
+    if (s->pixel) {
+        s->tile_step = MR;
+        s->to_row = v->dilation[0] * v->size[1] * s->pixel;
+    }
+}
+
+/* pixel: 0 or, of images that are read where they lie, floats from a pixel to the next. */
+static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v, int64_t pixel) {
+    sum s = {.v = v, .pixel = pixel, .weights = (float *) v->weights, .taps = v->kernel[0] * v->kernel[1],
+             .tiles = (v->ci + MR - 1) / MR, .panels = v->co / NR, .direct = v->co / NR <= WIDE};
+    int64_t size = s.taps * v->ci * v->co, all = v->n * v->out[0], wide = wide_of(s.panels);
+    lay_out(&s);
+    s.shares = tr__max(1, tr__min(SHARES / wide, all * v->out[1] / SHARE));
+    s.parts = tr__min(s.tiles, (c->ctx->threads + wide * s.shares - 1) / (wide * s.shares));
+    size_t floats = (size_t) ((s.tiles / s.parts + 1) * s.tile_step + (s.direct ? 0 : s.panels * s.rows * v->out[1] * NR));
+    s.per_thread = (floats * sizeof(float) + (size_t) (s.rows * v->out[1]) * sizeof(int32_t) + 127) / 64 * 64;
+    int64_t units = s.shares * s.parts * wide, work = all / s.shares * v->out[1] * s.taps * s.tiles / s.parts * WIDE;
     int64_t grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
+    s.partial = tr__scratch(c, (size_t) ((s.shares - 1) * size) * sizeof(float));
     s.scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * s.per_thread);
-    if (!s.scratch)
+    if (!s.scratch || !s.partial)
         return TR_E_NOMEM;
     tr__parallel(c->ctx, units, grain, sum_units, &s);
+    if (s.shares > 1)
+        tr__parallel(c->ctx, size, TR__GRAIN, add_shares, &s);
     return TR_OK;
 }
 
+/* src of few channels with its border's zeros, channels last: as the convolution `many` of an image without a border, whose
+ * pixels have the channels that a row of a filter reads, and overlap; `pixel` floats from one to the next. */
+typedef struct bordered {
+    const tr__conv *v;
+    tr__conv many;
+    float *to;
+    int64_t pixel;
+} bordered;
+
+static void border_rows(void *env, int64_t begin, int64_t end, int thread) {
+    const bordered *b = env;
+    const tr__conv *v = b->v;
+    const int64_t *size = b->many.size, *s = v->src_strides;
+    for (int64_t row = begin; row < end; row++) {
+        int64_t y = row % size[0] - v->padding[0], first = v->padding[1], n = tr__min(v->size[1], size[1] - first);
+        float *to = b->to + row * size[1] * v->ci;
+        memset(to, 0, (size_t) (size[1] * v->ci) * sizeof *to);
+        for (int64_t c = 0; y >= 0 && y < v->size[0] && c < v->ci; c++) {
+            const float *from = v->src + row / size[0] * s[0] + c * s[1] + y * s[2];
+            for (int64_t x = 0; x < n; x++)
+                to[(first + x) * v->ci + c] = from[x * s[3]];
+        }
+    }
+}
+
+static tr_status border(const tr_kernel_call *c, const tr__conv *v, bordered *b) {
+    *b = (bordered){.v = v, .many = *v, .pixel = v->ci};
+    b->many.ci = v->kernel[1] * v->ci;
+    b->many.kernel[1] = 1;
+    for (int d = 0; d < 2; d++) {
+        b->many.size[d] = (v->out[d] - 1) * v->stride[d] + (v->kernel[d] - 1) * v->dilation[d] + 1;
+        b->many.padding[d] = 0;
+    }
+    int64_t row = b->many.size[1] * v->ci, rows = v->n * b->many.size[0];
+    b->many.src = b->to = tr__scratch(c, (size_t) (rows * row) * sizeof(float));
+    if (!b->to)
+        return TR_E_NOMEM;
+    tr__parallel(c->ctx, rows, tr__max(1, TR__GRAIN / row), border_rows, b);
+    return TR_OK;
+}
+
+/* Of few channels. */
+static tr_status by_narrow_weights(const tr_kernel_call *c, const tr__conv *v) {
+    bordered b;
+    TR_TRY(border(c, v, &b));
+    return by_weights(c, &b.many, b.pixel);
+}
+
 tr_status TR__SUFFIXED(tr__convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v) {
-    return op == TR_OP_conv2d ? forward(c, v) : op == TR_OP_conv2d_backward_data ? by_image(c, v) : by_weights(c, v);
+    return op == TR_OP_conv2d                 ? forward(c, v)
+           : op == TR_OP_conv2d_backward_data ? by_image(c, v)
+           : v->ci % NR == 0                  ? by_weights(c, v, 0)
+                                              : by_narrow_weights(c, v);
 }
 #endif

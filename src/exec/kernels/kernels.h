@@ -118,10 +118,12 @@ tr__axis tr__axis_of(const tr_meta *m, int64_t dim);
 enum { TR__CONV_PANEL = 16 };
 
 /* A float32 convolution or a derivative: src [n, size, ci] and dst [n, out, co] lie channels last, densely; weights in panels
- * [co / TR__CONV_PANEL, kernel, ci, TR__CONV_PANEL]. ci and co are multiples of TR__CONV_PANEL. Index 0: height, 1: width. The
+ * [co / TR__CONV_PANEL, kernel, ci, TR__CONV_PANEL]. ci and co are multiples of TR__CONV_PANEL. The weights' derivative also takes
+ * fewer channels in; src lies anyhow then, by its strides [n, ci, size], and dilation[1] is 1. Index 0: height, 1: width. The
  * derivatives write src or weights. */
 typedef struct tr__conv {
     int64_t n, ci, co, size[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
+    int64_t src_strides[4];
     const float *src, *weights, *bias; /* bias [co], or NULL */
     float *dst;
 } tr__conv;
