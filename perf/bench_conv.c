@@ -1,7 +1,8 @@
-/* bench_conv - the convolutions of a ResNet-50 in all three directions, images channels last and weights at home, in the order of
- * a training step: what one finds in the caches is what a step finds. Per kind of layer the least time of some rounds.
+/* bench_conv - the convolutions of a ResNet-50 in all three directions, images channels last, in the order of a training step:
+ * what one finds in the caches is what a step finds. Weights are at home in float32, row-major in bfloat16. Per kind of layer the
+ * least time of some rounds. TERRA_ISA=v2 has the library's kernels, =v3 as well in bfloat16.
  *
- *   bench_conv [threads] [batch] [rounds] */
+ *   bench_conv [threads] [batch] [rounds] [float32 | bfloat16] */
 #include "bench.h"
 
 #include "terra/alloc.h"
@@ -13,6 +14,7 @@
 
 enum { SIZE = 128, LAYERS = 64, DIRECTIONS = 3 };
 
+static tr_dtype dtype = TR_F32;
 static tr_kernel_ctx ctx = {.scratch = bench_scratch, .scratch_size = BENCH_SCRATCH};
 
 typedef struct layer {
@@ -27,13 +29,18 @@ static tr_arg filled(const tr_meta *m) {
     tr_arg a = {.meta = m, .data = tr_aligned_alloc(64, ((size_t) m->numel * sizeof(float) + 127) / 64 * 64)};
     if (!a.data)
         exit(1);
-    for (int64_t i = 0; i < m->numel; i++)
-        ((float *) a.data)[i] = (float) (i * 2654435761u % 1000) * 0.002f - 1;
+    for (int64_t i = 0; i < m->numel; i++) {
+        float x = (float) (i * 2654435761u % 1000) * 0.002f - 1;
+        if (dtype == TR_BF16)
+            memcpy((char *) a.data + 2 * i, (char *) &x + 2, 2);
+        else
+            ((float *) a.data)[i] = x;
+    }
     return a;
 }
 
 static tr_arg images(int64_t n, int64_t c, int64_t size) {
-    return filled(tr_meta_get(TR_F32, 4, (int64_t[]){n, c, size, size}, (int64_t[]){size * size * c, 1, size * c, c}));
+    return filled(tr_meta_get(dtype, 4, (int64_t[]){n, c, size, size}, (int64_t[]){size * size * c, 1, size * c, c}));
 }
 
 static void attributes(const layer *l, int direction, int64_t *a) {
@@ -48,7 +55,7 @@ static int64_t add(int64_t batch, int64_t ci, int64_t co, int64_t size, int64_t 
                  .stride = stride, .least = {1e9, 1e9, 1e9}};
     l->x = images(batch, ci, size);
     l->y = images(batch, co, l->out);
-    l->w = filled(tr_meta_get(TR_F32, 4, (int64_t[]){co, ci, kernel, kernel}, NULL));
+    l->w = filled(tr_meta_get(dtype, 4, (int64_t[]){co, ci, kernel, kernel}, NULL));
     l->flops = 2.0 * (double) (l->y.meta->numel * ci * kernel * kernel);
     int64_t a[9];
     attributes(l, 0, a);
@@ -131,6 +138,8 @@ int main(int argc, char **argv) {
     int batch = argc > 2 ? atoi(argv[2]) : 8, rounds = argc > 3 ? atoi(argv[3]) : 8;
     omp_set_num_threads(ctx.threads);
     ctx.scratch_base = tr_aligned_alloc(64, BENCH_SCRATCH);
+    if (argc > 4 && strcmp(argv[4], "bfloat16") == 0)
+        dtype = TR_BF16;
     if (!ctx.scratch_base || tr_op_init() != TR_OK || tr_kernel_init(getenv("TERRA_ISA")) != TR_OK)
         return 1;
     add_resnet50(batch);
@@ -144,7 +153,8 @@ int main(int argc, char **argv) {
         }
     }
     layers[0].least[1] = 0;
-    printf("%s, %d threads, batch %d, %d rounds\n", tr_kernel_isa(), ctx.threads, batch, rounds);
+    printf("%s, %s, %d threads, batch %d, %d rounds\n", dtype == TR_BF16 ? "bfloat16" : "float32", tr_kernel_isa(), ctx.threads,
+           batch, rounds);
     print_layers();
     return 0;
 }

@@ -165,13 +165,24 @@ static tr_status settle(const tr_kernel_call *c, conv *v, int i, tr_arg *arg, tr
 
 /* ------------------------------------------------------------------------------------------ our own */
 
+/* Can kernels of our own take these images? */
+static bool has_panels(const conv *v, tr_dtype dtype, const int64_t *attrs) {
+    for (int i = 0; i < 3; i++)
+        if (v->t[i]->meta->dtype != dtype || (i != 1 && !tr__has_channels_last(v->t[i]->meta)))
+            return false;
+    return attrs[6] == 1 && v->t[0]->meta->shape[1] % TR__CONV_PANEL == 0 && v->t[2]->meta->shape[1] % TR__CONV_PANEL == 0;
+}
+
 static bool is_ours(const conv *v, const int64_t *attrs) {
     const tr_home *home = v->t[1]->home;
-    for (int i = 0; i < 3; i++)
-        if (v->t[i]->meta->dtype != TR_F32 || (i != 1 && !tr__has_channels_last(v->t[i]->meta)))
-            return false;
-    return tr__isa_now->convolve && attrs[6] == 1 && v->t[0]->meta->shape[1] % TR__CONV_PANEL == 0 &&
-           v->t[2]->meta->shape[1] % TR__CONV_PANEL == 0 && (!home || tr__home_is_panels(home));
+    return tr__isa_now->convolve && has_panels(v, TR_F32, attrs) && (!home || tr__home_is_panels(home));
+}
+
+/* The derivative by the weights takes images by twos: with an odd number of them, half of a pair is multiplied by nothing. */
+static bool is_ours_bf16(const conv *v, const int64_t *attrs) {
+    int64_t images = v->t[0]->meta->shape[0];
+    bool paired = v->direction != TR_DNN_BACKWARD_WEIGHTS || images % 2 == 0 || images > 4;
+    return tr__isa_now->convolve_bf16 && tr__has_avx512_bf16() && has_panels(v, TR_BF16, attrs) && paired;
 }
 
 /* Weights from strides into panels, and back. */
@@ -197,8 +208,14 @@ static void repack_panels(void *env, int64_t begin, int64_t end, int thread) {
             }
 }
 
-static tr_status convolve_ourselves(const tr_kernel_call *c, const conv *v) {
+static tr__conv sizes_of(const tr_kernel_call *c, const conv *v) {
     const int64_t *a = c->attrs, *x = v->t[0]->meta->shape, *w = v->t[1]->meta->shape, *y = v->t[2]->meta->shape;
+    return (tr__conv){.n = x[0], .ci = x[1], .co = y[1], .size = {x[2], x[3]}, .out = {y[2], y[3]}, .kernel = {w[2], w[3]},
+                      .stride = {a[0], a[1]}, .padding = {a[2], a[3]}, .dilation = {a[4], a[5]}};
+}
+
+static tr_status convolve_ourselves(const tr_kernel_call *c, const conv *v) {
+    const int64_t *x = v->t[0]->meta->shape, *w = v->t[1]->meta->shape, *y = v->t[2]->meta->shape;
     const tr_arg *weights = v->t[1];
     repack r = {.plain = weights->data, .panels = weights->data, .meta = weights->meta, .back = v->direction == TR_DNN_BACKWARD_WEIGHTS};
     int64_t panels = y[1] / TR__CONV_PANEL, grain = tr__max(1, TR__GRAIN / tr__max(1, x[1] * w[2] * w[3] * TR__CONV_PANEL));
@@ -209,13 +226,25 @@ static tr_status convolve_ourselves(const tr_kernel_call *c, const conv *v) {
         return TR_E_NOMEM;
     if (!weights->home && !r.back)
         tr__parallel(c->ctx, panels, grain, repack_panels, &r);
-    tr__conv k = {.n = x[0], .ci = x[1], .co = y[1], .size = {x[2], x[3]}, .out = {y[2], y[3]}, .kernel = {w[2], w[3]},
-                  .stride = {a[0], a[1]}, .padding = {a[2], a[3]}, .dilation = {a[4], a[5]}, .src = v->t[0]->data,
-                  .weights = r.panels, .bias = bias, .dst = v->t[2]->data};
+    tr__conv k = sizes_of(c, v);
+    k.src = v->t[0]->data;
+    k.weights = r.panels;
+    k.bias = bias;
+    k.dst = v->t[2]->data;
     TR_TRY(tr__isa_now->convolve(c, c->op, &k));
     if (!weights->home && r.back)
         tr__parallel(c->ctx, panels, grain, repack_panels, &r);
     return TR_OK;
+}
+
+static tr_status convolve_ourselves_bf16(const tr_kernel_call *c, const conv *v) {
+    tr__conv_bf16 k = {.of = sizes_of(c, v), .src = v->t[0]->data, .weights = v->t[1]->data, .dst = v->t[2]->data};
+    const void *bias = NULL;
+    if (v->bias)
+        TR_TRY(tr__dense_in(c, v->bias, TR_F32, &bias));
+    k.of.bias = bias;
+    memcpy(k.strides, v->t[1]->meta->strides, sizeof k.strides);
+    return tr__isa_now->convolve_bf16(c, c->op, &k);
 }
 
 /* An image that would be another one with channels last. */
@@ -267,6 +296,8 @@ static tr_status convolve(const tr_kernel_call *c, conv v, tr_kernel self, tr_ke
             TR_TRY(settle(c, &v, i, &args[i], &metas[i]));
     if (is_ours(&v, c->attrs))
         return convolve_ourselves(c, &v);
+    if (is_ours_bf16(&v, c->attrs))
+        return convolve_ourselves_bf16(c, &v);
     tr__dnn_key key = key_of(c, &v);
     tr__dnn_entry *e = tr__dnn_find(&key);
     if (!e)
