@@ -56,6 +56,8 @@ typedef struct taps {
     const float *bias; /* or NULL */
     float *sums;
     uint16_t *const *to;
+    const word *ahead; /* what is read next, ahead_step words with each of k */
+    int64_t ahead_step;
     bool first, last;
 } taps;
 
@@ -71,6 +73,7 @@ ALWAYS void taps_times_panels(int R, int P, const taps *t) {
         EACH_ROW row[r] = a[r] + t->from;
         for (int64_t i = 0; i < t->k; i++, panel += P * NR) {
             vF columns[WIDE];
+            __builtin_prefetch(t->ahead + i * t->ahead_step);
             tile_load(P, columns, (const float *) (const void *) panel, NR);
             EACH_ROW tile_multiply(P, acc[r], row[r][i], columns);
         }
@@ -106,6 +109,16 @@ typedef struct gather {
     size_t per_thread;
 } gather;
 
+/* to[i] = at + i * apart, or `zeros` where x + i * step is not in 0 .. width - 1. */
+static void line(const word **to, int64_t n, const uint16_t *at, int64_t apart, int64_t x, int64_t step, int64_t width,
+                 const uint16_t *zeros) {
+    uintptr_t pixel = (uintptr_t) at, outside = (uintptr_t) zeros;
+    for (int64_t i = 0; i < n; i++) {
+        uintptr_t inside = pixel + (uintptr_t) (i * apart) * sizeof *at;
+        to[i] = (const word *) ((uint64_t) (x + i * step) < (uint64_t) width ? inside : outside);
+    }
+}
+
 /* rows [taps, count], to [count]: where the pixels begin. */
 static void find_rows(const gather *g, int64_t first, int64_t count, const word **rows, uint16_t **to) {
     int64_t h = g->from_size[0], w = g->from_size[1];
@@ -114,10 +127,8 @@ static void find_rows(const gather *g, int64_t first, int64_t count, const word 
         stop = tr__min(count, m + g->grid[1] - j);
         for (int t = 0; t < g->weights.n; t++) {
             int64_t y = i * g->step[0] + g->off[0][t], x = j * g->step[1] + g->off[1][t];
-            const uint16_t *line = g->from + (n * h + y) * w * g->channels;
-            int64_t width = y >= 0 && y < h ? w : 0;
-            for (int64_t k = m; k < stop; k++, x += g->step[1])
-                rows[t * count + k] = (const word *) (x >= 0 && x < width ? line + x * g->channels : g->zeros);
+            const uint16_t *at = g->from + ((n * h + y) * w + x) * g->channels;
+            line(rows + t * count + m, stop - m, at, g->step[1] * g->channels, x, g->step[1], y >= 0 && y < h ? w : 0, g->zeros);
         }
         int64_t row = (n * g->to_size[0] + i * g->to_step[0] + g->to_from[0]) * g->to_size[1] + g->to_from[1];
         for (int64_t k = m; k < stop; k++, j++)
@@ -147,6 +158,8 @@ static void gather_unit(const gather *g, int64_t unit, char *own) {
             k.a = rows + m;
             k.to = to + m;
             k.sums = sums + m * n * NR;
+            k.ahead = rows[tr__min(count - 1, m + MR)] + k.from;
+            k.ahead_step = k.n == 1 ? MR : 0;
             taps_of[n][share(t + 1, count, tiles) - m](&k);
         }
     }
@@ -364,9 +377,23 @@ static void pack_gradient(const sum *s, unit *u, int64_t first, int64_t last) {
     }
 }
 
-static void sum_block(const sum *s, const unit *u, bool add) {
+/* Brings an output pixel of row `row`, and what lies there in src, into a near cache: of both images, the unit's channels. */
+static void fetch_pixel(const sum *s, const unit *u, int64_t row, int64_t x) {
     const tr__conv *v = &s->v->of;
-    int64_t tiles = tiles_of(u->channels, MR);
+    int64_t oh = v->out[0], ow = v->out[1], pair = row / oh;
+    for (int64_t image = 2 * pair; image < tr__min(v->n, 2 * pair + 2); image++) {
+        fetch(s->v->dst + ((image * oh + row % oh) * ow + x) * v->co + u->panel * NR, u->panels * NR);
+        for (int64_t i = row % oh * v->stride[0]; i < tr__min(v->size[0], row % oh * v->stride[0] + s->hop[0]); i++)
+            for (int64_t j = x * v->stride[1]; j < tr__min(v->size[1], x * v->stride[1] + s->hop[1]); j++)
+                fetch(s->v->src + ((image * v->size[0] + i) * v->size[1] + j) * v->ci + u->channel, u->channels);
+    }
+}
+
+/* `next`, `end`: rows that are needed soon, a few pixels of which are fetched with each tile. */
+static void sum_block(const sum *s, const unit *u, bool add, int64_t next, int64_t end) {
+    const tr__conv *v = &s->v->of;
+    int64_t tiles = tiles_of(u->channels, MR), ow = v->out[1], fetched = 0, soon = (end - next) * ow;
+    int64_t at_once = tiles_of(soon, tiles * tiles_of(u->panels, WIDE) * s->taps);
     pixels p = {.n = u->n, .index = u->index, .add = add};
     for (int64_t panel = 0, wide; panel < u->panels; panel += wide) {
         wide = tr__min(WIDE, u->panels - panel);
@@ -377,6 +404,8 @@ static void sum_block(const sum *s, const unit *u, bool add) {
                 int64_t y = tap / v->kernel[1] * v->dilation[0], x = tap % v->kernel[1] * v->dilation[1];
                 p.a = u->x + (y * s->width + x) * u->x_step + low;
                 p.c = u->sums + (panel * s->taps * u->channels + (tap * u->channels + low) * wide) * NR;
+                for (int64_t stop = tr__min(soon, fetched + at_once); fetched < stop; fetched++)
+                    fetch_pixel(s, u, next + fetched / ow, fetched % ow);
                 pixels_of[wide][rows](&p);
             }
         }
@@ -419,7 +448,7 @@ static void sum_units(void *env, int64_t begin, int64_t end, int thread) {
             int64_t last = tr__min(all, first + s->rows);
             pack_image(s, &u, first, last);
             pack_gradient(s, &u, first, last);
-            sum_block(s, &u, first > 0);
+            sum_block(s, &u, first > 0, last, tr__min(all, last + s->rows));
         }
         write_weights(s, &u);
     }
@@ -432,7 +461,7 @@ static void cut(sum *s, int threads) {
     for (;;) {
         int64_t a = most_of(channels, s->parts), b = most_of(panels, s->groups);
         bool small = a * b * NR * NR * s->taps <= SUMS && a * NR <= SIDE && b * NR <= SIDE;
-        if (small && (s->parts * s->groups >= 4 * threads || (a <= 2 && b <= WIDE)))
+        if (small && (s->parts * s->groups >= 2 * threads || (a <= 2 && b <= WIDE)))
             return;
         if (a > 2 && (a >= b || b <= WIDE))
             s->parts = tr__min(channels, 2 * s->parts);

@@ -38,9 +38,25 @@ ALWAYS vF pair_rounded(vF low, vF high) {
     return (vF) _mm512_permutexvar_epi16(_mm512_loadu_si512(order), (__m512i) both);
 }
 
+/* Brings memory that is read soon nearer. */
+ALWAYS void fetch(const uint16_t *from, int64_t n) {
+    for (int64_t i = 0; i < n; i += 32)
+        __builtin_prefetch(from + i, 0, 2);
+}
+
 /* to[i] = low[i], high[i]; n is a multiple of 16. */
 ALWAYS void interleave(word *to, const uint16_t *low, const uint16_t *high, int64_t n) {
-    for (int64_t i = 0; i < n; i += NR) {
+    static const uint16_t order[] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
+                                     11, 43, 12, 44, 13, 45, 14, 46, 15, 47, 16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53,
+                                     22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
+    __m512i first = _mm512_loadu_si512(order), second = _mm512_loadu_si512(order + 32);
+    int64_t i = 0;
+    for (; i + 2 * NR <= n; i += 2 * NR) {
+        __m512i a = _mm512_loadu_si512(low + i), b = _mm512_loadu_si512(high + i);
+        _mm512_storeu_si512(to + i, _mm512_permutex2var_epi16(a, first, b));
+        _mm512_storeu_si512(to + i + NR, _mm512_permutex2var_epi16(a, second, b));
+    }
+    if (i < n) {
         __m512i a = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *) (low + i)));
         __m512i b = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *) (high + i)));
         _mm512_storeu_si512(to + i, _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
@@ -49,7 +65,10 @@ ALWAYS void interleave(word *to, const uint16_t *low, const uint16_t *high, int6
 
 /* 16 rows of n <= 16 words, row_step elements apart, to n vectors of a word of each row. */
 ALWAYS void turn_rows(vF x[VN_F], const uint16_t *from, int64_t row_step, int64_t n) {
-    _Pragma("GCC unroll 16") for (int r = 0; r < VN_F; r++) x[r] = load_words(from + r * row_step, n);
+    _Pragma("GCC unroll 16") for (int r = 0; r < VN_F; r++) {
+        __builtin_prefetch(from + r * row_step + 2 * VN_F, 0, 2);
+        x[r] = load_words(from + r * row_step, n);
+    }
     turn(x);
 }
 
@@ -112,24 +131,38 @@ static void pack_channels_of_taps(const matrices *m, const uint16_t *from, int64
 }
 
 /* A channel's taps lie side by side, all of a column and then all of the next: two channels are interleaved, then 16 columns' taps
- * turned over. */
-static void pack_columns_of_taps(const matrices *m, const uint16_t *from, int64_t k, int panels, word *to, word *strip) {
-    int64_t taps = m->together;
-    for (int64_t i = 0; i < k; i++)
-        for (int p = 0; p < panels; p++) {
-            const uint16_t *row = from + 2 * i * m->channel_step + p * NR * taps;
-            interleave(strip, row, row + m->channel_step, NR * taps);
-            for (int64_t first = 0, t = 0; first < taps; first += VN_F) {
+ * turned over. Taps that aren't wanted have no slot. */
+ALWAYS void pack_columns(int64_t taps, const int *slot, const matrices *m, const uint16_t *from, int64_t k, int panels, word *to,
+                         word *strip) {
+    int64_t n = panels * NR * taps;
+    for (int64_t i = 0; i < k; i++, from += 2 * m->channel_step, to += panels * NR) {
+        interleave(strip, from, from + m->channel_step, n);
+        fetch(from + 2 * m->channel_step, i + 1 < k ? n : 0);
+        fetch(from + 3 * m->channel_step, i + 1 < k ? n : 0);
+        for (int p = 0; p < panels; p++)
+            for (int64_t first = 0; first < taps; first += VN_F) {
                 vF x[VN_F];
-                word turned[VN_F * NR];
                 _Pragma("GCC unroll 16") for (int r = 0; r < VN_F; r++)
-                    memcpy(&x[r], strip + r * taps + first, sizeof x[r]);
+                    memcpy(&x[r], strip + (p * NR + r) * taps + first, sizeof x[r]);
                 turn(x);
-                memcpy(turned, x, sizeof x);
-                for (; t < m->n && m->at[t] < first + VN_F; t++)
-                    memcpy(to + ((t * k + i) * panels + p) * NR, turned + (m->at[t] - first) * NR, NR * sizeof *to);
+                _Pragma("GCC unroll 16") for (int t = 0; t < VN_F; t++)
+                    if (first + t < taps && slot[first + t] >= 0)
+                        memcpy(to + (slot[first + t] * k * panels + p) * NR, &x[t], sizeof x[t]);
             }
-        }
+    }
+}
+
+static void pack_columns_of_taps(const matrices *m, const uint16_t *from, int64_t k, int panels, word *to, word *strip) {
+    int *slot = (int *) strip;
+    for (int64_t t = 0; t < m->together; t++)
+        slot[t] = -1;
+    for (int t = 0; t < m->n; t++)
+        slot[m->at[t]] = t;
+    strip += (m->together + NR - 1) / NR * NR;
+    if (m->together == 9) // half of the turning falls away
+        pack_columns(9, slot, m, from, k, panels, to, strip);
+    else
+        pack_columns(m->together, slot, m, from, k, panels, to, strip);
 }
 
 static void pack_any(const matrices *m, const uint16_t *from, int64_t k, int panels, word *to) {
@@ -187,8 +220,10 @@ static void unpack_rows(const unpack *u, uint16_t *to, const float *from, int64_
                 x[i / 2] = pair_rounded(half[0], half[1]);
         }
         turn(x);
-        for (int r = 0; r < VN_F; r++)
+        for (int r = 0; r < VN_F; r++) {
+            __builtin_prefetch(to + r * u->column_step + 2 * w + 64, 1, 2);
             store_words(to + r * u->column_step + 2 * w, x[r], words);
+        }
     }
 }
 
