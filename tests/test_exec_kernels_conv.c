@@ -250,6 +250,14 @@ Test(conv_v4, bfloat16_in_all_directions, .timeout = 300) {
     }
 }
 
+/* Channels that make no panels are the library's. */
+Test(conv_v4, bfloat16_of_other_channels) {
+    geometry g = {2, 24, 40, {7, 6}, {7, 6}, {1, 1, 1, 1, 1, 1, 1}, {3, 3}};
+    check_halves(&g, TR_OP_conv2d, true, 0);
+    check_halves(&g, TR_OP_conv2d_backward_data, false, 0);
+    check_halves(&g, TR_OP_conv2d_backward_weights, false, 0);
+}
+
 /* Elements of an image of bfloat16, wherever they lie. */
 static uint16_t half_at(const tr_arg *a, int64_t i) {
     const tr_meta *m = a->meta;

@@ -178,11 +178,8 @@ static bool is_ours(const conv *v, const int64_t *attrs) {
     return tr__isa_now->convolve && has_panels(v, TR_F32, attrs) && (!home || tr__home_is_panels(home));
 }
 
-/* The derivative by the weights takes images by twos: with an odd number of them, half of a pair is multiplied by nothing. */
 static bool is_ours_bf16(const conv *v, const int64_t *attrs) {
-    int64_t images = v->t[0]->meta->shape[0];
-    bool paired = v->direction != TR_DNN_BACKWARD_WEIGHTS || images % 2 == 0 || images > 4;
-    return tr__isa_now->convolve_bf16 && tr__has_avx512_bf16() && has_panels(v, TR_BF16, attrs) && paired;
+    return tr__isa_now->convolve_bf16 && tr__has_avx512_bf16() && has_panels(v, TR_BF16, attrs);
 }
 
 /* Weights from strides into panels, and back. */

@@ -3,8 +3,8 @@
  *
  * Forward and by the image, a word has two channels of a pixel: images are read where they lie, rows by pointer, and weights are
  * packed into panels by whoever needs them next, as much as stays in a near cache. Sums stay in float32 until the last channel.
- * The derivative by the weights sums over pixels, and a word has the same pixel of two images: whatever an image's size, stride and
- * border, both have the same taps. A unit of work is some channels of the image by some of the gradient's, whose sums over all
+ * The derivative by the weights sums over pixels, and a word has the same pixel of two images, or of an image's upper and lower half:
+ * whatever the size, stride and border, both have the same taps. A unit of work is some channels of the image by some of the gradient's, whose sums over all
  * pixels stay in a near cache, and are rounded once.
  *
  * Every sum is made in an order that depends on the sizes alone, not on the number of threads. */
@@ -271,11 +271,12 @@ static tr_status by_image(const tr_kernel_call *c, const tr__conv_bf16 *conv) {
 
 /* ------------------------------------------------------------------------------------------ by the weights */
 
-/* Blocks of output rows of pairs of images [pairs, out[0]]. Of src, a block has what its taps read, borders included, packed [height,
- * width] for each image: of a dimension with a single tap only every `skip`th pixel; from an output pixel to the next it is `hop`. */
+/* Blocks of output rows of pairs of images, or of an image's halves if there is an odd number of them: [pairs, height]. Of src, a block has what its taps read, borders included, packed
+ * [., width] for each pair: of a dimension with a single tap only every `skip`th pixel; from an output pixel to the next it is `hop`. */
 typedef struct sum {
     const tr__conv_bf16 *v;
-    int64_t taps, pairs, rows, skip[2], hop[2], width;
+    bool halves;
+    int64_t taps, pairs, height, rows, skip[2], hop[2], width;
     int64_t pixels;        /* of src, in a block, at most */
     int64_t parts, groups; /* that 16s of channels and panels are cut into */
     const uint16_t *zeros;
@@ -321,12 +322,26 @@ typedef struct unit {
     int64_t n;
 } unit;
 
-/* The second image of a pair, which the last one may lack. */
-static const uint16_t *second_of(const sum *s, const uint16_t *images, int64_t pair, int64_t elements) {
-    return 2 * pair + 1 < s->v->of.n ? images + (2 * pair + 1) * elements : NULL;
+/* Where half `which` of a pair is: its image, and its first row among the image's output rows. */
+static int64_t image_of(const sum *s, int64_t pair, int which) {
+    return s->halves ? pair : 2 * pair + which;
+}
+static int64_t first_row(const sum *s, int which) {
+    return s->halves ? which * s->height : 0;
 }
 
-/* A row of a pair of images, from the left border on: `line`s are NULL beyond a border. */
+/* A row of src, or NULL beyond a border. */
+static const uint16_t *row_of_src(const sum *s, int64_t image, int64_t y) {
+    const tr__conv *v = &s->v->of;
+    return y >= 0 && y < v->size[0] ? s->v->src + (image * v->size[0] + y) * v->size[1] * v->ci : NULL;
+}
+/* A row of dst, or NULL: an upper half may have a row more than the lower one. */
+static const uint16_t *row_of_dst(const sum *s, int64_t image, int64_t y) {
+    const tr__conv *v = &s->v->of;
+    return y < v->out[0] ? s->v->dst + (image * v->out[0] + y) * v->out[1] * v->co : NULL;
+}
+
+/* Both rows from the left border on. */
 static void pack_line(const sum *s, const unit *u, const uint16_t *low, const uint16_t *high, word *to) {
     const tr__conv *v = &s->v->of;
     int64_t x = -v->padding[1];
@@ -341,51 +356,57 @@ static void pack_line(const sum *s, const unit *u, const uint16_t *low, const ui
 /* What the block's rows first .. last read of src. */
 static void pack_image(const sum *s, unit *u, int64_t first, int64_t last) {
     const tr__conv *v = &s->v->of;
-    int64_t oh = v->out[0], ow = v->out[1], size = v->size[0] * v->size[1] * v->ci;
+    int64_t ow = v->out[1];
     int32_t *index = u->index;
     word *to = u->x;
     for (int64_t row = first, end; row < last; row = end) {
-        int64_t pair = row / oh, begin = row % oh;
-        end = tr__min(last, (pair + 1) * oh);
-        const uint16_t *low = s->v->src + 2 * pair * size, *high = second_of(s, s->v->src, pair, size);
+        int64_t pair = row / s->height, begin = row % s->height;
+        end = tr__min(last, (pair + 1) * s->height);
         for (int64_t r = 0; r < end - row; r++)
             for (int64_t x = 0; x < ow; x++)
                 *index++ = (int32_t) (to - u->x + (r * s->hop[0] * s->width + x * s->hop[1]) * u->x_step);
         int64_t height = (end - row - 1) * s->hop[0] + (v->kernel[0] - 1) * v->dilation[0] + 1;
         for (int64_t i = 0; i < height; i++, to += s->width * u->x_step) {
-            int64_t y = begin * v->stride[0] - v->padding[0] + i * s->skip[0], line = y * v->size[1] * v->ci;
-            bool inside = y >= 0 && y < v->size[0];
-            pack_line(s, u, inside ? low + line : NULL, inside && high ? high + line : NULL, to);
+            const uint16_t *line[2];
+            for (int w = 0; w < 2; w++) {
+                int64_t y = (first_row(s, w) + begin) * v->stride[0] - v->padding[0] + i * s->skip[0];
+                line[w] = row_of_src(s, image_of(s, pair, w), y);
+            }
+            pack_line(s, u, line[0], line[1], to);
         }
     }
 }
 
 static void pack_gradient(const sum *s, unit *u, int64_t first, int64_t last) {
     const tr__conv *v = &s->v->of;
-    int64_t oh = v->out[0], ow = v->out[1], size = oh * ow * v->co;
+    int64_t ow = v->out[1];
     u->n = (last - first) * ow;
     for (int64_t panel = 0, wide; panel < u->panels; panel += wide) {
         wide = tr__min(WIDE, u->panels - panel);
         word *to = u->g + panel * NR * u->n;
         for (int64_t row = first; row < last; row++) {
-            int64_t pair = row / oh, at = row % oh * ow * v->co + (u->panel + panel) * NR;
-            const uint16_t *low = s->v->dst + 2 * pair * size + at, *second = second_of(s, s->v->dst, pair, size);
-            const uint16_t *high = second ? second + at : s->zeros;
-            for (int64_t x = 0; x < ow; x++, low += v->co, high += second ? v->co : 0, to += wide * NR)
-                interleave(to, low, high, wide * NR);
+            int64_t pair = row / s->height, y = row % s->height, at = (u->panel + panel) * NR;
+            const uint16_t *low = row_of_dst(s, image_of(s, pair, 0), y);
+            const uint16_t *high = row_of_dst(s, image_of(s, pair, 1), first_row(s, 1) + y);
+            for (int64_t x = 0; x < ow; x++, at += v->co, to += wide * NR)
+                interleave(to, low + at, high ? high + at : s->zeros, wide * NR);
         }
     }
 }
 
-/* Brings an output pixel of row `row`, and what lies there in src, into a near cache: of both images, the unit's channels. */
-static void fetch_pixel(const sum *s, const unit *u, int64_t row, int64_t x) {
+/* Brings a pair of output pixels of row `row`, and what lies there in src, into a near cache: the unit's channels. */
+static void fetch_pixels(const sum *s, const unit *u, int64_t row, int64_t x) {
     const tr__conv *v = &s->v->of;
-    int64_t oh = v->out[0], ow = v->out[1], pair = row / oh;
-    for (int64_t image = 2 * pair; image < tr__min(v->n, 2 * pair + 2); image++) {
-        fetch(s->v->dst + ((image * oh + row % oh) * ow + x) * v->co + u->panel * NR, u->panels * NR);
-        for (int64_t i = row % oh * v->stride[0]; i < tr__min(v->size[0], row % oh * v->stride[0] + s->hop[0]); i++)
-            for (int64_t j = x * v->stride[1]; j < tr__min(v->size[1], x * v->stride[1] + s->hop[1]); j++)
-                fetch(s->v->src + ((image * v->size[0] + i) * v->size[1] + j) * v->ci + u->channel, u->channels);
+    for (int w = 0; w < 2; w++) {
+        int64_t image = image_of(s, row / s->height, w), y = first_row(s, w) + row % s->height;
+        const uint16_t *to = row_of_dst(s, image, y);
+        if (to)
+            fetch(to + x * v->co + u->panel * NR, u->panels * NR);
+        for (int64_t i = 0; i < s->hop[0]; i++) {
+            const uint16_t *from = row_of_src(s, image, y * v->stride[0] + i);
+            for (int64_t j = x * v->stride[1]; from && j < tr__min(v->size[1], x * v->stride[1] + s->hop[1]); j++)
+                fetch(from + j * v->ci + u->channel, u->channels);
+        }
     }
 }
 
@@ -405,7 +426,7 @@ static void sum_block(const sum *s, const unit *u, bool add, int64_t next, int64
                 p.a = u->x + (y * s->width + x) * u->x_step + low;
                 p.c = u->sums + (panel * s->taps * u->channels + (tap * u->channels + low) * wide) * NR;
                 for (int64_t stop = tr__min(soon, fetched + at_once); fetched < stop; fetched++)
-                    fetch_pixel(s, u, next + fetched / ow, fetched % ow);
+                    fetch_pixels(s, u, next + fetched / ow, fetched % ow);
                 pixels_of[wide][rows](&p);
             }
         }
@@ -433,7 +454,7 @@ static int64_t most_of(int64_t n, int64_t parts) {
 static void sum_units(void *env, int64_t begin, int64_t end, int thread) {
     const sum *s = env;
     const tr__conv *v = &s->v->of;
-    int64_t of_channels = v->ci / NR, of_panels = v->co / NR, all = s->pairs * v->out[0];
+    int64_t of_channels = v->ci / NR, of_panels = v->co / NR, all = s->pairs * s->height;
     for (int64_t i = begin; i < end; i++) {
         int64_t part = i / s->groups, group = i % s->groups;
         unit u = {.channel = share(part, of_channels, s->parts) * NR, .panel = share(group, of_panels, s->groups)};
@@ -474,20 +495,22 @@ static void cut(sum *s, int threads) {
 
 static tr_status by_weights(const tr_kernel_call *c, const tr__conv_bf16 *conv) {
     const tr__conv *v = &conv->of;
-    sum s = {.v = conv, .taps = v->kernel[0] * v->kernel[1], .pairs = (v->n + 1) / 2};
+    sum s = {.v = conv, .taps = v->kernel[0] * v->kernel[1], .halves = v->n % 2 != 0};
+    s.pairs = s.halves ? v->n : v->n / 2;
+    s.height = s.halves ? (v->out[0] + 1) / 2 : v->out[0];
     for (int d = 0; d < 2; d++) {
         s.skip[d] = v->kernel[d] == 1 ? v->stride[d] : 1;
         s.hop[d] = v->stride[d] / s.skip[d];
     }
-    s.rows = tr__min(s.pairs * v->out[0], tiles_of(SUM, v->out[1]));
+    s.rows = tr__min(s.pairs * s.height, tiles_of(SUM, v->out[1]));
     s.width = (v->out[1] - 1) * s.hop[1] + (v->kernel[1] - 1) * v->dilation[1] + 1;
-    int64_t images = (s.rows + v->out[0] - 2) / v->out[0] + 1;
+    int64_t images = (s.rows + s.height - 2) / s.height + 1;
     s.pixels = s.width * (s.rows * s.hop[0] + images * ((v->kernel[0] - 1) * v->dilation[0] + 1));
     cut(&s, c->ctx->threads);
     int64_t channels = most_of(v->ci / NR, s.parts) * NR, panels = most_of(v->co / NR, s.groups), n = s.rows * v->out[1];
     size_t words = (size_t) (s.taps * channels * panels * NR + s.pixels * (channels + NR) + n * panels * NR + n);
     s.per_thread = (words * sizeof(word) + 127) / 64 * 64;
-    int64_t units = s.parts * s.groups, work = s.pairs * v->out[0] * v->out[1] * s.taps * channels * panels;
+    int64_t units = s.parts * s.groups, work = s.pairs * s.height * v->out[1] * s.taps * channels * panels;
     int64_t grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
     size_t zeros = (size_t) tr__max(v->ci, v->co) * 2;
     char *room = tr__scratch(c, zeros + (size_t) s.taps * sizeof(int64_t));
