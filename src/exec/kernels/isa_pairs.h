@@ -204,23 +204,39 @@ typedef struct unpack {
     int64_t together;
 } unpack;
 
+/* Sums in the order of channels, each with so many taps. */
+typedef struct sums {
+    const float *at;
+    int64_t tap, taps, by_tap, back; /* back: from behind the last tap to the next channel */
+} sums;
+
+ALWAYS vF next_sums(sums *s) {
+    vF x;
+    memcpy(&x, s->at, sizeof x);
+    s->at += s->by_tap;
+    if (++s->tap == s->taps) {
+        s->tap = 0;
+        s->at -= s->back;
+    }
+    return x;
+}
+
 /* n elements that lie side by side: channel after channel, each with so many taps. */
 static void unpack_rows(const unpack *u, uint16_t *to, const float *from, int64_t n, int64_t taps) {
-    int64_t tap = 0, channel = 0;
+    int64_t by_tap = u->channels * u->from_step;
+    sums s = {.at = from, .taps = taps, .by_tap = by_tap, .back = taps * by_tap - u->from_step};
     for (int64_t w = 0; w < n / 2; w += VN_F) {
         int64_t words = tr__min(VN_F, n / 2 - w);
-        vF x[VN_F] = {0}, half[2];
-        for (int64_t i = 0; i < 2 * words; i++) {
-            memcpy(&half[i % 2], from + (tap * u->channels + channel) * u->from_step, sizeof half[0]);
-            if (++tap == taps) {
-                tap = 0;
-                channel++;
+        vF x[VN_F];
+        _Pragma("GCC unroll 16") for (int i = 0; i < VN_F; i++) {
+            x[i] = (vF){0};
+            if (i < words) {
+                vF low = next_sums(&s);
+                x[i] = pair_rounded(low, next_sums(&s));
             }
-            if (i % 2)
-                x[i / 2] = pair_rounded(half[0], half[1]);
         }
         turn(x);
-        for (int r = 0; r < VN_F; r++) {
+        _Pragma("GCC unroll 16") for (int r = 0; r < VN_F; r++) {
             __builtin_prefetch(to + r * u->column_step + 2 * w + 64, 1, 2);
             store_words(to + r * u->column_step + 2 * w, x[r], words);
         }
