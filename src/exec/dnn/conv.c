@@ -2,8 +2,9 @@
  *
  * In float32 and bfloat16 through oneDNN, in the layouts that the library likes best; tensors that lie otherwise are
  * reordered in and out, through scratch. (A plan keeps them there: see terra/dnn.h.) bfloat16 images always have their channels
- * last; where the library has no bfloat16, float32 copies are convolved. What it refuses otherwise, and float64, is plain.c's. Where
- * our own kernels are faster (kernels/isa_conv.c), they take float32 images that lie channels last. */
+ * last; where the library has no bfloat16, float32 copies are convolved. What it refuses otherwise, and float64, is plain.c's. Our
+ * own kernels, which are faster, take images that lie channels last and have multiples of 16: float32 from AVX2 on
+ * (kernels/isa_conv.c), bfloat16 with AVX512-BF16 (kernels/isa_conv_bf16.c). */
 #include "exec/dnn/cache.h"
 #include "exec/dnn/dnn.h"
 #include "exec/dnn/plain.h"

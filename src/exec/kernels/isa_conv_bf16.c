@@ -4,8 +4,8 @@
  * Forward and by the image, a word has two channels of a pixel: images are read where they lie, rows by pointer, and weights are
  * packed into panels by whoever needs them next, as much as stays in a near cache. Sums stay in float32 until the last channel.
  * The derivative by the weights sums over pixels, and a word has the same pixel of two images, or of an image's upper and lower half:
- * whatever the size, stride and border, both have the same taps. A unit of work is some channels of the image by some of the gradient's, whose sums over all
- * pixels stay in a near cache, and are rounded once.
+ * whatever the size, stride and border, both have the same taps. A unit of work is some channels of the image by some of the
+ * gradient's, whose sums over all pixels stay in a near cache, and are rounded once.
  *
  * Every sum is made in an order that depends on the sizes alone, not on the number of threads. */
 #include "exec/kernels/kernels.h"
@@ -38,10 +38,11 @@ ALWAYS void tile_multiply(int n, vF *row, word scalar, const vF *b) {
     EACH_COLUMN row[j] = add_products(row[j], x, b[j]);
 }
 
-/* So many rows or panels make so many tiles; tile i begins at share(i, ...): all are alike but for one. */
-static int64_t tiles_of(int64_t n, int64_t most) {
-    return (n + most - 1) / most;
+/* n / by, rounded up. */
+static int64_t upward(int64_t n, int64_t by) {
+    return (n + by - 1) / by;
 }
+/* Where part i of n things begins: all are alike but for one. */
 static int64_t share(int64_t i, int64_t n, int64_t parts) {
     return i * n / parts;
 }
@@ -147,7 +148,7 @@ static void gather_unit(const gather *g, int64_t unit, char *own) {
     uint16_t **to = (uint16_t **) (rows + g->weights.n * count);
     find_rows(g, first, count, rows, to);
     taps k = {.n = g->weights.n, .a_step = count, .b = b, .column = begin * NR, .bias = g->bias};
-    int64_t words = g->channels / 2, tiles = tiles_of(count, MR);
+    int64_t words = g->channels / 2, tiles = upward(count, MR);
     for (k.from = 0; k.from < words; k.from += k.k) {
         k.k = tr__min(g->chunk, words - k.from);
         k.first = k.from == 0;
@@ -173,15 +174,15 @@ static void gather_units(void *env, int64_t begin, int64_t end, int thread) {
 
 static tr_status run_gather(const tr_kernel_call *c, gather *g) {
     g->pixels = g->images * g->grid[0] * g->grid[1];
-    g->wides = tiles_of(g->columns / NR, WIDE);
+    g->wides = upward(g->columns / NR, WIDE);
     // Units enough for all threads, but as long as it takes to be worth packing weights.
-    int64_t wanted = tiles_of(4 * c->ctx->threads, g->wides);
-    g->spans = tr__max(tiles_of(g->pixels, SPAN), tr__min(wanted, g->pixels / (SPAN / 4)));
+    int64_t wanted = upward(4 * c->ctx->threads, g->wides);
+    g->spans = tr__max(upward(g->pixels, SPAN), tr__min(wanted, g->pixels / (SPAN / 4)));
     g->spans = tr__max(1, g->spans);
     // A chunk is a multiple of a vector, and all are alike.
-    int64_t words = g->channels / 2, chunks = tiles_of(words * g->weights.n, CHUNK);
-    g->chunk = tr__max(1, tiles_of(words, tr__max(1, chunks) * (NR / 2))) * (NR / 2);
-    int64_t count = tiles_of(g->pixels, g->spans);
+    int64_t words = g->channels / 2, chunks = upward(words * g->weights.n, CHUNK);
+    g->chunk = tr__max(1, upward(words, tr__max(1, chunks) * (NR / 2))) * (NR / 2);
+    int64_t count = upward(g->pixels, g->spans);
     size_t bytes = (size_t) (count + g->weights.n * g->chunk) * WIDE * NR * sizeof(word) + strip_words(&g->weights) * sizeof(word) +
                    (size_t) ((g->weights.n + 1) * count) * sizeof(void *);
     g->per_thread = (bytes + 127) / 64 * 64;
@@ -271,8 +272,9 @@ static tr_status by_image(const tr_kernel_call *c, const tr__conv_bf16 *conv) {
 
 /* ------------------------------------------------------------------------------------------ by the weights */
 
-/* Blocks of output rows of pairs of images, or of an image's halves if there is an odd number of them: [pairs, height]. Of src, a block has what its taps read, borders included, packed
- * [., width] for each pair: of a dimension with a single tap only every `skip`th pixel; from an output pixel to the next it is `hop`. */
+/* Blocks of output rows of pairs of images, or of an image's halves if there is an odd number of them: [pairs, height]. Of src, a
+ * block has what its taps read, borders included, packed [., width] for each pair: of a dimension with a single tap only every
+ * `skip`th pixel; from an output pixel to the next it is `hop`. */
 typedef struct sum {
     const tr__conv_bf16 *v;
     bool halves;
@@ -413,8 +415,8 @@ static void fetch_pixels(const sum *s, const unit *u, int64_t row, int64_t x) {
 /* `next`, `end`: rows that are needed soon, a few pixels of which are fetched with each tile. */
 static void sum_block(const sum *s, const unit *u, bool add, int64_t next, int64_t end) {
     const tr__conv *v = &s->v->of;
-    int64_t tiles = tiles_of(u->channels, MR), ow = v->out[1], fetched = 0, soon = (end - next) * ow;
-    int64_t at_once = tiles_of(soon, tiles * tiles_of(u->panels, WIDE) * s->taps);
+    int64_t tiles = upward(u->channels, MR), ow = v->out[1], fetched = 0, soon = (end - next) * ow;
+    int64_t at_once = upward(soon, tiles * upward(u->panels, WIDE) * s->taps);
     pixels p = {.n = u->n, .index = u->index, .add = add};
     for (int64_t panel = 0, wide; panel < u->panels; panel += wide) {
         wide = tr__min(WIDE, u->panels - panel);
@@ -446,11 +448,6 @@ static void write_weights(const sum *s, const unit *u) {
     }
 }
 
-/* The most that a unit has of channels or panels. */
-static int64_t most_of(int64_t n, int64_t parts) {
-    return (n + parts - 1) / parts;
-}
-
 static void sum_units(void *env, int64_t begin, int64_t end, int thread) {
     const sum *s = env;
     const tr__conv *v = &s->v->of;
@@ -480,7 +477,7 @@ static void cut(sum *s, int threads) {
     int64_t channels = s->v->of.ci / NR, panels = s->v->of.co / NR;
     s->parts = s->groups = 1;
     for (;;) {
-        int64_t a = most_of(channels, s->parts), b = most_of(panels, s->groups);
+        int64_t a = upward(channels, s->parts), b = upward(panels, s->groups);
         bool small = a * b * NR * NR * s->taps <= SUMS && a * NR <= SIDE && b * NR <= SIDE;
         if (small && (s->parts * s->groups >= 2 * threads || (a <= 2 && b <= WIDE)))
             return;
@@ -502,12 +499,12 @@ static tr_status by_weights(const tr_kernel_call *c, const tr__conv_bf16 *conv) 
         s.skip[d] = v->kernel[d] == 1 ? v->stride[d] : 1;
         s.hop[d] = v->stride[d] / s.skip[d];
     }
-    s.rows = tr__min(s.pairs * s.height, tiles_of(SUM, v->out[1]));
+    s.rows = tr__min(s.pairs * s.height, upward(SUM, v->out[1]));
     s.width = (v->out[1] - 1) * s.hop[1] + (v->kernel[1] - 1) * v->dilation[1] + 1;
     int64_t images = (s.rows + s.height - 2) / s.height + 1;
     s.pixels = s.width * (s.rows * s.hop[0] + images * ((v->kernel[0] - 1) * v->dilation[0] + 1));
     cut(&s, c->ctx->threads);
-    int64_t channels = most_of(v->ci / NR, s.parts) * NR, panels = most_of(v->co / NR, s.groups), n = s.rows * v->out[1];
+    int64_t channels = upward(v->ci / NR, s.parts) * NR, panels = upward(v->co / NR, s.groups), n = s.rows * v->out[1];
     size_t words = (size_t) (s.taps * channels * panels * NR + s.pixels * (channels + NR) + n * panels * NR + n);
     s.per_thread = (words * sizeof(word) + 127) / 64 * 64;
     int64_t units = s.parts * s.groups, work = s.pairs * s.height * v->out[1] * s.taps * channels * panels;

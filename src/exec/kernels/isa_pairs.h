@@ -25,7 +25,7 @@ ALWAYS void store_words(void *to, vF x, int64_t n) {
     _mm512_mask_storeu_epi32(to, (__mmask16) ((1u << n) - 1), (__m512i) x);
 }
 
-/* Rows of floats rounded to bfloat16, to the bit of the processor: what products sum up to is no denormal. */
+/* Rounded to bfloat16 as the processor does it, which takes denormals for zero, as its products do. */
 ALWAYS void store_rounded(uint16_t *to, vF x) {
     __m256bh h = _mm512_cvtneps_pbh((__m512) x);
     memcpy(to, &h, sizeof h);
@@ -63,7 +63,7 @@ ALWAYS void interleave(word *to, const uint16_t *low, const uint16_t *high, int6
     }
 }
 
-/* 16 rows of n <= 16 words, row_step elements apart, to n vectors of a word of each row. */
+/* 16 rows of n <= 16 words, row_step elements apart, to n vectors of a word of each row. Rows go on behind: that is fetched. */
 ALWAYS void turn_rows(vF x[VN_F], const uint16_t *from, int64_t row_step, int64_t n) {
     _Pragma("GCC unroll 16") for (int r = 0; r < VN_F; r++) {
         __builtin_prefetch(from + r * row_step + 2 * VN_F, 0, 2);
@@ -236,10 +236,7 @@ static void unpack_rows(const unpack *u, uint16_t *to, const float *from, int64_
             }
         }
         turn(x);
-        _Pragma("GCC unroll 16") for (int r = 0; r < VN_F; r++) {
-            __builtin_prefetch(to + r * u->column_step + 2 * w + 64, 1, 2);
-            store_words(to + r * u->column_step + 2 * w, x[r], words);
-        }
+        _Pragma("GCC unroll 16") for (int r = 0; r < VN_F; r++) store_words(to + r * u->column_step + 2 * w, x[r], words);
     }
 }
 
