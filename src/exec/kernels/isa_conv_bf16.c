@@ -17,9 +17,9 @@ enum {
     MR = 6,       /* rows of a tile in registers */
     WIDE = 4,     /* its panels at most */
     SPAN = 512,   /* pixels, at most, of a unit of work: they share packed weights */
-    CHUNK = 512,  /* words by taps of a panel that stay in a near cache */
+    CHUNK = 2048, /* words by taps of a panel that stay in a near cache */
     SUM = 128,    /* pairs of pixels, at least, that the weights' derivative sums up in registers */
-    SUMS = 65536, /* its sums, at most, that stay in a near cache */
+    SUMS = 98304, /* its sums, at most, that stay in a near cache */
     SIDE = 256,   /* its channels, at most, on either side */
 };
 
