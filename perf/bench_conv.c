@@ -1,8 +1,8 @@
-/* bench_conv - the convolutions of a ResNet-50 in all three directions, images channels last and weights at home, in the order of
- * a training step: all images together don't fit in a cache, and each layer has its own. Per kind of layer the least time of some
- * rounds.
+/* bench_conv - the convolutions of a ResNet-50 in all three directions, images channels last, in the order of a training step: all
+ * images together don't fit in a cache, and each layer has its own. Weights are at home in float32, row-major in bfloat16. Per kind
+ * of layer the least time of some rounds. TERRA_ISA=v2 has the library's kernels, =v3 as well in bfloat16.
  *
- *   bench_conv [threads] [batch] [rounds] */
+ *   bench_conv [threads] [batch] [rounds] [float32 | bfloat16] */
 #include "bench.h"
 
 #include "terra/alloc.h"
@@ -15,6 +15,7 @@
 
 enum { SIZE = 128, LAYERS = 64, DIRECTIONS = 3 };
 
+static tr_dtype dtype = TR_F32;
 static tr_kernel_ctx ctx = {.scratch = bench_scratch, .scratch_size = BENCH_SCRATCH};
 
 typedef struct layer {
@@ -38,13 +39,18 @@ static void *memory(size_t bytes) {
 
 static tr_arg filled(const tr_meta *m) {
     tr_arg a = {.meta = m, .data = memory((size_t) m->numel * sizeof(float) + 64)};
-    for (int64_t i = 0; i < m->numel; i++)
-        ((float *) a.data)[i] = (float) (i * 2654435761u % 1000) * 0.002f - 1;
+    for (int64_t i = 0; i < m->numel; i++) {
+        float x = (float) (i * 2654435761u % 1000) * 0.002f - 1;
+        if (dtype == TR_BF16)
+            memcpy((char *) a.data + 2 * i, (char *) &x + 2, 2);
+        else
+            ((float *) a.data)[i] = x;
+    }
     return a;
 }
 
 static tr_arg images(int64_t n, int64_t c, int64_t size) {
-    return filled(tr_meta_get(TR_F32, 4, (int64_t[]){n, c, size, size}, (int64_t[]){size * size * c, 1, size * c, c}));
+    return filled(tr_meta_get(dtype, 4, (int64_t[]){n, c, size, size}, (int64_t[]){size * size * c, 1, size * c, c}));
 }
 
 static void attributes(const layer *l, int direction, int64_t *a) {
@@ -59,7 +65,7 @@ static int64_t add(int64_t batch, int64_t ci, int64_t co, int64_t size, int64_t 
                  .stride = stride, .least = {1e9, 1e9, 1e9}};
     l->x = images(batch, ci, size);
     l->y = images(batch, co, l->out);
-    l->w = filled(tr_meta_get(TR_F32, 4, (int64_t[]){co, ci, kernel, kernel}, NULL));
+    l->w = filled(tr_meta_get(dtype, 4, (int64_t[]){co, ci, kernel, kernel}, NULL));
     l->flops = 2.0 * (double) (l->y.meta->numel * ci * kernel * kernel);
     int64_t a[9];
     attributes(l, 0, a);
@@ -142,6 +148,8 @@ int main(int argc, char **argv) {
     int batch = argc > 2 ? atoi(argv[2]) : 8, rounds = argc > 3 ? atoi(argv[3]) : 8;
     omp_set_num_threads(ctx.threads);
     ctx.scratch_base = memory(BENCH_SCRATCH);
+    if (argc > 4 && strcmp(argv[4], "bfloat16") == 0)
+        dtype = TR_BF16;
     if (tr_op_init() != TR_OK || tr_kernel_init(getenv("TERRA_ISA")) != TR_OK)
         return 1;
     add_resnet50(batch);
@@ -155,7 +163,8 @@ int main(int argc, char **argv) {
         }
     }
     layers[0].least[1] = 0;
-    printf("%s, %d threads, batch %d, %d rounds\n", tr_kernel_isa(), ctx.threads, batch, rounds);
+    printf("%s, %s, %d threads, batch %d, %d rounds\n", dtype == TR_BF16 ? "bfloat16" : "float32", tr_kernel_isa(), ctx.threads,
+           batch, rounds);
     print_layers();
     return 0;
 }

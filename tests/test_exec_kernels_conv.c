@@ -91,10 +91,29 @@ static void run(tr_op op, tr_dtype dtype, const geometry *g, tr_arg x, tr_arg w,
     cr_assert_eq(s, TR_OK, "%s", tr_status_detail());
 }
 
+enum { WHAT = 200 };
+static void describe(char what[WHAT], const geometry *g, tr_op op) {
+    snprintf(what, WHAT, "%s of %lldx%lldx%lldx%lld, %lld filters of %lldx%lld, stride %lld %lld, padding %lld %lld, dilation "
+             "%lld %lld", tr_op_info_of(op)->name, (long long) g->n, (long long) g->ci, (long long) g->size[0],
+             (long long) g->size[1], (long long) g->co, (long long) g->kernel[0], (long long) g->kernel[1], (long long) g->attrs[0],
+             (long long) g->attrs[1], (long long) g->attrs[2], (long long) g->attrs[3], (long long) g->attrs[4],
+             (long long) g->attrs[5]);
+}
+
+/* Elements of src, weights and dst; which of them an op writes. */
+static void count(const geometry *g, int64_t n[3]) {
+    n[0] = g->n * g->ci * g->size[0] * g->size[1];
+    n[1] = g->co * g->ci * g->kernel[0] * g->kernel[1];
+    n[2] = g->n * g->co * g->out[0] * g->out[1];
+}
+static int written_by(tr_op op) {
+    return op == TR_OP_conv2d ? 2 : op == TR_OP_conv2d_backward_data ? 0 : 1;
+}
+
 static void check(const geometry *g, tr_op op, bool biased) {
-    int out = op == TR_OP_conv2d ? 2 : op == TR_OP_conv2d_backward_data ? 0 : 1;
-    int64_t n[] = {g->n * g->ci * g->size[0] * g->size[1], g->co * g->ci * g->kernel[0] * g->kernel[1],
-                   g->n * g->co * g->out[0] * g->out[1]};
+    int out = written_by(op);
+    int64_t n[3];
+    count(g, n);
     float *data[] = {src, weights, dst};
     double *data64[] = {src64, weights64, dst64};
     noise(src, src64, n[0], 1);
@@ -110,12 +129,8 @@ static void check(const geometry *g, tr_op op, bool biased) {
     tr_arg x = images(TR_F32, data[0], g->n, g->ci, g->size), y = images(TR_F32, data[2], g->n, g->co, g->out);
     tr_arg w = filters(TR_F32, data[1], g, false);
     run(op, TR_F32, g, x, w, y, b);
-    char what[200];
-    snprintf(what, sizeof what, "%s of %lldx%lldx%lldx%lld, %lld filters of %lldx%lld, stride %lld %lld, padding %lld %lld, dilation "
-             "%lld %lld", tr_op_info_of(op)->name, (long long) g->n, (long long) g->ci, (long long) g->size[0],
-             (long long) g->size[1], (long long) g->co, (long long) g->kernel[0], (long long) g->kernel[1], (long long) g->attrs[0],
-             (long long) g->attrs[1], (long long) g->attrs[2], (long long) g->attrs[3], (long long) g->attrs[4],
-             (long long) g->attrs[5]);
+    char what[WHAT];
+    describe(what, g, op);
     for (int64_t i = 0; i < n[out]; i++)
         cr_assert(fabs((double) got[i] - want[i]) <= 1e-4 * (1 + fabs(want[i])), "%s: element %lld is %.9g, not %.9g", what,
                   (long long) i, (double) got[i], want[i]);
@@ -175,6 +190,76 @@ Test(conv_v3, weights_in_other_strides) {
 }
 Test(conv_v4, weights_in_other_strides) {
     weights_in_other_strides();
+}
+
+/* Noise that bfloat16 holds, for the op and for the reference. */
+static void noise_of_halves(float *to, double *to64, int64_t n, unsigned s) {
+    noise(to, to64, n, s);
+    kc_halve(to, n);
+    kc_unhalve(to, n);
+    for (int64_t i = 0; i < n; i++)
+        to64[i] = to[i];
+    kc_halve(to, n);
+}
+
+/* Filters that lie otherwise than the reference's: channels innermost (1), columns innermost (2), or nothing that is. */
+static tr_arg laid_filters(void *data, const geometry *g, int order) {
+    int64_t k0 = g->kernel[0], k1 = g->kernel[1], ci = g->ci, co = g->co;
+    const int64_t strides[][4] = {{ci * k0 * k1, k0 * k1, k1, 1}, {ci * k0 * k1, 1, k1 * ci, ci}, {1, k0 * k1 * co, k1 * co, co},
+                                  {k0 * k1 * ci, k0 * k1, 1, k0}};
+    return kc_strided(TR_BF16, data, 4, (int64_t[]){co, ci, k0, k1}, strides[order]);
+}
+
+static void check_halves(const geometry *g, tr_op op, bool biased, int order) {
+    int out = written_by(op);
+    int64_t n[3];
+    count(g, n);
+    float *data[] = {src, weights, dst};
+    double *data64[] = {src64, weights64, dst64};
+    for (int i = 0; i < 3; i++)
+        noise_of_halves(data[i], data64[i], n[i], (unsigned) i + 1);
+    noise_of_halves(bias, bias64, g->co, 4);
+    data[out] = got;
+    data64[out] = want;
+    memset(got, 0xff, sizeof got);
+    tr_arg w = laid_filters(data[1], g, order), w64;
+    w64 = kc_strided(TR_F64, data64[1], 4, w.meta->shape, w.meta->strides);
+    tr_arg x = images(TR_BF16, data[0], g->n, g->ci, g->size), y = images(TR_BF16, data[2], g->n, g->co, g->out);
+    run(op, TR_F64, g, images(TR_F64, data64[0], g->n, g->ci, g->size), w64, images(TR_F64, data64[2], g->n, g->co, g->out),
+        biased ? kc_tensor(TR_F64, bias64, g->co) : kc_none());
+    tr_arg b = biased ? kc_tensor(TR_BF16, bias, g->co) : kc_none(), other[] = {x, w, y};
+    char what[WHAT];
+    describe(what, g, op);
+    run(op, TR_BF16, g, x, w, y, b);
+    other[out].data = again;
+    for (int team = 1; team <= 3; team += 2) {
+        kc_ctx.threads = team;
+        run(op, TR_BF16, g, other[0], other[1], other[2], b);
+        kc_ctx.threads = 2;
+        cr_assert_eq(memcmp(got, again, (size_t) n[out] * 2), 0, "%s, on %d threads", what, team);
+    }
+    kc_unhalve(got, n[out]);
+    for (int64_t i = 0; i < n[out]; i++)
+        cr_assert(fabs((double) got[i] - want[i]) <= 1e-4 + fabs(want[i]) / 256, "%s, order %d: element %lld is %.9g, not %.9g",
+                  what, order, (long long) i, (double) got[i], want[i]);
+}
+
+Test(conv_v4, bfloat16_in_all_directions, .timeout = 300) {
+    for (int i = 0; i < CASES; i++) {
+        seed = (unsigned) i * 2654435761u + 29;
+        geometry g = make();
+        check_halves(&g, TR_OP_conv2d, i % 2, i % 4);
+        check_halves(&g, TR_OP_conv2d_backward_data, false, i % 4);
+        check_halves(&g, TR_OP_conv2d_backward_weights, false, i % 4);
+    }
+}
+
+/* Channels that make no panels are the library's. */
+Test(conv_v4, bfloat16_of_other_channels) {
+    geometry g = {2, 24, 40, {7, 6}, {7, 6}, {1, 1, 1, 1, 1, 1, 1}, {3, 3}};
+    check_halves(&g, TR_OP_conv2d, true, 0);
+    check_halves(&g, TR_OP_conv2d_backward_data, false, 0);
+    check_halves(&g, TR_OP_conv2d_backward_weights, false, 0);
 }
 
 /* Elements of an image of bfloat16, wherever they lie. */

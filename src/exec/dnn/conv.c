@@ -2,8 +2,9 @@
  *
  * In float32 and bfloat16 through oneDNN, in the layouts that the library likes best; tensors that lie otherwise are
  * reordered in and out, through scratch. (A plan keeps them there: see terra/dnn.h.) bfloat16 images always have their channels
- * last; where the library has no bfloat16, float32 copies are convolved. What it refuses otherwise, and float64, is plain.c's. Where
- * our own kernels are faster (kernels/isa_conv.c), they take float32 images that lie channels last. */
+ * last; where the library has no bfloat16, float32 copies are convolved. What it refuses otherwise, and float64, is plain.c's. Our
+ * own kernels, which are faster, take images that lie channels last and have multiples of 16: float32 from AVX2 on
+ * (kernels/isa_conv.c), bfloat16 with AVX512-BF16 (kernels/isa_conv_bf16.c). */
 #include "exec/dnn/cache.h"
 #include "exec/dnn/dnn.h"
 #include "exec/dnn/plain.h"
@@ -173,14 +174,25 @@ static bool is_narrow(const conv *v, const int64_t *attrs) {
            attrs[5] == 1;
 }
 
+/* Can kernels of our own take these images? `narrow`: of src any number of channels, however it lies. */
+static bool has_panels(const conv *v, tr_dtype dtype, const int64_t *attrs, bool narrow) {
+    for (int i = 0; i < 3; i++) {
+        const tr_meta *m = v->t[i]->meta;
+        bool free = i == 1 || (i == 0 && narrow);
+        if (m->dtype != dtype || (!free && (!tr__has_channels_last(m) || m->shape[1] % TR__CONV_PANEL)))
+            return false;
+    }
+    return attrs[6] == 1;
+}
+
 static bool is_ours(const conv *v, const int64_t *attrs) {
     const tr_home *home = v->t[1]->home;
-    bool narrow = is_narrow(v, attrs); // then src lies anyhow, and few weights are brought home if they live elsewhere
-    for (int i = 0; i < 3; i++)
-        if (v->t[i]->meta->dtype != TR_F32 || (i != 1 && !(i == 0 && narrow) && !tr__has_channels_last(v->t[i]->meta)))
-            return false;
-    return tr__isa_now->convolve && attrs[6] == 1 && (narrow || v->t[0]->meta->shape[1] % TR__CONV_PANEL == 0) &&
-           v->t[2]->meta->shape[1] % TR__CONV_PANEL == 0 && (narrow || !home || tr__home_is_panels(home));
+    bool narrow = is_narrow(v, attrs); // few weights are brought home if they live elsewhere
+    return tr__isa_now->convolve && has_panels(v, TR_F32, attrs, narrow) && (narrow || !home || tr__home_is_panels(home));
+}
+
+static bool is_ours_bf16(const conv *v, const int64_t *attrs) {
+    return tr__isa_now->convolve_bf16 && tr__has_avx512_bf16() && has_panels(v, TR_BF16, attrs, false);
 }
 
 /* Weights from strides into panels, and back. */
@@ -206,8 +218,16 @@ static void repack_panels(void *env, int64_t begin, int64_t end, int thread) {
             }
 }
 
-static tr_status convolve_ourselves(const tr_kernel_call *c, const conv *v) {
+static tr__conv sizes_of(const tr_kernel_call *c, const conv *v) {
     const int64_t *a = c->attrs, *x = v->t[0]->meta->shape, *w = v->t[1]->meta->shape, *y = v->t[2]->meta->shape;
+    tr__conv k = {.n = x[0], .ci = x[1], .co = y[1], .size = {x[2], x[3]}, .out = {y[2], y[3]}, .kernel = {w[2], w[3]},
+                  .stride = {a[0], a[1]}, .padding = {a[2], a[3]}, .dilation = {a[4], a[5]}};
+    memcpy(k.src_strides, v->t[0]->meta->strides, sizeof k.src_strides);
+    return k;
+}
+
+static tr_status convolve_ourselves(const tr_kernel_call *c, const conv *v) {
+    const int64_t *x = v->t[0]->meta->shape, *w = v->t[1]->meta->shape, *y = v->t[2]->meta->shape;
     const tr_arg *weights = v->t[1];
     repack r = {.plain = weights->data, .panels = weights->data, .meta = weights->meta, .back = v->direction == TR_DNN_BACKWARD_WEIGHTS};
     int64_t panels = y[1] / TR__CONV_PANEL, grain = tr__max(1, TR__GRAIN / tr__max(1, x[1] * w[2] * w[3] * TR__CONV_PANEL));
@@ -219,10 +239,11 @@ static tr_status convolve_ourselves(const tr_kernel_call *c, const conv *v) {
         return TR_E_NOMEM;
     if (!in_panels && !r.back)
         tr__parallel(c->ctx, panels, grain, repack_panels, &r);
-    tr__conv k = {.n = x[0], .ci = x[1], .co = y[1], .size = {x[2], x[3]}, .out = {y[2], y[3]}, .kernel = {w[2], w[3]},
-                  .stride = {a[0], a[1]}, .padding = {a[2], a[3]}, .dilation = {a[4], a[5]}, .src = v->t[0]->data,
-                  .weights = r.panels, .bias = bias, .dst = v->t[2]->data};
-    memcpy(k.src_strides, v->t[0]->meta->strides, sizeof k.src_strides);
+    tr__conv k = sizes_of(c, v);
+    k.src = v->t[0]->data;
+    k.weights = r.panels;
+    k.bias = bias;
+    k.dst = v->t[2]->data;
     TR_TRY(tr__isa_now->convolve(c, c->op, &k));
     if (in_panels || !r.back)
         return TR_OK;
@@ -231,6 +252,16 @@ static tr_status convolve_ourselves(const tr_kernel_call *c, const conv *v) {
         return TR_OK;
     void *spare = tr__scratch(c, tr_home_bytes(weights->home));
     return spare ? tr_home_enter(weights->home, weights->data, spare) : TR_E_NOMEM;
+}
+
+static tr_status convolve_ourselves_bf16(const tr_kernel_call *c, const conv *v) {
+    tr__conv_bf16 k = {.of = sizes_of(c, v), .src = v->t[0]->data, .weights = v->t[1]->data, .dst = v->t[2]->data};
+    const void *bias = NULL;
+    if (v->bias)
+        TR_TRY(tr__dense_in(c, v->bias, TR_F32, &bias));
+    k.of.bias = bias;
+    memcpy(k.strides, v->t[1]->meta->strides, sizeof k.strides);
+    return tr__isa_now->convolve_bf16(c, c->op, &k);
 }
 
 /* An image that would be another one with channels last. */
@@ -282,6 +313,8 @@ static tr_status convolve(const tr_kernel_call *c, conv v, tr_kernel self, tr_ke
             TR_TRY(settle(c, &v, i, &args[i], &metas[i]));
     if (is_ours(&v, c->attrs))
         return convolve_ourselves(c, &v);
+    if (is_ours_bf16(&v, c->attrs))
+        return convolve_ourselves_bf16(c, &v);
     tr__dnn_key key = key_of(c, &v);
     tr__dnn_entry *e = tr__dnn_find(&key);
     if (!e)

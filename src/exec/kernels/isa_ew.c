@@ -778,6 +778,9 @@ const tr__isa
 #if TR_ISA_LEVEL >= 3
             .convolve = TR__SUFFIXED(tr__convolve),
 #endif
+#if TR_ISA_LEVEL >= 4
+            .convolve_bf16 = TR__SUFFIXED(tr__convolve_bf16),
+#endif
             .kernel =
                 {
 #define TR_OP(id, expose, class, rule, vjp, schema) [TR_OP_##id] = KERNEL_##class(id),

@@ -128,8 +128,18 @@ typedef struct tr__conv {
     float *dst;
 } tr__conv;
 
+/* The same of bfloat16 images, by AVX512-BF16 (isa_conv_bf16.c): `of` has the sizes and the bias; weights [co, ci, kernel] lie at
+ * these strides. */
+typedef struct tr__conv_bf16 {
+    tr__conv of;
+    uint16_t *src, *weights, *dst;
+    int64_t strides[4];
+} tr__conv_bf16;
+bool tr__has_avx512_bf16(void);
+
 #ifdef TR_ISA
 tr_status TR__SUFFIXED(tr__convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v);
+tr_status TR__SUFFIXED(tr__convolve_bf16)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v);
 #endif
 
 /* ---- elementwise step functions, one table per instruction set (isa_ew.c) ---- */
@@ -170,6 +180,7 @@ typedef struct tr__isa {
     tr_status (*norm_backward)(const tr_norm_backward *f, tr_kernel_ctx *ctx);
     tr_status (*layer_norm_forward)(const tr_layer_norm_forward *f, tr_kernel_ctx *ctx);
     tr_status (*convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v); /* NULL: the library's */
+    tr_status (*convolve_bf16)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v); /* NULL, or not for this processor: as well */
 } tr__isa;
 extern const tr__isa *tr__isa_now;
 

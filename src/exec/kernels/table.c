@@ -18,6 +18,11 @@ static const tr__isa *best_isa(void) {
     return v4 ? &tr__isa_v4 : v3 ? &tr__isa_v3 : &tr__isa_v2;
 }
 
+bool tr__has_avx512_bf16(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512bf16");
+}
+
 static const tr__isa *find_isa(const char *name) {
     static const tr__isa *const all[] = {&tr__isa_v2, &tr__isa_v3, &tr__isa_v4};
     const tr__isa *best = best_isa();
@@ -32,6 +37,10 @@ static const tr__isa *find_isa(const char *name) {
     return NULL;
 }
 #else
+bool tr__has_avx512_bf16(void) {
+    return false;
+}
+
 static const tr__isa *find_isa(const char *name) {
     return !name || strcmp(name, "generic") == 0 ? &tr__isa_generic : NULL;
 }
