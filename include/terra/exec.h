@@ -56,9 +56,14 @@ struct tr_activation {
     uint8_t *broken;               /* per instruction: some of its ops were */
     uint8_t *settled;              /* per value that the plan relaid: it lies as the program sees it by now */
     uint32_t next_instr;
+    uint32_t n_temps;
     tr_slab *slab, *carry;
     void **temps;                  /* arena blocks of values that were run at tier 0 or settled, owned until END or EXIT */
-    uint32_t n_temps;
+    /* Several executors: who runs what (NULL: the first runs all), until the first goes on alone. */
+    const struct tr_schedule *schedule;
+    uint8_t *ran;                  /* then: per instruction, it had run */
+    _Atomic bool ended;            /* END seen: every op is validated */
+    _Atomic bool alone;
     _Atomic bool finished;         /* it is done with the activation */
 };
 
@@ -126,6 +131,8 @@ typedef struct tr_exec_stats {
     int executors, threads;
 } tr_exec_stats;
 TR_API void tr_exec_stats_get(tr_exec_stats *out);
+/* How many executors share a plan's instructions; 1 before tr_exec_init. Any thread. */
+TR_API int tr_exec_executors(void);
 /* Threads of an executor's team, for which plans are compiled; 1 before tr_exec_init. Any thread. */
 TR_API int tr_exec_team(void);
 /* What Python's side has waited for so far: room in the ring, the oldest activation, answers. */

@@ -36,6 +36,7 @@ typedef tr_status (*tr_kernel)(const tr_kernel_call *call);
 
 struct tr_kernel_ctx {
     int threads;                                            /* of the team; kernels choose 1 for tiny work */
+    bool planned;        /* by a plan: the same shapes will come again */
     void *(*scratch)(tr_kernel_ctx *ctx, size_t bytes);     /* 64-byte aligned, until the kernel returns; NULL: no memory */
     void *scratch_base;                                     /* the provider's */
     size_t scratch_used, scratch_size;

@@ -122,6 +122,10 @@ typedef struct tr_rows_run {
 } tr_rows_run;
 TR_API tr_status tr_rows_run_all(const tr_rows_run *run);
 
+typedef struct tr_instr_guess {
+    float ns, bytes;
+} tr_instr_guess;
+
 enum { TR_SLOT_ELIDED = -1, TR_SLOT_CARRY = -2 };
 
 typedef struct tr_plan {
@@ -147,7 +151,11 @@ typedef struct tr_plan {
     size_t slab_bytes, carry_bytes;
     int64_t compile_ns;
     uint32_t id;
-    _Atomic int64_t *ns;         /* per instruction, with TERRA_PROFILE: the least time it took; the executor writes, relaxed */
+    /* Where there are several executors (NULL otherwise): the instructions that must have run before instruction i, whoever
+     * runs them: before[before_at[i] .. before_at[i + 1]), all smaller than i; and what running i may take, and moves. */
+    uint32_t *before_at, *before;
+    tr_instr_guess *guess;
+    _Atomic int64_t *ns;         /* per instruction, with TERRA_PROFILE or several executors: the least time it took, relaxed */
     struct tr_plan_state *state; /* the executor's: pools of slabs */
     struct tr_plan *next;        /* among those that are being dropped */
     bool dropping;               /* the executor has been told */

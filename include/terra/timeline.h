@@ -11,7 +11,8 @@
 
 #include "terra/status.h"
 
-typedef enum tr_track { TR_TRACK_PYTHON, TR_TRACK_EXECUTOR, TR_TRACK_COMPILER, TR_TRACK_COUNT } tr_track;
+/* Executor i > 0 has track TR_TRACK_MORE + i. */
+typedef enum tr_track { TR_TRACK_PYTHON, TR_TRACK_EXECUTOR, TR_TRACK_COMPILER, TR_TRACK_MORE = TR_TRACK_COMPILER, TR_TRACK_COUNT = 66 } tr_track;
 
 enum { TR_TIMELINE_EVENTS = 1 << 20 };
 

@@ -14,7 +14,13 @@
 
 struct tr_plan_state {
     tr_activation *unused; /* Python's */
+    /* The first executor's. */
+    tr_schedule *schedule;
+    uint32_t opened;
 };
+
+/* The run before which a plan is scheduled anew, by what its instructions took. */
+enum { MEASURED = 4 };
 
 static uint32_t cursor(const tr_runner *r) {
     // Acquire: pairs with the release in tr_exec_advance.
@@ -69,17 +75,39 @@ static tr_slab *take_carry(tr_runner *r, size_t bytes) {
     return s ? s : add_slab(r, &r->carries, bytes);
 }
 
+/* Nobody runs anything meanwhile. */
+static const tr_schedule *schedule_of(tr_plan *plan) {
+    struct tr_plan_state *state = plan->state;
+    if (tr__crew_size == 1 || !plan->before_at)
+        return NULL;
+    if (state->opened == 0 || state->opened == MEASURED) {
+        int node[TR_MAX_EXECUTORS];
+        tr_schedule *s;
+        for (int e = 0; e < tr__crew_size; e++)
+            node[e] = tr__crew[e]->placement ? tr__crew[e]->placement->node : 0;
+        if (tr__schedule_create(plan, (uint32_t) tr__crew_size, node, &s) == TR_OK) {
+            tr__schedule_destroy(state->schedule);
+            state->schedule = s;
+        } else
+            tr_status_clear(); // one executor does as well
+    }
+    state->opened += state->opened <= MEASURED;
+    return state->schedule;
+}
+
 void tr__activation_open(tr_runner *r, tr_activation *a) {
     tr_plan *plan = a->plan;
     const tr_path *path = plan->path;
     r->current = a;
-    r->ended = false;
     r->failed = r->error != TR_OK;
     a->next_instr = 0;
     a->n_temps = 0;
     memset(a->op_done, 0, path->n_ops);
     memset(a->broken, 0, plan->n_instrs);
     memset(a->settled, 0, path->n_values);
+    a->schedule = NULL;
+    atomic_store_explicit(&a->ended, false, memory_order_relaxed); // published by tr__crew_begin
+    atomic_store_explicit(&a->alone, false, memory_order_relaxed);
     a->slab = take_slab(r, plan->slab_bytes);
     a->carry = take_carry(r, plan->carry_bytes);
     if (!a->slab || !a->carry) {
@@ -94,6 +122,8 @@ void tr__activation_open(tr_runner *r, tr_activation *a) {
         else
             a->address[v] = (char *) (plan->carry[v] ? a->carry : a->slab)->base + plan->slot[v];
     }
+    if (!r->failed && (a->schedule = schedule_of(plan)))
+        tr__crew_begin(r);
 }
 
 static bool lies_otherwise(const tr_activation *a, tr_ref v) {
@@ -118,6 +148,7 @@ static tr_status move_value(tr_runner *r, tr_ref v, bool at_home) {
     const tr_home *home = home_of(a->plan, v);
     if (!home || !a->address[v] || a->settled[v] == !at_home)
         return TR_OK;
+    tr__crew_disband(r);
     TR_TRY(tr__move(r, a->address[v], at_home ? NULL : home, at_home ? home : NULL));
     a->settled[v] = !at_home;
     return TR_OK;
@@ -130,6 +161,7 @@ void *tr__activation_address(tr_runner *r, tr_ref v, tr_status *status) {
     if (!lies_otherwise(a, v) || !a->address[v])
         return a->address[v];
     // Somebody outside the plan looks: a copy in the program's order, which is the value from now on.
+    tr__crew_disband(r);
     uint32_t home = a->plan->relaid[v] - 1;
     void *block = tr_arena_alloc(r->arena, a->plan->path->value_bytes[v]);
     if (!block) {
@@ -364,7 +396,7 @@ static void run_single(tr_runner *r, uint32_t index) {
     if (status == TR_OK)
         status = run_op(r, op, false);
     if (TR_UNLIKELY(tr_timeline_on))
-        tr_timeline_add(TR_TRACK_EXECUTOR, tr_op_info_of((tr_op) op->op)->name, NULL, 1, 0, 0, start, tr_now_ns());
+        tr_timeline_add(tr__track_of(r), tr_op_info_of((tr_op) op->op)->name, NULL, 1, 0, 0, start, tr_now_ns());
     TR_COUNT(r->ops_single, 1);
     if (status != TR_OK) {
         for (int i = 0; i < op->n_out && !op->in_place; i++)
@@ -423,46 +455,107 @@ static void note_time(tr_runner *r, const tr_instr *instr, int64_t start) {
             atomic_store_explicit(&plan->ns[i], end - start, memory_order_relaxed);
     }
     if (tr_timeline_on)
-        tr_timeline_add(TR_TRACK_EXECUTOR, tr_op_info_of((tr_op) path->ops[ops[0]].op)->name,
+        tr_timeline_add(tr__track_of(r), tr_op_info_of((tr_op) path->ops[ops[0]].op)->name,
                         tr_op_info_of((tr_op) path->ops[ops[instr->n_ops - 1]].op)->name, instr->n_ops, plan->id, i, start, end);
+}
+
+bool tr__activation_as_planned(const tr_runner *r, uint32_t i) {
+    const tr_instr *instr = &r->current->plan->instrs[i];
+    return !r->current->broken[i] && (!instr->n_guards || guards_hold(r, instr)) && (!instr->has_homes || homes_hold(r, instr));
+}
+
+tr_status tr__activation_run(tr_runner *r, uint32_t i) {
+    const tr_plan *plan = r->current->plan;
+    const tr_instr *instr = &plan->instrs[i];
+    bool timed = TR_UNLIKELY(tr_timeline_on || plan->ns);
+    int64_t start = timed ? tr_now_ns() : 0;
+    r->ctx.planned = true;
+    tr_status status = run_instr(r, instr);
+    r->ctx.planned = false;
+    if (timed)
+        note_time(r, instr, start);
+    TR_COUNT(r->instructions, 1);
+    TR_COUNT(r->ops_covered, instr->n_ops);
+    TR_COUNT(r->bytes_elided, instr->bytes_elided);
+    if (TR_UNLIKELY(status != TR_OK))
+        forget_results(r, instr);
+    return status;
+}
+
+static void run_or_skip(tr_runner *r, uint32_t i) {
+    const tr_instr *instr = &r->current->plan->instrs[i];
+    if (TR_UNLIKELY(r->failed)) {
+        forget_results(r, instr);
+    } else if (TR_UNLIKELY(!tr__activation_as_planned(r, i))) {
+        run_broken(r, instr);
+    } else {
+        tr_status status = tr__activation_run(r, i);
+        if (TR_UNLIKELY(status != TR_OK))
+            tr__runner_fail(r, status);
+    }
+}
+
+/* Alone after others: their failure counts once all ahead of it has run. */
+static bool adopt_failure(tr_runner *r, uint32_t i) {
+    for (int e = 0; e < tr__crew_size; e++) {
+        tr_runner *other = tr__crew[e];
+        if (other->failed_at != i)
+            continue;
+        other->failed_at = NO_INSTR;
+        if (!r->failed) {
+            TR_FAIL(other->stumbled, "%s", other->stumbled_text);
+            tr__runner_fail(r, other->stumbled);
+        }
+        forget_results(r, &r->current->plan->instrs[i]);
+        return true;
+    }
+    return false;
+}
+
+static bool has_ended(const tr_activation *a) {
+    // Acquire: pairs with the release where END is obeyed.
+    return atomic_load_explicit(&a->ended, memory_order_acquire);
 }
 
 bool tr__activation_step(tr_runner *r) {
     tr_activation *a = r->current;
     const tr_plan *plan = a->plan;
-    if (a->next_instr == plan->n_instrs)
+    if (TR_UNLIKELY(tr__crew_shares(r)))
+        return tr__crew_step(r);
+    while (TR_UNLIKELY(a->schedule != NULL) && a->next_instr < plan->n_instrs && a->ran[a->next_instr])
+        a->next_instr++;
+    if (a->next_instr == plan->n_instrs || (plan->instrs[a->next_instr].ready > cursor(r) && !has_ended(a)))
         return false;
-    tr_instr *instr = &plan->instrs[a->next_instr];
-    if (instr->ready > cursor(r) && !r->ended)
-        return false;
-    if (TR_UNLIKELY(r->failed))
-        forget_results(r, instr);
-    else if (TR_UNLIKELY(a->broken[a->next_instr]) || (instr->n_guards && !guards_hold(r, instr)) ||
-             (instr->has_homes && !homes_hold(r, instr)))
-        run_broken(r, instr);
-    else {
-        bool timed = TR_UNLIKELY(tr_timeline_on || plan->ns);
-        int64_t start = timed ? tr_now_ns() : 0;
-        tr_status status = run_instr(r, instr);
-        if (timed)
-            note_time(r, instr, start);
-        TR_COUNT(r->instructions, 1);
-        TR_COUNT(r->ops_covered, instr->n_ops);
-        TR_COUNT(r->bytes_elided, instr->bytes_elided);
-        if (TR_UNLIKELY(status != TR_OK)) {
-            forget_results(r, instr);
-            tr__runner_fail(r, status);
-        }
-    }
+    if (!TR_UNLIKELY(a->schedule != NULL) || !adopt_failure(r, a->next_instr))
+        run_or_skip(r, a->next_instr);
     a->next_instr++;
     return true;
 }
 
+bool tr__activation_is_done(const tr_runner *r) {
+    const tr_activation *a = r->current;
+    if (!tr__crew_shares(r))
+        return a->next_instr == a->plan->n_instrs;
+    for (int e = 1; e < tr__crew_size; e++)
+        // Acquire: what they have written is there.
+        if (atomic_load_explicit(&tr__crew[e]->task, memory_order_acquire))
+            return false;
+    return tr__crew_has_run_all(a);
+}
+
+static bool instr_has_run(const tr_activation *a, uint32_t i) {
+    if (i < a->next_instr)
+        return true;
+    // Relaxed: only the first executor, which asks, writes it.
+    return a->schedule && (atomic_load_explicit(&a->alone, memory_order_relaxed) ? a->ran[i] : tr__crew_has_run(a, i));
+}
+
 static bool op_has_run(const tr_activation *a, uint32_t op) {
-    return a->plan->instr_of[op] < a->next_instr || a->op_done[op];
+    return instr_has_run(a, a->plan->instr_of[op]) || a->op_done[op];
 }
 
 void tr__activation_catch_up(tr_runner *r, uint32_t upto) {
+    tr__crew_disband(r);
     while (tr__activation_step(r));
     if (upto > cursor(r))
         upto = cursor(r);
@@ -516,7 +609,6 @@ void tr__activation_close(tr_runner *r) {
     if (a->carry)
         tr__slab_release(r->arena, a->carry);
     r->current = NULL;
-    r->ended = false;
     for (uint32_t i = 0; i < r->n_frees; i++)
         tr__store_free(r->arena, r->frees[i]);
     r->n_frees = 0;
@@ -533,8 +625,8 @@ void tr__plan_dropped(tr_runner *r) {
 
 static size_t activation_bytes(const tr_plan *plan) {
     const tr_path *p = plan->path;
-    return sizeof(tr_activation) + 9 * 16 + p->n_operands * 8 + p->n_values * (4 * 8 + 1) + p->n_externals * 8 + p->n_ops +
-           plan->n_instrs;
+    return sizeof(tr_activation) + 10 * 16 + p->n_operands * 8 + p->n_values * (4 * 8 + 1) + p->n_externals * 8 + p->n_ops +
+           2 * plan->n_instrs;
 }
 
 static tr_activation *make_activation(tr_plan *plan) {
@@ -553,6 +645,7 @@ static tr_activation *make_activation(tr_plan *plan) {
     a->external = tr_carve(&at, p->n_externals * 8);
     a->op_done = tr_carve(&at, p->n_ops);
     a->broken = tr_carve(&at, plan->n_instrs);
+    a->ran = tr_carve(&at, plan->n_instrs);
     a->settled = tr_carve(&at, p->n_values);
     atomic_init(&a->finished, true);
     return a;
@@ -581,6 +674,7 @@ void tr__activations_free(tr_plan *plan) {
         tr_free(a);
         a = next;
     }
+    tr__schedule_destroy(plan->state->schedule);
     tr_free(plan->state);
     plan->state = NULL;
 }

@@ -88,6 +88,7 @@ static void *address_of(tr_runner *r, tr_storage *s, tr_status *status) {
         return tr__activation_address(r, s->value, status);
     if (s->bytes == 0)
         return nothing;
+    tr__crew_disband(r);
     s->data = tr_arena_alloc(r->arena, s->bytes);
     if (!s->data)
         *status = TR_FAIL(TR_E_NOMEM, "no memory for a tensor of %zu bytes", s->bytes);
@@ -98,6 +99,7 @@ void *tr__storage_address_at(tr_runner *r, tr_storage *s, const tr_home *home, t
     void *data = address_of(r, s, status);
     if (TR_LIKELY(s->home == home) || !data)
         return data;
+    tr__crew_disband(r);
     *status = tr__move(r, data, s->home, home);
     if (*status != TR_OK)
         return NULL;
@@ -153,7 +155,7 @@ void tr__run_call(tr_runner *r, const tr_call *c) {
     int64_t start = TR_UNLIKELY(tr_timeline_on) ? tr_now_ns() : 0;
     tr_status status = run_call(r, c);
     if (TR_UNLIKELY(tr_timeline_on))
-        tr_timeline_add(TR_TRACK_EXECUTOR, tr_op_info_of((tr_op) c->op)->name, NULL, 1, 0, 0, start, tr_now_ns());
+        tr_timeline_add(tr__track_of(r), tr_op_info_of((tr_op) c->op)->name, NULL, 1, 0, 0, start, tr_now_ns());
     TR_COUNT(r->ops_single, 1);
     if (TR_UNLIKELY(status != TR_OK)) {
         poison_results(c, status);
@@ -193,6 +195,8 @@ void tr__answer_fetch(tr_runner *r, tr_fetch *f) {
     } else {
         tr_payload payload = {0};
         tr_arg a = {0};
+        if (f->exposes)
+            tr__crew_disband(r);
         if (f->exposes && resolve(r, &f->operand, &a) == TR_OK) {
             payload.ptr = a.data;
             f->operand.storage->pinned = true;

@@ -68,7 +68,7 @@ static worker *worker_of(size_t bytes) {
         pthread_once(&once, make_key);
         if (!(own = tr_calloc(1, sizeof *own)))
             return NULL;
-        own->ctx = (tr_kernel_ctx){.threads = 1, .scratch = scratch};
+        own->ctx = (tr_kernel_ctx){.threads = 1, .planned = true, .scratch = scratch};
         pthread_setspecific(key, own);
     }
     if (own->size < bytes) {

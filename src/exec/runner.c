@@ -6,7 +6,6 @@
 
 #include "terra/alloc.h"
 #include "terra/options.h"
-#include "terra/pool.h"
 
 #include <sched.h>
 #include <stdio.h>
@@ -17,7 +16,6 @@ enum { WAIT_SLICE_NS = 20 * 1000 * 1000, MAX_OPEN_ACTIVATIONS = 3 };
 static tr_runner runner;
 static tr_topology *topology;
 static tr_topology_plan *placement;
-static tr_pool pool;
 static tr_wait_host wait_host;
 
 /* ------------------------------------------------------------------------------------------------ the executor */
@@ -26,7 +24,11 @@ static bool has_work(const void *arg) {
     const tr_runner *r = arg;
     if (!tr_ring_is_empty(r->ring))
         return true;
-    if (!r->current || r->current->next_instr == r->current->plan->n_instrs)
+    if (!r->current)
+        return false;
+    if (tr__crew_shares(r))
+        return tr__crew_may_step(r) || tr__crew_is_at_work(r);
+    if (r->current->next_instr == r->current->plan->n_instrs)
         return false;
     // Acquire: as in activation.c; here only the number matters.
     return atomic_load_explicit(&r->current->cursor, memory_order_acquire) >=
@@ -80,10 +82,14 @@ static void close_activation(tr_runner *r) {
     tr_event_notify(&r->room);
 }
 
+static bool has_ended(const tr_runner *r) {
+    return atomic_load_explicit(&r->current->ended, memory_order_relaxed); // this thread writes it
+}
+
 /* What need not wait until an ended activation has closed: a value that an op of it has written, such as the loss behind the mark,
  * is copied as soon as that op has run; what is freed waits for the end in any case. */
 static bool is_obeyed_now(const tr_runner *r, const tr_msg *m) {
-    if (!r->current || !r->ended || m->kind == TR_MSG_FREE)
+    if (!r->current || !has_ended(r) || m->kind == TR_MSG_FREE)
         return true;
     const tr_fetch *f = m->object;
     return m->kind == TR_MSG_FETCH && f->need && f->operand.storage && !f->exposes;
@@ -114,7 +120,10 @@ static bool obey(tr_runner *r, tr_msg *m) {
         tr__activation_open(r, m->object);
         break;
     case TR_MSG_END:
-        r->ended = true; // closed once the rest has run
+        // Release: pairs with the acquires of the executors that share it. It is closed once the rest has run.
+        atomic_store_explicit(&r->current->ended, true, memory_order_release);
+        if (tr__crew_shares(r))
+            tr_event_notify(&r->wake);
         break;
     case TR_MSG_EXIT:
         tr__activation_catch_up(r, UINT32_MAX);
@@ -154,7 +163,7 @@ static void idle(tr_runner *r) {
         return;
     // Python is busy elsewhere, and validated ops wait for an instruction that waits for more: they need not.
     uint32_t cursor = atomic_load_explicit(&r->current->cursor, memory_order_acquire);
-    if (r->starved_at == cursor)
+    if (r->starved_at == cursor || (tr__crew_shares(r) && tr__crew_is_at_work(r)))
         return;
     r->starved_at = cursor;
     if (!tr__activation_has_run(r, cursor)) {
@@ -163,10 +172,23 @@ static void idle(tr_runner *r) {
     }
 }
 
+/* While others are at work: a command to be obeyed, or a fetch that can be answered? */
+static bool has_orders(const tr_runner *r) {
+    size_t bytes;
+    const tr_msg *m = tr_ring_peek(r->ring, &bytes);
+    if (m && is_obeyed_now(r, m))
+        return true;
+    for (const tr_fetch *f = r->fetches; f; f = f->next)
+        if (tr__activation_has_run(r, f->need))
+            return true;
+    return false;
+}
+
 static void *executor_main(void *arg) {
     tr_runner *r = arg;
-    tr_pool_start(r->placement, &pool);
-    r->ctx.threads = pool.thread_count;
+    tr__crew_start();
+    tr_pool_start(r->placement, &r->pool);
+    r->ctx.threads = r->pool.thread_count;
     for (;;) {
         while (TR_UNLIKELY(atomic_load_explicit(&r->held, memory_order_acquire)))
             sched_yield();
@@ -180,7 +202,9 @@ static void *executor_main(void *arg) {
                 break;
         } else if (r->current && tr__activation_step(r)) {
             serve_fetches(r, false);
-        } else if (r->current && r->ended) {
+        } else if (r->current && tr__crew_wait(r, has_orders)) {
+            serve_fetches(r, false);
+        } else if (r->current && has_ended(r) && tr__activation_is_done(r)) {
             close_activation(r);
         } else {
             serve_fetches(r, true);
@@ -190,7 +214,8 @@ static void *executor_main(void *arg) {
             atomic_store_explicit(&r->idle, false, memory_order_relaxed);
         }
     }
-    tr_pool_stop(&pool);
+    tr__crew_stop();
+    tr_pool_stop(&r->pool);
     return NULL;
 }
 
@@ -214,9 +239,9 @@ static void *scratch(tr_kernel_ctx *ctx, size_t bytes) {
 tr_status tr_exec_init(void) {
     TR_TRY(tr_options_load());
     const tr_options *options = tr_options_get();
-    if (options->executors < 0 || options->executors > 1)
-        return TR_FAIL(TR_E_VALUE, "TERRA_EXECUTORS=%lld: a process has one executor in this version; one process per NUMA node uses "
-                                   "them all", (long long) options->executors);
+    if (options->executors < 0 || options->executors > TR_MAX_EXECUTORS)
+        return TR_FAIL(TR_E_VALUE, "TERRA_EXECUTORS=%lld: from 1 to %d, or 0 for one per NUMA node", (long long) options->executors,
+                       TR_MAX_EXECUTORS);
     if (options->fail_alloc)
         tr_fail_alloc_set(options->fail_alloc);
     if (options->timeline)
@@ -228,8 +253,8 @@ tr_status tr_exec_init(void) {
                                  (tr_pin) options->pin, &placement));
     TR_TRY(tr__store_init());
     TR_TRY(tr_ring_create((size_t) options->ring_bytes, &runner.ring));
-    runner.placement = &placement->executors[0];
     runner.ctx.scratch = scratch;
+    TR_TRY(tr__crew_create(&runner, placement));
     return tr_arena_create(runner.placement->bind_memory ? runner.placement->os_node : -1, &runner.arena);
 }
 
@@ -577,7 +602,8 @@ void tr_exec_fork_prepare(void) {
 }
 void tr_exec_fork_parent(void) {}
 void tr_exec_fork_child(void) {
-    runner.placement = NULL; // not pinned beside the parent's team
+    for (int e = 0; e < tr__crew_size; e++)
+        tr__crew[e]->placement = NULL; // not pinned beside the parent's team
 }
 
 /* ---- for tests ---- */
@@ -602,41 +628,52 @@ void tr_exec_wait_until_idle(void) {
 /* ---- to see it ---- */
 
 void tr_exec_stats_get(tr_exec_stats *out) {
-#define COUNTER(c) atomic_load_explicit(&runner.c, memory_order_relaxed)
-    tr_arena_stats a = {0};
-    if (runner.arena)
-        tr_arena_stats_get(runner.arena, &a);
-    *out = (tr_exec_stats){
-        .instructions = COUNTER(instructions),
-        .ops_covered = COUNTER(ops_covered),
-        .ops_single = COUNTER(ops_single),
-        .bytes_elided = COUNTER(bytes_elided),
-        .fetches = COUNTER(n_fetches),
-        .demands = COUNTER(demands),
-        .starvations = COUNTER(starvations),
-        .bytes_live = a.live_bytes,
-        .bytes_peak = a.peak_bytes,
-        .bytes_touched = a.touched_bytes,
-        .allocations = a.allocations,
-        .executors = 1,
-        .threads = runner.placement ? runner.placement->thread_count : 1,
-    };
-#undef COUNTER
+    *out = (tr_exec_stats){.executors = tr__crew_size, .threads = tr_exec_team()};
+    for (int e = 0; e < tr__crew_size; e++) {
+        tr_runner *r = tr__crew[e] ? tr__crew[e] : &runner;
+        tr_arena_stats a = {0};
+        if (r->arena)
+            tr_arena_stats_get(r->arena, &a);
+#define ADD(field, counter) out->field += atomic_load_explicit(&r->counter, memory_order_relaxed)
+        ADD(instructions, instructions);
+        ADD(ops_covered, ops_covered);
+        ADD(ops_single, ops_single);
+        ADD(bytes_elided, bytes_elided);
+        ADD(fetches, n_fetches);
+        ADD(demands, demands);
+        ADD(starvations, starvations);
+#undef ADD
+        out->bytes_live += a.live_bytes;
+        out->bytes_peak += a.peak_bytes;
+        out->bytes_touched += a.touched_bytes;
+        out->allocations += a.allocations;
+    }
+}
+
+int tr_exec_executors(void) {
+    return tr__crew_size;
 }
 
 int tr_exec_team(void) {
     return runner.placement && runner.placement->thread_count > 0 ? runner.placement->thread_count : 1;
 }
 
+static size_t put_placement(char *text, size_t at, size_t room, int e, const tr_placement *p) {
+    at += (size_t) snprintf(text + at, room - at, "%sexecutor %d: %d thread%s on cpus", e ? "\n" : "", e, p->thread_count,
+                            p->thread_count == 1 ? "" : "s");
+    for (int i = 0; i < p->thread_count && at < room; i++)
+        at += (size_t) snprintf(text + at, room - at, " %d", p->cpus[i]);
+    if (at < room)
+        at += (size_t) snprintf(text + at, room - at, "%s", p->pin ? " (pinned)" : "");
+    return at;
+}
+
 const char *tr_exec_placement(void) {
-    static char text[512];
+    static char text[4096];
     if (!runner.placement)
         return "unpinned";
-    size_t at = (size_t) snprintf(text, sizeof text, "executor 0: %d thread%s on cpus", runner.placement->thread_count,
-                                  runner.placement->thread_count == 1 ? "" : "s");
-    for (int i = 0; i < runner.placement->thread_count && at < sizeof text; i++)
-        at += (size_t) snprintf(text + at, sizeof text - at, " %d", runner.placement->cpus[i]);
-    if (at < sizeof text)
-        snprintf(text + at, sizeof text - at, "%s", runner.placement->pin ? " (pinned)" : "");
+    size_t at = 0;
+    for (int e = 0; e < tr__crew_size && at < sizeof text; e++)
+        at = put_placement(text, at, sizeof text, e, tr__crew[e]->placement);
     return text;
 }

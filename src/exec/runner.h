@@ -1,14 +1,16 @@
-/* runner.h - the executor thread's own state. runner.c is its loop and Python's side of the ring; activation.c runs plans;
- * call.c runs one op.
+/* runner.h - an executor thread's own state. runner.c is the first one's loop and Python's side of the ring; activation.c runs
+ * plans; crew.c shares their instructions with other executors; call.c runs one op.
  *
  * Owned by the executor thread, but for the fields that say otherwise. */
 #ifndef TR_EXEC_RUNNER_H
 #define TR_EXEC_RUNNER_H
 
+#include "exec/schedule.h"
 #include "exec/store.h"
 #include "terra/dnn.h"
 #include "terra/event.h"
 #include "terra/future.h"
+#include "terra/pool.h"
 #include "terra/ring.h"
 #include "terra/timeline.h"
 #include "terra/topology.h"
@@ -46,6 +48,7 @@ struct tr_fetch {
 };
 
 typedef struct tr_runner {
+    int index;                  /* among the executors. 0: the first, who obeys the ring and does all that isn't said to be others' */
     tr_ring *ring;
     tr_event wake;              /* Python → executor: a command, or the cursor moved */
     tr_event room;              /* executor → Python: the ring has room; an activation finished */
@@ -53,6 +56,7 @@ typedef struct tr_runner {
     bool running;               /* Python's */
     tr_arena *arena;
     const tr_placement *placement;
+    tr_pool pool;               /* its team */
     tr_kernel_ctx ctx;
     void *scratch_more[16];     /* blocks beyond scratch_base, until the kernel returns */
     int n_scratch_more;
@@ -62,7 +66,6 @@ typedef struct tr_runner {
     char error_text[TR_FUTURE_MESSAGE_MAX];
 
     tr_activation *current;     /* open: BEGIN seen, not yet END or EXIT */
-    bool ended;                 /* END seen: every op is validated */
     bool failed;                /* something in the current activation failed: the rest is skipped */
     uint32_t starved_at;        /* cursor at which the last starvation was relieved */
     int64_t last_wait;          /* how long the executor last had nothing to do, in ns */
@@ -73,6 +76,15 @@ typedef struct tr_runner {
     tr_arg *args;               /* of the call being run */
     uint32_t args_size;
 
+    /* Several executors (crew.c). */
+    _Alignas(64) _Atomic(tr_activation *) task; /* what it runs its share of; the first sets it, the other clears it */
+    _Atomic uint32_t done;      /* how many instructions of its share have run */
+    _Atomic bool gave_up;       /* it can't go on: what comes next needs the first executor */
+    _Atomic bool leaving;       /* it shall end */
+    uint32_t failed_at;         /* NO_INSTR; or the instruction that failed, while it shared an activation, and how: */
+    tr_status stumbled;
+    char stumbled_text[TR_FUTURE_MESSAGE_MAX];
+
     _Atomic bool held;          /* tests: Python stops the executor */
     _Atomic bool idle;          /* tests: nothing is ready */
 
@@ -82,6 +94,10 @@ typedef struct tr_runner {
 /* Counters are written by the executor alone and read anywhere: relaxed. */
 #define TR_COUNT(counter, n) \
     atomic_store_explicit(&(counter), atomic_load_explicit(&(counter), memory_order_relaxed) + (n), memory_order_relaxed)
+
+static inline tr_track tr__track_of(const tr_runner *r) {
+    return r->index ? (tr_track) (TR_TRACK_MORE + r->index) : TR_TRACK_EXECUTOR;
+}
 
 /* call.c: runs one op over resolved operands; the failure names the op and where it was called. */
 tr_status tr__run_kernel(tr_runner *r, const tr_kernel_call *call, uint32_t site);
@@ -99,7 +115,42 @@ tr_status tr__move(tr_runner *r, void *data, const tr_home *from, const tr_home 
 void tr__run_call(tr_runner *r, const tr_call *call);
 void tr__answer_fetch(tr_runner *r, tr_fetch *f);
 
+/* crew.c: several executors on one plan. The first gives out an activation; each runs its share of the schedule. Whatever else is
+ * asked of the first (a single op, an exit, a value that must be moved, an error) it does alone, for the rest of that activation:
+ * while others are at work nobody changes a storage or a value's place. */
+enum { NO_INSTR = UINT32_MAX };
+extern tr_runner *tr__crew[TR_MAX_EXECUTORS];
+extern int tr__crew_size;
+/* Python's, once: runners for all of the plan's placements, of which `first` is one. */
+tr_status tr__crew_create(tr_runner *first, const tr_topology_plan *placement);
+/* The rest is the first's. Threads; those that can't be started are done without. */
+void tr__crew_start(void);
+void tr__crew_stop(void);
+static inline bool tr__crew_shares(const tr_runner *r) {
+    // Relaxed: only the first executor writes it.
+    return r->current && r->current->schedule && !atomic_load_explicit(&r->current->alone, memory_order_relaxed);
+}
+/* Gives out the open activation, which has a schedule. */
+void tr__crew_begin(tr_runner *r);
+bool tr__crew_step(tr_runner *r);
+/* Can the first run something of its share, or must it go on alone? */
+bool tr__crew_may_step(const tr_runner *r);
+/* Has another one something to do that waits neither for Python nor for the first? */
+bool tr__crew_is_at_work(const tr_runner *r);
+/* Waits while others are at work and the first has nothing to do; `other`: what else would be to do. False: they are not. */
+bool tr__crew_wait(tr_runner *r, bool (*other)(const tr_runner *r));
+bool tr__crew_has_run(const tr_activation *a, uint32_t instr);
+bool tr__crew_has_run_all(const tr_activation *a);
+/* From here on the first runs the activation alone. Nothing if it does already. */
+void tr__crew_disband(tr_runner *r);
+
 /* activation.c */
+/* Can an instruction run as planned, and not op by op? */
+bool tr__activation_as_planned(const tr_runner *r, uint32_t instr);
+/* Runs it, timed and counted. */
+tr_status tr__activation_run(tr_runner *r, uint32_t instr);
+/* Nothing is left to run. */
+bool tr__activation_is_done(const tr_runner *r);
 void tr__activation_open(tr_runner *r, tr_activation *a);
 /* Runs one ready instruction; false when none is. */
 bool tr__activation_step(tr_runner *r);

@@ -3,6 +3,7 @@
 
 #include "terra/alloc.h"
 #include "terra/event.h"
+#include "terra/exec.h"
 #include "terra/options.h"
 #include "terra/timeline.h"
 
@@ -33,6 +34,9 @@ static void free_plan(tr_plan *plan) {
     tr_free(plan->instr_of);
     tr_free(plan->slot);
     tr_free(plan->carry);
+    tr_free(plan->before_at);
+    tr_free(plan->before);
+    tr_free(plan->guess);
     tr_free(plan->ns);
     tr_free(plan);
 }
@@ -105,6 +109,8 @@ static tr_status run_passes(tr__graph *g, const tr_path *path, tr_plan **out) {
     tr_plan *plan = NULL;
     TR_TRY(lower(g, &plan));
     tr_status status = verify ? tr_plan_verify(plan) : TR_OK;
+    if (status == TR_OK && tr_exec_executors() > 1)
+        status = tr__depend(g, plan);
     if (status != TR_OK) {
         free_plan(plan);
         return status;

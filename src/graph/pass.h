@@ -159,6 +159,8 @@ uint32_t tr__order(tr__graph *g, uint32_t *list);
 /* Instructions, their programs; then the memory of values. */
 tr_status tr__lower(tr__graph *g, tr_plan *plan);
 tr_status tr__plan_memory(tr_plan *plan);
+/* Then, for several executors: what must have run before each instruction. */
+tr_status tr__depend(tr__graph *g, tr_plan *plan);
 
 /* The argument whose elements step s of a program passes on as they are; -1: it computes something. */
 int tr__passed_on(const tr_ew_program *e, int s);

@@ -83,9 +83,9 @@ char *tr_info(void) {
 }
 
 tr_status tr_set_executors(int n, int threads) {
-    if (n > 1)
-        return TR_FAIL(TR_E_NOTIMPL, "set_executors: one executor per process is supported now, got %d", n);
     char text[32];
+    snprintf(text, sizeof text, "%d", n);
+    TR_TRY(tr_options_set("TERRA_EXECUTORS", text));
     snprintf(text, sizeof text, "%d", threads);
     return tr_options_set("TERRA_THREADS", text);
 }

@@ -63,20 +63,31 @@ static void write_event(FILE *f, int track, const event *e) {
     fprintf(f, "}");
 }
 
+static void name_track(int track, char *out, size_t size) {
+    static const char *const names[] = {[TR_TRACK_PYTHON] = "Python", [TR_TRACK_EXECUTOR] = "executor", [TR_TRACK_COMPILER] = "compiler"};
+    if (track <= TR_TRACK_COMPILER)
+        snprintf(out, size, "%s", names[track]);
+    else
+        snprintf(out, size, "executor %d", track - TR_TRACK_MORE);
+}
+
 tr_status tr_timeline_write(const char *path) {
-    static const char *const names[] = {"Python", "executor", "compiler"};
     FILE *f = fopen(path, "w");
     if (!f)
         return TR_FAIL(TR_E_RUNTIME, "can't write the timeline to %s: %s", path, strerror(errno));
     fprintf(f, "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{\"name\":"
                "\"terra\"}}");
     for (int t = 0; t < TR_TRACK_COUNT; t++) {
-        fprintf(f, ",\n{\"ph\":\"M\",\"pid\":1,\"tid\":%d,\"name\":\"thread_name\",\"args\":{\"name\":\"%s\"}}", t, names[t]);
+        if (t > TR_TRACK_COMPILER && !tracks[t].first)
+            continue;
+        char name[32];
+        name_track(t, name, sizeof name);
+        fprintf(f, ",\n{\"ph\":\"M\",\"pid\":1,\"tid\":%d,\"name\":\"thread_name\",\"args\":{\"name\":\"%s\"}}", t, name);
         for (const chunk *c = tracks[t].first; c; c = c->next)
             for (uint32_t i = 0; i < c->n; i++)
                 write_event(f, t, &c->events[i]);
         if (tracks[t].lost)
-            fprintf(stderr, "terra: the timeline lacks the %s's last %lld events\n", names[t], (long long) tracks[t].lost);
+            fprintf(stderr, "terra: the timeline lacks the %s's last %lld events\n", name, (long long) tracks[t].lost);
     }
     fprintf(f, "\n]}\n");
     return fclose(f) == 0 ? TR_OK : TR_FAIL(TR_E_RUNTIME, "can't write the timeline to %s: %s", path, strerror(errno));

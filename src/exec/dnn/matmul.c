@@ -204,7 +204,7 @@ static tr_status run(const tr_kernel_call *c, product *p, bool *done) {
     *done = true;
     if (!e)
         return TR_FAIL(TR_E_NOMEM, "no memory for compiled operations");
-    bool wait = p->dtype == TR_F32 && e->seen == 1;
+    bool wait = p->dtype == TR_F32 && e->seen == 1 && !c->ctx->planned;
     if (!e->op && !e->refused && !wait) {
         tr_status s = compile(p, threads, e);
         if (s == TR_E_NOMEM)
