@@ -135,6 +135,7 @@ static bool obey(tr_runner *r, tr_msg *m) {
         atomic_store_explicit(&((tr_plan *) m->object)->dropped, true, memory_order_release);
         break;
     case TR_MSG_STOP:
+        tr__crew_disband(r); // an activation may be open: it goes on once the thread has started again
         return false;
     }
     return true;
