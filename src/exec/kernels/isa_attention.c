@@ -135,14 +135,28 @@ static void put(const matrix *m, int64_t r, const float *from, int64_t n) {
         memcpy(at(m, r, 0), from, (size_t) n * sizeof *from);
 }
 
-static void put_rows(const matrix *m, const float *from, int64_t step, int64_t rows, int64_t n) {
-    for (int64_t r = 0; r < rows; r++)
-        put(m, r, from + r * step, n);
+/* Rows are far apart: the processor does not see which come next. */
+enum { AHEAD = 8 };
+ALWAYS void send_for(const matrix *m, int64_t r, int64_t n, int write) {
+    const char *row = at(m, r, 0);
+    for (int64_t c = 0; c < n * m->element; c += 64)
+        if (write)
+            __builtin_prefetch(row + c, 1);
+        else
+            __builtin_prefetch(row + c, 0);
 }
 
-/* Rows [rows, step] of columns [0, n), padded with zeros. */
+static void put_rows(const matrix *m, const float *from, int64_t step, int64_t rows, int64_t n) {
+    for (int64_t r = 0; r < rows; r++) {
+        send_for(m, r + AHEAD, n, 1);
+        put(m, r, from + r * step, n);
+    }
+}
+
+/* Rows [rows, step] of columns [0, n), padded with zeros; the next tile's are sent for. */
 static void get_rows(float *to, int64_t step, const matrix *m, int64_t row, int64_t rows, int64_t n) {
     for (int64_t r = 0; r < rows; r++, to += step) {
+        send_for(m, row + r + TILE, n, 0);
         get(to, m, row + r, 0, n);
         memset(to + n, 0, (size_t) (step - n) * sizeof *to);
     }
@@ -415,26 +429,40 @@ static void clear_rest(const span *s, float *x, int64_t n) {
         memset(x + from, 0, (size_t) (to - from) * sizeof *x);
 }
 
-/* x = exp(x * scale - m), 0 behind n; returns the sum */
-static float exponentials(const span *s, float *x, float scale, float m, int64_t n) {
-    vF sum[2] = {{0}}, e[2];
-    for (int64_t k = 0; k < n; k += NR) {
-        exponentials2(e, x + k, scale, m, n - k);
-        sum[0] += e[0];
-        sum[1] += e[1];
-        memcpy(x + k, e, sizeof e);
-    }
-    clear_rest(s, x, n);
-    return total_of(sum[0] + sum[1]);
-}
-
 static const uint8_t *keep_row(const unit *u, int64_t row, int64_t key) {
     const job *j = u->j;
     return j->keep + ((u->b * j->heads + u->h) * j->l + row) * j->s + key;
 }
 
-static void drop(float *x, const uint8_t *keep, float kept, int64_t n) {
-    _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) x[k] = keep[k] ? x[k] * kept : 0;
+/* What dropout multiplies a vector's first n elements by. */
+ALWAYS vF kept_factors(const uint8_t *keep, float kept, int64_t n) {
+    uint8_t held[VN_F] = {0};
+    if (n < VN_F)
+        keep = memcpy(held, keep, (size_t) tr__max(0, n));
+#if TR_ISA_LEVEL >= 4
+    __m128i bytes = _mm_loadu_si128((const __m128i *) keep);
+    return _mm512_maskz_mov_ps(_mm_test_epi8_mask(bytes, bytes), VF_CONST(kept));
+#else
+    vF f;
+    for (int i = 0; i < VN_F; i++)
+        f[i] = keep[i] ? kept : 0;
+    return f;
+#endif
+}
+
+/* x = exp(x * scale - m), 0 behind n, and of these what dropout leaves, if there is any; returns the sum of all. */
+static float exponentials(const job *j, const span *s, float *x, float scale, float m, int64_t n, const uint8_t *keep) {
+    vF sum[2] = {{0}}, e[2];
+    for (int64_t k = 0; k < n; k += NR) {
+        exponentials2(e, x + k, scale, m, n - k);
+        sum[0] += e[0];
+        sum[1] += e[1];
+        for (int i = 0; keep && i < 2; i++)
+            e[i] *= kept_factors(keep + k + i * VN_F, j->kept, n - k - i * VN_F);
+        memcpy(x + k, e, sizeof e);
+    }
+    clear_rest(s, x, n);
+    return total_of(sum[0] + sum[1]);
 }
 
 /* ------------------------------------------------------------------------------------------ rounding what was computed */
@@ -477,31 +505,45 @@ static int64_t looked_at(const unit *u, const span *s, int64_t r) {
 typedef struct forward_space {
     float *kt, *v;        /* packed: [d, s] and [s, e] */
     float *q, *tile, *o;  /* [TILE, d], [TILE, ROW], [TILE, e] */
-    float most[TILE], sum[TILE];
+    float most[TILE], sum[TILE], shrinks[TILE];
 } forward_space;
 
-/* Row r's scores become probabilities, as far as its greatest score up to here is known; what it had before shrinks. */
-static void soften(const unit *u, forward_space *w, const span *s, int64_t r) {
-    const job *j = u->j;
+/* The greatest score of row r up to here, and how what it had before shrinks. Returns what its scores are to be multiplied by. */
+static float raise_row(const unit *u, forward_space *w, const span *s, int64_t r) {
     float *x = w->tile + r * ROW;
     int64_t n = seen_by(u, s, r + 1);
     float scale = scale_row(u, x, s->row + r, s->key, n), before = s->key ? w->most[r] : -__builtin_inff();
     float m = row_max(x, n);
     m = m == -__builtin_inff() ? m : m * scale;
-    m = before > m || before != before ? before : m;
+    w->most[r] = before > m || before != before ? before : m;
+    w->shrinks[r] = before == w->most[r] ? 1 : expf(before - w->most[r]);
+    return scale;
+}
+
+/* Row r's scores become probabilities, as far as its greatest score is known. */
+static void soften_row(const unit *u, forward_space *w, const span *s, int64_t r, float scale) {
+    float *x = w->tile + r * ROW, m = w->most[r], factor = w->shrinks[r];
+    const uint8_t *keep = u->j->keep ? keep_row(u, s->row + r, s->key) : NULL;
     // A row without any key yet: its exponentials are those of -inf.
-    float total = exponentials(s, x, scale, m == -__builtin_inff() ? 0 : m, n);
+    float total = exponentials(u->j, s, x, scale, m == -__builtin_inff() ? 0 : m, seen_by(u, s, r + 1), keep);
     if (s->key) {
-        float factor = before == m ? 1 : expf(before - m);
         float *o = w->o + r * u->e_pad;
         for (int64_t c = 0; c < u->e_pad; c++)
             o[c] *= factor;
         total += w->sum[r] * factor;
     }
-    w->most[r] = m;
     w->sum[r] = total;
-    if (j->keep)
-        drop(x, keep_row(u, s->row + r, s->key), j->kept, n);
+    if (u->j->pairs)
+        round_row(x, looked_at(u, s, r));
+}
+
+/* Of all rows one thing after the other: each ends in a sum or a maximum that the next would wait for. */
+static void soften(const unit *u, forward_space *w, const span *s) {
+    float scale[TILE];
+    for (int64_t r = 0; r < s->rows; r++)
+        scale[r] = raise_row(u, w, s, r);
+    for (int64_t r = 0; r < s->rows; r++)
+        soften_row(u, w, s, r, scale[r]);
 }
 
 static void finish_row(const unit *u, const forward_space *w, const matrix *out, int64_t row, int64_t r) {
@@ -523,11 +565,7 @@ static void forward_tile(const unit *u, forward_space *w, int64_t row, int64_t r
     for (int64_t key = 0; key < seen; key += BLOCK) {
         span s = {row, rows, key, tr__min(BLOCK, seen - key)};
         compare(u, &s, w->q, j->d, w->kt + key * words(j, j->d), w->tile);
-        for (int64_t r = 0; r < rows; r++) {
-            soften(u, w, &s, r);
-            if (j->pairs)
-                round_row(w->tile + r * ROW, looked_at(u, &s, r));
-        }
+        soften(u, w, &s);
         gather(u, &s, w->tile, w->v, w->o, u->e_pad);
     }
     for (int64_t r = 0; r < rows; r++)
@@ -590,16 +628,20 @@ static float dot(const float *a, const float *b, int64_t n) {
     return total;
 }
 
-/* p = exp(p * scale - lse), ds = p * (ds - delta) * by; without dropout. */
-static void differentiate(const span *s, float *p, float *ds, float scale, float lse, float delta, float by, int64_t n) {
+/* p = exp(p * scale - lse), ds = p * (ds - delta) * by; with dropout, of what it left of ds, and p is what it leaves. */
+ALWAYS void differentiate(const job *j, const span *s, float *p, float *ds, float scale, float lse, float delta, int64_t n,
+                          const uint8_t *keep) {
     vF e[2], d[2];
     for (int64_t k = 0; k < n; k += NR) {
         exponentials2(e, p + k, scale, lse, n - k);
         memcpy(d, ds + k, sizeof d);
         for (int i = 0; i < 2; i++) {
-            d[i] = e[i] * (d[i] - delta) * by;
-            if (n - k < NR)
-                d[i] = lanes_below(n - k - i * VN_F, d[i], (vF){0}); // of keys that are not seen: 0 * inf
+            int64_t left = n - k - i * VN_F;
+            vF f = keep ? kept_factors(keep + k + i * VN_F, j->kept, left) : VF_CONST(1.0f);
+            d[i] = e[i] * (d[i] * f - delta) * j->scale;
+            e[i] *= f;
+            if (left < VN_F)
+                d[i] = lanes_below(left, d[i], (vF){0}); // of keys that are not seen: 0 * inf
         }
         memcpy(p + k, e, sizeof e);
         memcpy(ds + k, d, sizeof d);
@@ -610,21 +652,13 @@ static void differentiate(const span *s, float *p, float *ds, float scale, float
 
 static void differentiate_row(const unit *u, const backward_space *w, const span *s, int64_t r, float lse, float delta) {
     const job *j = u->j;
-    float *p = w->p + r * ROW, *ds = w->ds + r * ROW, by = j->scale, kept = j->kept;
+    float *p = w->p + r * ROW, *ds = w->ds + r * ROW;
     int64_t n = seen_by(u, s, r + 1);
     float scale = scale_row(u, p, s->row + r, s->key, n);
-    if (!j->keep) {
-        differentiate(s, p, ds, scale, lse, delta, by, n);
-        return;
-    }
-    exponentials(s, p, scale, lse, n);
-    const uint8_t *keep = keep_row(u, s->row + r, s->key);
-    _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {
-        float d = keep[k] ? ds[k] * kept : 0;
-        ds[k] = p[k] * (d - delta) * by;
-        p[k] = keep[k] ? p[k] * kept : 0;
-    }
-    memset(ds + n, 0, (size_t) (tr__min(padded(s->n), n + MR) - n) * sizeof *ds);
+    if (j->keep)
+        differentiate(j, s, p, ds, scale, lse, delta, n, keep_row(u, s->row + r, s->key));
+    else
+        differentiate(j, s, p, ds, scale, lse, delta, n, NULL);
 }
 
 /* Rows r and r + 1, of which the latter may be missing, to pairs: of keys, where ds was, and of both rows, where p was: p's and
