@@ -330,25 +330,32 @@ static tr_arg heads(tr_dtype dtype, int64_t b, int64_t h, int64_t l, int64_t d, 
     return make(dtype, 4, (int64_t[]){b, h, l, d}, (int64_t[]){l * step, d, step, 1});
 }
 static void attention(void) {
-    static const int sizes[][6] = {{8, 12, 128, 64, 0, 1}, {4, 8, 256, 64, 1, 1}, {4, 8, 256, 64, 1, 3}, {1, 8, 2048, 64, 1, 1}};
-    for (int i = 0; i < 8; i++) {
+    static const int sizes[][7] = {{8, 12, 128, 64, 0, 1, 0},
+                                   {8, 12, 128, 64, 0, 1, 1},
+                                   {4, 8, 256, 64, 1, 1, 0},
+                                   {4, 8, 256, 64, 1, 3, 0},
+                                   {1, 8, 2048, 64, 1, 1, 0}};
+    for (int i = 0; i < 2 * (int) (sizeof sizes / sizeof *sizes); i++) {
         const int *z = sizes[i / 2];
         int64_t b = z[0], h = z[1], l = z[2], d = z[3], causal = z[4], row = h * d;
         tr_dtype dtype = i % 2 ? TR_BF16 : TR_F32;
         char name[96];
-        snprintf(name, sizeof name, "attention %dx%dx%dx%d%s%s%s", z[0], z[1], z[2], z[3], causal ? " causal" : "",
-                 z[5] > 1 ? " of one product" : "", i % 2 ? ", bfloat16" : "");
+        snprintf(name, sizeof name, "attention %dx%dx%dx%d%s%s%s%s", z[0], z[1], z[2], z[3], causal ? " causal" : "",
+                 z[5] > 1 ? " of one product" : "", z[6] ? " dropout" : "", i % 2 ? ", bfloat16" : "");
         if (!wanted(name))
             continue;
         tr_arg q = heads(dtype, b, h, l, d, row * z[5]), k = heads(dtype, b, h, l, d, row * z[5]),
                v = heads(dtype, b, h, l, d, row * z[5]), y = heads(dtype, b, h, l, d, row), g = heads(dtype, b, h, l, d, row),
                dq = heads(dtype, b, h, l, d, row), dk = heads(dtype, b, h, l, d, row), dv = heads(dtype, b, h, l, d, row),
                sums = F(b, h, l), none = {0};
-        double flops = 4.0 * (double) (b * h * l * l * d) / (causal ? 2 : 1);
-        bench(name, _sdpa, 0, flops, (causal), (y, sums), q, k, v, none, none, number(0.125), number(0));
+        tr_arg keep = z[6] ? TENSOR(TR_BOOL, b, h, l, l) : none;
+        for (int64_t n = 0; z[6] && n < keep.meta->numel; n++)
+            ((uint8_t *) keep.data)[n] = n * 7919 % 10 != 0;
+        double flops = 4.0 * (double) (b * h * l * l * d) / (causal ? 2 : 1), p = z[6] ? 0.1 : 0;
+        bench(name, _sdpa, 0, flops, (causal), (y, sums), q, k, v, none, keep, number(0.125), number(p));
         strcat(name, ", backward");
-        bench(name, _sdpa_backward, 0, 2.5 * flops, (causal), (dq, dk, dv), g, q, k, v, none, none, y, sums, number(0.125),
-              number(0));
+        bench(name, _sdpa_backward, 0, 2.5 * flops, (causal), (dq, dk, dv), g, q, k, v, none, keep, y, sums, number(0.125),
+              number(p));
     }
 }
 

@@ -66,6 +66,12 @@ typedef struct place {
     bool one;
 } place;
 
+/* What the next tile loads comes while this one is computed. */
+static void send_for(const char *from, int64_t bytes) {
+    for (int64_t k = 0; k < bytes; k += 64)
+        __builtin_prefetch(from + k);
+}
+
 static place load_tile(const run *r, const instruction *i, const tile *t, char *reg) {
     const argument *g = &r->args[i->arg];
     size_t size = tr_dtype_size(g->dtype);
@@ -76,6 +82,7 @@ static place load_tile(const run *r, const instruction *i, const tile *t, char *
         if (same_bits(g->dtype, i->cls))
             return (place){from, false};
         load(reg, from, 1, t->n);
+        send_for(from + t->n * (int64_t) size, t->n * (int64_t) size);
         return (place){reg, false};
     }
     if (r->rows_per_tile) {

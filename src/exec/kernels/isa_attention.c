@@ -1,11 +1,14 @@
-/* isa_attention.c - scaled dot-product attention, by head: softmax(q k^T * scale + mask) v. In float32; bfloat16 is widened where
- * operands are packed, and rounded where results are stored.
+/* isa_attention.c - scaled dot-product attention, by head: softmax(q k^T * scale + mask) v. In float32. Of bfloat16, where the
+ * processor multiplies pairs of it, factors are pairs: probabilities and the derivatives of scores are rounded to it as PyTorch
+ * rounds them, sums and all else stay float32. Elsewhere it is widened where operands are packed. Results are rounded once.
  *
  * A head's keys and values are packed once into panels of NR columns. Its queries come in tiles of TILE rows, against blocks of
  * at most BLOCK keys: scores stay in a tile in the cache, are turned into probabilities there, and are multiplied by the values
  * (the softmax is rescaled from block to block). Kept for backward is only the logarithm of each row's sum; backward computes
  * the scores again. Of a causal tile each MR rows look at the keys up to their last one. Work is cut by sizes alone, and sums by
  * those of one head of a batch: results depend neither on the number of threads nor on how a batch is cut.
+ *
+ * Memory is counted in words of 32 bits: a float, or two bfloat16 that are neighbours along the dimension that a product sums.
  *
  *   l queries, s keys, d columns of queries and keys, e columns of values */
 #include "exec/kernels/kernels.h"
@@ -31,7 +34,7 @@ static int64_t padded(int64_t n) {
 
 /* ------------------------------------------------------------------------------------------ products of small matrices */
 
-/* c [R, NR] (+)= a [R, k] b [k, NR]; steps of a by row and by k, of b by k, of c by row. */
+/* c [R, NR] (+)= a [R, k] b [k, NR]; steps of a by row and by k, of b by k, of c by row. k counts words. */
 ALWAYS void micro(int R, int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c,
                   int64_t c_row, bool add) {
     vF acc[MR][2];
@@ -51,26 +54,45 @@ typedef void micro_fn(int64_t k, const float *a, int64_t a_row, int64_t a_k, con
                           int64_t c_row, bool add) {                                                                      \
         micro(R, k, a, a_row, a_k, b, b_k, c, c_row, add);                                                                \
     }
-MICRO(1)
-MICRO(2)
-MICRO(3)
-MICRO(4)
-MICRO(5)
-MICRO(6)
 #if TR_ISA_LEVEL >= 4
-MICRO(7)
-MICRO(8)
-MICRO(9)
-MICRO(10)
-MICRO(11)
-MICRO(12)
+#define EACH_R(f) f(1) f(2) f(3) f(4) f(5) f(6) f(7) f(8) f(9) f(10) f(11) f(12)
+#else
+#define EACH_R(f) f(1) f(2) f(3) f(4) f(5) f(6)
 #endif
-static micro_fn *const micro_of[MR + 1] = {
-    NULL, micro_1, micro_2, micro_3, micro_4, micro_5, micro_6,
+#define NAMED(R) micro_##R,
+EACH_R(MICRO)
+static micro_fn *const micro_of[MR + 1] = {NULL, EACH_R(NAMED)};
+
 #if TR_ISA_LEVEL >= 4
-    micro_7, micro_8, micro_9, micro_10, micro_11, micro_12,
+/* The same of pairs of bfloat16. */
+ALWAYS PAIRS void micro_pairs(int R, int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c,
+                              int64_t c_row, bool add) {
+    vF acc[MR][2];
+    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = (vF){0};
+    for (int64_t i = 0; i < k; i++) {
+        vF columns[2];
+        tile_load(2, columns, b + i * b_k, VN_F);
+        _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) {
+            int32_t pair;
+            memcpy(&pair, a + r * a_row + i * a_k, sizeof pair);
+            vF x = (vF) (pair + (vFi){0});
+            for (int n = 0; n < 2; n++)
+                acc[r][n] = dot_pairs(acc[r][n], x, columns[n]);
+        }
+    }
+    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_store(2, acc[r], c + r * c_row, VN_F, add);
+}
+#define MICRO_PAIRS(R)                                                                                                         \
+    static PAIRS void pairs_##R(int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c, \
+                                int64_t c_row, bool add) {                                                                     \
+        micro_pairs(R, k, a, a_row, a_k, b, b_k, c, c_row, add);                                                               \
+    }
+#define NAMED_PAIRS(R) pairs_##R,
+EACH_R(MICRO_PAIRS)
+static micro_fn *const pairs_of[MR + 1] = {NULL, EACH_R(NAMED_PAIRS)};
+#else
+#define pairs_of micro_of
 #endif
-};
 
 /* ------------------------------------------------------------------------------------------ operands in memory */
 
@@ -81,40 +103,60 @@ typedef struct matrix4 {
     bool bf16;
 } matrix4;
 
-/* A head of it. */
+/* A head of it, in elements; or in words that are pairs of columns. */
 typedef struct matrix {
     char *data;
-    int64_t row;
+    int64_t row; /* bytes */
+    int element; /* bytes */
     bool bf16;
 } matrix;
 
 static matrix head_of(const matrix4 *m, int64_t b, int64_t h) {
-    return (matrix){m->data + (b * m->b + h * m->h) * (m->bf16 ? 2 : 4), m->row, m->bf16};
+    int element = m->bf16 ? 2 : 4;
+    return (matrix){m->data + (b * m->b + h * m->h) * element, m->row * element, element, m->bf16};
+}
+
+ALWAYS void *at(const matrix *m, int64_t r, int64_t c) {
+    return m->data + r * m->row + c * m->element;
 }
 
 /* n elements of row r, from column c on. */
 ALWAYS void get(float *to, const matrix *m, int64_t r, int64_t c, int64_t n) {
     if (m->bf16)
-        bf16_widen(to, (const uint16_t *) m->data + r * m->row + c, n);
+        bf16_widen(to, at(m, r, c), n);
     else
-        memcpy(to, (const float *) m->data + r * m->row + c, (size_t) n * sizeof *to);
+        memcpy(to, at(m, r, c), (size_t) n * sizeof *to);
 }
 
 static void put(const matrix *m, int64_t r, const float *from, int64_t n) {
     if (m->bf16)
-        bf16_narrow((uint16_t *) m->data + r * m->row, from, n);
+        bf16_narrow(at(m, r, 0), from, n);
     else
-        memcpy((float *) m->data + r * m->row, from, (size_t) n * sizeof *from);
+        memcpy(at(m, r, 0), from, (size_t) n * sizeof *from);
+}
+
+/* Rows are far apart: the processor does not see which come next. */
+enum { AHEAD = 8 };
+ALWAYS void send_for(const matrix *m, int64_t r, int64_t n, int write) {
+    const char *row = at(m, r, 0);
+    for (int64_t c = 0; c < n * m->element; c += 64)
+        if (write)
+            __builtin_prefetch(row + c, 1);
+        else
+            __builtin_prefetch(row + c, 0);
 }
 
 static void put_rows(const matrix *m, const float *from, int64_t step, int64_t rows, int64_t n) {
-    for (int64_t r = 0; r < rows; r++)
+    for (int64_t r = 0; r < rows; r++) {
+        send_for(m, r + AHEAD, n, 1);
         put(m, r, from + r * step, n);
+    }
 }
 
-/* Rows [rows, step] of columns [0, n), padded with zeros. */
+/* Rows [rows, step] of columns [0, n), padded with zeros; the next tile's are sent for. */
 static void get_rows(float *to, int64_t step, const matrix *m, int64_t row, int64_t rows, int64_t n) {
     for (int64_t r = 0; r < rows; r++, to += step) {
+        send_for(m, row + r + TILE, n, 0);
         get(to, m, row + r, 0, n);
         memset(to + n, 0, (size_t) (step - n) * sizeof *to);
     }
@@ -138,8 +180,8 @@ static void pack(float *to, const matrix *m, int64_t k, int64_t n) {
 ALWAYS vF get_vector(const matrix *m, int64_t r, int64_t c) {
     vF x;
     if (m->bf16)
-        return load_bf16((const uint16_t *) m->data + r * m->row + c);
-    memcpy(&x, (const float *) m->data + r * m->row + c, sizeof x);
+        return load_bf16(at(m, r, c));
+    memcpy(&x, at(m, r, c), sizeof x);
     return x;
 }
 
@@ -148,9 +190,8 @@ ALWAYS vF get_vector(const matrix *m, int64_t r, int64_t c) {
 static void pack_turned(float *to, const matrix *m, int64_t r, int64_t rows, int64_t c, int64_t columns) {
     vF x[VN_F];
     if (rows >= VN_F && columns >= VN_F) {
-        const char *next = m->data + ((r + VN_F) * m->row + c) * (m->bf16 ? 2 : 4);
         for (int k = 0; k < VN_F; k++)
-            __builtin_prefetch(next + k * m->row * (m->bf16 ? 2 : 4));
+            __builtin_prefetch(at(m, r + VN_F + k, c));
         _Pragma("GCC unroll 16") for (int k = 0; k < VN_F; k++) x[k] = get_vector(m, r + k, c);
         turn(x);
         _Pragma("GCC unroll 16") for (int k = 0; k < VN_F; k++) memcpy(to + k * NR, &x[k], sizeof x[k]);
@@ -173,6 +214,29 @@ static void pack_transposed(float *to, const matrix *m, int64_t k, int64_t n) {
                 pack_turned(to + c * NR + half, m, row + half, n - row - half, c, k - c);
 }
 
+/* Pairs of two rows of bfloat16, the second of which may be missing: n words. */
+static void pair_up(float *to, const uint16_t *low, const uint16_t *high, int64_t n) {
+    for (int64_t k = 0; k < n; k += VN_F) {
+        bool all = n - k >= VN_F;
+        vF l = all ? load_bf16(low + k) : load_bf16_part(low + k, n - k), h = {0};
+        if (high)
+            h = all ? load_bf16(high + k) : load_bf16_part(high + k, n - k);
+        vF x = (vF) ((vFu) l >> 16 | (vFu) h);
+        memcpy(to + k, &x, sizeof x);
+    }
+}
+
+/* Panels [k / 2, NR] of pairs of rows of [k, n], padded with zeros. */
+static void pack_pairs(float *to, const matrix *m, int64_t k, int64_t n) {
+    for (int64_t col = 0; col < n; col += NR)
+        for (int64_t i = 0; i < k; i += 2, to += NR) {
+            int64_t w = tr__min(NR, n - col);
+            if (w < NR)
+                memset(to, 0, NR * sizeof *to);
+            pair_up(to, at(m, i, col), i + 1 < k ? at(m, i + 1, col) : NULL, w);
+        }
+}
+
 /* ------------------------------------------------------------------------------------------ a call */
 
 typedef struct job {
@@ -188,6 +252,8 @@ typedef struct job {
     float *scratch;
     size_t per_thread;     /* floats */
     float *parts;          /* backward, groups on several threads: [heads, groups, s, d + e padded], their dk and dv */
+    bool pairs;            /* words are pairs */
+    micro_fn *const *micro;
 } job;
 
 /* Where a unit is, and what it works on. */
@@ -202,6 +268,28 @@ typedef struct span {
     int64_t row, rows, key, n;
 } span;
 
+/* Words of n elements along a summed dimension. */
+ALWAYS int64_t words(const job *j, int64_t n) {
+    return j->pairs ? (n + 1) / 2 : n;
+}
+
+/* The columns of an operand as words. */
+static matrix columns_of(const job *j, const matrix4 *m, int64_t b, int64_t h) {
+    matrix x = head_of(m, b, h);
+    return j->pairs ? (matrix){x.data, x.row, sizeof(float), false} : x;
+}
+
+/* [keys, n] in panels, as `gather` wants it. */
+static void pack_rows(const job *j, float *to, const matrix4 *m, int64_t b, int64_t h, int64_t n) {
+    matrix x = head_of(m, b, h);
+    (j->pairs ? pack_pairs : pack)(to, &x, j->s, n);
+}
+/* The transpose of it, as `compare` wants it. */
+static void pack_columns(const job *j, float *to, const matrix4 *m, int64_t b, int64_t h, int64_t n) {
+    matrix x = columns_of(j, m, b, h);
+    pack_transposed(to, &x, words(j, n), j->s);
+}
+
 /* How many of the block's keys the tile's rows below r see. */
 static int64_t seen_by(const unit *u, const span *s, int64_t r) {
     return u->j->causal ? tr__max(0, tr__min(s->n, s->row + r - s->key)) : s->n;
@@ -209,33 +297,36 @@ static int64_t seen_by(const unit *u, const span *s, int64_t r) {
 
 /* x [rows, n] = a [rows, k] b, as far as it is seen; rows of a are padded, b in panels [k, NR]. */
 static void compare(const unit *u, const span *s, const float *a, int64_t k, const float *b, float *x) {
-    int64_t step = padded(k);
+    int64_t step = words(u->j, padded(k));
+    k = words(u->j, k);
     for (int64_t col = 0; col < s->n; col += NR, b += k * NR)
         for (int64_t r = 0; r < s->rows; r += MR) {
             int64_t m = tr__min(MR, s->rows - r);
             if (col < seen_by(u, s, r + m))
-                micro_of[m](k, a + r * step, step, 1, b, NR, x + r * ROW + col, ROW, false);
+                u->j->micro[m](k, a + r * step, step, 1, b, NR, x + r * ROW + col, ROW, false);
         }
 }
 
 /* c [rows, columns] (+)= x [rows, n] b; b in panels [keys, NR]. */
 static void gather(const unit *u, const span *s, const float *x, const float *b, float *c, int64_t columns) {
-    b += s->key * NR;
-    for (int64_t col = 0; col < columns; col += NR, b += u->j->s * NR)
+    b += words(u->j, s->key) * NR;
+    for (int64_t col = 0; col < columns; col += NR, b += words(u->j, u->j->s) * NR)
         for (int64_t r = 0; r < s->rows; r += MR) {
-            int64_t m = tr__min(MR, s->rows - r);
-            micro_of[m](seen_by(u, s, r + m), x + r * ROW, ROW, 1, b, NR, c + r * columns + col, columns, s->key > 0);
+            int64_t m = tr__min(MR, s->rows - r), k = words(u->j, seen_by(u, s, r + m));
+            u->j->micro[m](k, x + r * ROW, ROW, 1, b, NR, c + r * columns + col, columns, s->key > 0);
         }
 }
 
-/* c [keys, columns] += x^T [n, rows] b [rows, columns] */
-static void spread(const unit *u, const span *s, const float *x, const float *b, float *c, int64_t columns) {
+/* c [keys, columns] += x^T [n, rows] b [rows, columns]; rows of x, or pairs of them, are `step` apart. */
+static void spread(const unit *u, const span *s, const float *x, int64_t step, const float *b, float *c, int64_t columns) {
     c += s->key * columns;
+    int64_t rows = words(u->j, s->rows);
     for (int64_t k = 0; k < s->n; k += MR) {
         int64_t m = tr__min(MR, s->n - k), first = u->j->causal ? tr__max(0, s->key + k - s->row) : 0;
-        for (int64_t col = 0; col < columns && first < s->rows; col += NR)
-            micro_of[m](s->rows - first, x + first * ROW + k, 1, ROW, b + first * columns + col, columns, c + k * columns + col,
-                        columns, true);
+        first = u->j->pairs ? first / 2 : first;
+        for (int64_t col = 0; col < columns && first < rows; col += NR)
+            u->j->micro[m](rows - first, x + first * step + k, 1, step, b + first * columns + col, columns, c + k * columns + col,
+                           columns, true);
     }
 }
 
@@ -338,26 +429,75 @@ static void clear_rest(const span *s, float *x, int64_t n) {
         memset(x + from, 0, (size_t) (to - from) * sizeof *x);
 }
 
-/* x = exp(x * scale - m), 0 behind n; returns the sum */
-static float exponentials(const span *s, float *x, float scale, float m, int64_t n) {
+static const uint8_t *keep_row(const unit *u, int64_t row, int64_t key) {
+    const job *j = u->j;
+    return j->keep + ((u->b * j->heads + u->h) * j->l + row) * j->s + key;
+}
+
+/* What dropout multiplies a vector's first n elements by. */
+ALWAYS vF kept_factors(const uint8_t *keep, float kept, int64_t n) {
+    uint8_t held[VN_F] = {0};
+    if (n < VN_F)
+        keep = memcpy(held, keep, (size_t) tr__max(0, n));
+#if TR_ISA_LEVEL >= 4
+    __m128i bytes = _mm_loadu_si128((const __m128i *) keep);
+    return _mm512_maskz_mov_ps(_mm_test_epi8_mask(bytes, bytes), VF_CONST(kept));
+#else
+    vF f;
+    for (int i = 0; i < VN_F; i++)
+        f[i] = keep[i] ? kept : 0;
+    return f;
+#endif
+}
+
+/* x = exp(x * scale - m), 0 behind n, and of these what dropout leaves, if there is any; returns the sum of all. */
+static float exponentials(const job *j, const span *s, float *x, float scale, float m, int64_t n, const uint8_t *keep) {
     vF sum[2] = {{0}}, e[2];
     for (int64_t k = 0; k < n; k += NR) {
         exponentials2(e, x + k, scale, m, n - k);
         sum[0] += e[0];
         sum[1] += e[1];
+        for (int i = 0; keep && i < 2; i++)
+            e[i] *= kept_factors(keep + k + i * VN_F, j->kept, n - k - i * VN_F);
         memcpy(x + k, e, sizeof e);
     }
     clear_rest(s, x, n);
     return total_of(sum[0] + sum[1]);
 }
 
-static const uint8_t *keep_row(const unit *u, int64_t row, int64_t key) {
-    const job *j = u->j;
-    return j->keep + ((u->b * j->heads + u->h) * j->l + row) * j->s + key;
+/* ------------------------------------------------------------------------------------------ rounding what was computed */
+
+#if TR_ISA_LEVEL >= 4
+ALWAYS PAIRS vF load_rounded(const float *x) {
+    return narrow_pairs(load_float(x), load_float(x + VN_F));
 }
 
-static void drop(float *x, const uint8_t *keep, float kept, int64_t n) {
-    _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) x[k] = keep[k] ? x[k] * kept : 0;
+/* A row's n floats, each rounded: in place, in its first half. */
+static PAIRS void round_row(float *x, int64_t n) {
+    for (int64_t k = 0; k < n; k += NR)
+        store_float(x + k / 2, load_rounded(x + k));
+}
+
+/* Pairs of this row and the next, rounded; `to` may be x. */
+static PAIRS void round_rows(float *to, const float *x, int64_t n) {
+    static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    __m512i interleaved = _mm512_loadu_si512(order);
+    for (int64_t k = 0; k < n; k += VN_F) {
+        vF both = narrow_pairs(load_float(x + k), load_float(x + ROW + k));
+        store_float(to + k, (vF) _mm512_permutexvar_epi16(interleaved, (__m512i) both));
+    }
+}
+#else
+static void round_row(float *x, int64_t n) {
+}
+static void round_rows(float *to, const float *x, int64_t n) {
+}
+#endif
+
+/* Keys up to which others of the micro kernel look at row r. */
+static int64_t looked_at(const unit *u, const span *s, int64_t r) {
+    return padded(tr__min(s->n, seen_by(u, s, r + 1) + MR));
 }
 
 /* ------------------------------------------------------------------------------------------ forward */
@@ -365,31 +505,45 @@ static void drop(float *x, const uint8_t *keep, float kept, int64_t n) {
 typedef struct forward_space {
     float *kt, *v;        /* packed: [d, s] and [s, e] */
     float *q, *tile, *o;  /* [TILE, d], [TILE, ROW], [TILE, e] */
-    float most[TILE], sum[TILE];
+    float most[TILE], sum[TILE], shrinks[TILE];
 } forward_space;
 
-/* Row r's scores become probabilities, as far as its greatest score up to here is known; what it had before shrinks. */
-static void soften(const unit *u, forward_space *w, const span *s, int64_t r) {
-    const job *j = u->j;
+/* The greatest score of row r up to here, and how what it had before shrinks. Returns what its scores are to be multiplied by. */
+static float raise_row(const unit *u, forward_space *w, const span *s, int64_t r) {
     float *x = w->tile + r * ROW;
     int64_t n = seen_by(u, s, r + 1);
     float scale = scale_row(u, x, s->row + r, s->key, n), before = s->key ? w->most[r] : -__builtin_inff();
     float m = row_max(x, n);
     m = m == -__builtin_inff() ? m : m * scale;
-    m = before > m || before != before ? before : m;
+    w->most[r] = before > m || before != before ? before : m;
+    w->shrinks[r] = before == w->most[r] ? 1 : expf(before - w->most[r]);
+    return scale;
+}
+
+/* Row r's scores become probabilities, as far as its greatest score is known. */
+static void soften_row(const unit *u, forward_space *w, const span *s, int64_t r, float scale) {
+    float *x = w->tile + r * ROW, m = w->most[r], factor = w->shrinks[r];
+    const uint8_t *keep = u->j->keep ? keep_row(u, s->row + r, s->key) : NULL;
     // A row without any key yet: its exponentials are those of -inf.
-    float total = exponentials(s, x, scale, m == -__builtin_inff() ? 0 : m, n);
+    float total = exponentials(u->j, s, x, scale, m == -__builtin_inff() ? 0 : m, seen_by(u, s, r + 1), keep);
     if (s->key) {
-        float factor = before == m ? 1 : expf(before - m);
         float *o = w->o + r * u->e_pad;
         for (int64_t c = 0; c < u->e_pad; c++)
             o[c] *= factor;
         total += w->sum[r] * factor;
     }
-    w->most[r] = m;
     w->sum[r] = total;
-    if (j->keep)
-        drop(x, keep_row(u, s->row + r, s->key), j->kept, n);
+    if (u->j->pairs)
+        round_row(x, looked_at(u, s, r));
+}
+
+/* Of all rows one thing after the other: each ends in a sum or a maximum that the next would wait for. */
+static void soften(const unit *u, forward_space *w, const span *s) {
+    float scale[TILE];
+    for (int64_t r = 0; r < s->rows; r++)
+        scale[r] = raise_row(u, w, s, r);
+    for (int64_t r = 0; r < s->rows; r++)
+        soften_row(u, w, s, r, scale[r]);
 }
 
 static void finish_row(const unit *u, const forward_space *w, const matrix *out, int64_t row, int64_t r) {
@@ -405,14 +559,13 @@ static void finish_row(const unit *u, const forward_space *w, const matrix *out,
 
 static void forward_tile(const unit *u, forward_space *w, int64_t row, int64_t rows) {
     const job *j = u->j;
-    matrix q = head_of(&j->q, u->b, u->h), out = head_of(&j->out, u->b, u->h);
+    matrix q = columns_of(j, &j->q, u->b, u->h), out = head_of(&j->out, u->b, u->h);
     int64_t seen = j->causal ? tr__min(j->s, row + rows) : j->s;
-    get_rows(w->q, u->d_pad, &q, row, rows, j->d);
+    get_rows(w->q, words(j, u->d_pad), &q, row, rows, words(j, j->d));
     for (int64_t key = 0; key < seen; key += BLOCK) {
         span s = {row, rows, key, tr__min(BLOCK, seen - key)};
-        compare(u, &s, w->q, j->d, w->kt + key * j->d, w->tile);
-        for (int64_t r = 0; r < rows; r++)
-            soften(u, w, &s, r);
+        compare(u, &s, w->q, j->d, w->kt + key * words(j, j->d), w->tile);
+        soften(u, w, &s);
         gather(u, &s, w->tile, w->v, w->o, u->e_pad);
     }
     for (int64_t r = 0; r < rows; r++)
@@ -442,9 +595,8 @@ static void forward_units(void *env, int64_t begin, int64_t end, int thread) {
         int64_t head = i / j->groups, group = i % j->groups;
         unit u = {j, head / j->heads, head % j->heads, padded(j->d), padded(j->e), p};
         if (head != packed) {
-            matrix k = head_of(&j->k, u.b, u.h), v = head_of(&j->v, u.b, u.h);
-            pack_transposed(w.kt, &k, j->d, j->s);
-            pack(w.v, &v, j->s, j->e);
+            pack_columns(j, w.kt, &j->k, u.b, u.h, j->d);
+            pack_rows(j, w.v, &j->v, u.b, u.h, j->e);
             packed = head;
         }
         for (int64_t t = group; t < j->tiles; t += j->groups)
@@ -457,7 +609,7 @@ static void forward_units(void *env, int64_t begin, int64_t end, int thread) {
 typedef struct backward_space {
     float *kt, *k, *vt;      /* packed: [d, s], [s, d], [e, s] */
     float *p, *ds;           /* [TILE, ROW] */
-    float *q, *g, *out;      /* a tile's queries and gradients, [TILE, d] and [TILE, e]; a row of results */
+    float *q, *g, *out;      /* a tile's queries and gradients, [TILE, d] and [TILE, e]; a row of results, and one of gradients */
     float *dq, *part;        /* [TILE, d]; dk [s, d] and behind it dv [s, e], of a group */
     float *sum, *more;       /* as part: of a head, and of its second group and so on */
 } backward_space;
@@ -476,16 +628,20 @@ static float dot(const float *a, const float *b, int64_t n) {
     return total;
 }
 
-/* p = exp(p * scale - lse), ds = p * (ds - delta) * by; without dropout. */
-static void differentiate(const span *s, float *p, float *ds, float scale, float lse, float delta, float by, int64_t n) {
+/* p = exp(p * scale - lse), ds = p * (ds - delta) * by; with dropout, of what it left of ds, and p is what it leaves. */
+ALWAYS void differentiate(const job *j, const span *s, float *p, float *ds, float scale, float lse, float delta, int64_t n,
+                          const uint8_t *keep) {
     vF e[2], d[2];
     for (int64_t k = 0; k < n; k += NR) {
         exponentials2(e, p + k, scale, lse, n - k);
         memcpy(d, ds + k, sizeof d);
         for (int i = 0; i < 2; i++) {
-            d[i] = e[i] * (d[i] - delta) * by;
-            if (n - k < NR)
-                d[i] = lanes_below(n - k - i * VN_F, d[i], (vF){0}); // of keys that are not seen: 0 * inf
+            int64_t left = n - k - i * VN_F;
+            vF f = keep ? kept_factors(keep + k + i * VN_F, j->kept, left) : VF_CONST(1.0f);
+            d[i] = e[i] * (d[i] * f - delta) * j->scale;
+            e[i] *= f;
+            if (left < VN_F)
+                d[i] = lanes_below(left, d[i], (vF){0}); // of keys that are not seen: 0 * inf
         }
         memcpy(p + k, e, sizeof e);
         memcpy(ds + k, d, sizeof d);
@@ -496,47 +652,78 @@ static void differentiate(const span *s, float *p, float *ds, float scale, float
 
 static void differentiate_row(const unit *u, const backward_space *w, const span *s, int64_t r, float lse, float delta) {
     const job *j = u->j;
-    float *p = w->p + r * ROW, *ds = w->ds + r * ROW, by = j->scale, kept = j->kept;
+    float *p = w->p + r * ROW, *ds = w->ds + r * ROW;
     int64_t n = seen_by(u, s, r + 1);
     float scale = scale_row(u, p, s->row + r, s->key, n);
-    if (!j->keep) {
-        differentiate(s, p, ds, scale, lse, delta, by, n);
-        return;
+    if (j->keep)
+        differentiate(j, s, p, ds, scale, lse, delta, n, keep_row(u, s->row + r, s->key));
+    else
+        differentiate(j, s, p, ds, scale, lse, delta, n, NULL);
+}
+
+/* Rows r and r + 1, of which the latter may be missing, to pairs: of keys, where ds was, and of both rows, where p was: p's and
+ * behind them ds'. */
+static void round_derivatives(const unit *u, const backward_space *w, const span *s, int64_t r) {
+    float *p = w->p + r * ROW, *ds = w->ds + r * ROW;
+    int64_t n = looked_at(u, s, tr__min(r + 1, s->rows - 1));
+    if (r + 1 == s->rows) {
+        memset(p + ROW, 0, (size_t) n * sizeof *p);
+        memset(ds + ROW, 0, (size_t) n * sizeof *ds);
     }
-    exponentials(s, p, scale, lse, n);
-    const uint8_t *keep = keep_row(u, s->row + r, s->key);
-    _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {
-        float d = keep[k] ? ds[k] * kept : 0;
-        ds[k] = p[k] * (d - delta) * by;
-        p[k] = keep[k] ? p[k] * kept : 0;
+    round_rows(p, p, n);
+    round_rows(p + ROW, ds, n);
+    round_row(ds, n);
+    round_row(ds + ROW, n);
+}
+
+/* A tile's rows of queries or gradients; as pairs, those of columns in its first half, and behind it those of rows. Returns what
+ * `spread` wants. */
+static const float *get_tile(const unit *u, float *to, const matrix4 *m, int64_t row, int64_t rows, int64_t n) {
+    const job *j = u->j;
+    matrix x = columns_of(j, m, u->b, u->h);
+    int64_t step = padded(n);
+    get_rows(to, words(j, step), &x, row, rows, words(j, n));
+    if (!j->pairs)
+        return to;
+    float *pairs = to + TILE * step / 2;
+    const uint16_t *from = (const uint16_t *) to;
+    for (int64_t r = 0; r < rows; r += 2)
+        pair_up(pairs + r / 2 * step, from + r * step, r + 1 < rows ? from + (r + 1) * step : NULL, step);
+    return pairs;
+}
+
+/* The sums of gradients times results, by row. */
+static void sum_products(const unit *u, float *delta, const backward_space *w, int64_t row, int64_t rows) {
+    const job *j = u->j;
+    matrix g = head_of(&j->g, u->b, u->h), out = head_of(&j->out, u->b, u->h);
+    for (int64_t r = 0; r < rows; r++) {
+        get(w->out, &out, row + r, 0, j->e);
+        get(w->out + u->e_pad, &g, row + r, 0, j->e);
+        delta[r] = dot(w->out + u->e_pad, w->out, j->e);
     }
-    memset(ds + n, 0, (size_t) (tr__min(padded(s->n), n + MR) - n) * sizeof *ds);
 }
 
 static void backward_tile(const unit *u, const backward_space *w, int64_t row, int64_t rows) {
     const job *j = u->j;
-    matrix q = head_of(&j->q, u->b, u->h), g = head_of(&j->g, u->b, u->h), out = head_of(&j->out, u->b, u->h),
-           dq = head_of(&j->dq, u->b, u->h);
+    matrix dq = head_of(&j->dq, u->b, u->h);
     const float *lse = j->lse + (u->b * j->heads + u->h) * j->l + row;
     int64_t seen = j->causal ? tr__min(j->s, row + rows) : j->s;
-    float delta[TILE];
-    get_rows(w->q, u->d_pad, &q, row, rows, j->d);
-    get_rows(w->g, u->e_pad, &g, row, rows, j->e);
-    for (int64_t r = 0; r < rows; r++) {
-        get(w->out, &out, row + r, 0, j->e);
-        delta[r] = dot(w->g + r * u->e_pad, w->out, j->e);
-    }
+    const float *q = get_tile(u, w->q, &j->q, row, rows, j->d), *g = get_tile(u, w->g, &j->g, row, rows, j->e);
+    float delta[TILE], *ds = j->pairs ? w->p + ROW : w->ds;
+    sum_products(u, delta, w, row, rows);
     for (int64_t key = 0; key < seen; key += BLOCK) {
         span s = {row, rows, key, tr__min(BLOCK, seen - key)};
-        compare(u, &s, w->q, j->d, w->kt + key * j->d, w->p);
-        compare(u, &s, w->g, j->e, w->vt + key * j->e, w->ds);
+        compare(u, &s, w->q, j->d, w->kt + key * words(j, j->d), w->p);
+        compare(u, &s, w->g, j->e, w->vt + key * words(j, j->e), w->ds);
         for (int64_t r = 0; r < rows; r++)
             differentiate_row(u, w, &s, r, lse[r], delta[r]);
+        for (int64_t r = 0; j->pairs && r < rows; r += 2)
+            round_derivatives(u, w, &s, r);
         gather(u, &s, w->ds, w->k, w->dq, u->d_pad);
-        spread(u, &s, w->ds, w->q, w->part, u->d_pad);
-        spread(u, &s, w->p, w->g, w->part + j->s * u->d_pad, u->e_pad);
+        spread(u, &s, ds, j->pairs ? 2 * ROW : ROW, q, w->part, u->d_pad);
+        spread(u, &s, w->p, j->pairs ? 2 * ROW : ROW, g, w->part + j->s * u->d_pad, u->e_pad);
     }
-    dq.data += row * dq.row * (dq.bf16 ? 2 : 4);
+    dq.data += row * dq.row;
     put_rows(&dq, w->dq, u->d_pad, rows, j->d);
 }
 
@@ -547,7 +734,7 @@ static int64_t part_floats(const job *j) {
 
 static size_t backward_floats(const job *j) {
     int64_t s_pad = padded(j->s), d = padded(j->d), e = padded(j->e);
-    return (size_t) (s_pad * (2 * d + e) + TILE * (2 * ROW + 2 * d + e) + e + (j->groups > 1 ? 2 : 1) * part_floats(j) + BLOCK +
+    return (size_t) (s_pad * (2 * d + e) + TILE * (2 * ROW + 2 * d + e) + 2 * e + (j->groups > 1 ? 2 : 1) * part_floats(j) + BLOCK +
                      16 * 16);
 }
 
@@ -581,7 +768,7 @@ static void backward_units(void *env, int64_t begin, int64_t end, int thread) {
                         .ds = take(&p, TILE * ROW),
                         .q = take(&p, TILE * d),
                         .g = take(&p, TILE * e),
-                        .out = take(&p, e),
+                        .out = take(&p, 2 * e),
                         .dq = take(&p, TILE * d),
                         .sum = take(&p, part_floats(j)),
                         .more = j->groups > 1 ? take(&p, part_floats(j)) : NULL};
@@ -590,10 +777,9 @@ static void backward_units(void *env, int64_t begin, int64_t end, int thread) {
         int64_t head = j->parts ? i / j->groups : i;
         unit u = {j, head / j->heads, head % j->heads, d, e, p};
         if (head != packed) {
-            matrix k = head_of(&j->k, u.b, u.h), v = head_of(&j->v, u.b, u.h);
-            pack_transposed(w.kt, &k, j->d, j->s);
-            pack(w.k, &k, j->s, j->d);
-            pack_transposed(w.vt, &v, j->e, j->s);
+            pack_columns(j, w.kt, &j->k, u.b, u.h, j->d);
+            pack_rows(j, w.k, &j->k, u.b, u.h, j->d);
+            pack_columns(j, w.vt, &j->v, u.b, u.h, j->e);
             packed = head;
         }
         if (j->parts) {
@@ -623,7 +809,7 @@ static void add_parts(void *env, int64_t begin, int64_t end, int thread) {
 /* ------------------------------------------------------------------------------------------ operands */
 
 static bool rows_adjacent(const tr_meta *m) {
-    return (m->dtype == TR_F32 || m->dtype == TR_BF16) && (m->strides[3] == 1 || m->shape[3] == 1);
+    return m->strides[3] == 1 || m->shape[3] == 1;
 }
 
 static matrix4 as_matrix4(void *data, const tr_meta *m) {
@@ -631,18 +817,18 @@ static matrix4 as_matrix4(void *data, const tr_meta *m) {
 }
 static matrix4 as_packed(void *data, const tr_meta *m) {
     tr_meta packed;
-    tr__meta_make(&packed, TR_F32, 4, m->shape, NULL);
+    tr__meta_make(&packed, (tr_dtype) m->dtype, 4, m->shape, NULL);
     return as_matrix4(data, &packed);
 }
 
 /* Where it lies if its columns are adjacent, else as a copy. */
 static tr_status open_in(const tr_kernel_call *c, const tr_arg *a, matrix4 *m) {
-    const void *p = a->data;
+    const void *p;
     if (rows_adjacent(a->meta)) {
         *m = as_matrix4(a->data, a->meta);
         return TR_OK;
     }
-    TR_TRY(tr__dense_in(c, a, TR_F32, &p));
+    TR_TRY(tr__dense_in(c, a, (tr_dtype) a->meta->dtype, &p));
     *m = as_packed((void *) p, a->meta);
     return TR_OK;
 }
@@ -652,12 +838,18 @@ static tr_status open_out(const tr_kernel_call *c, const tr_arg *a, matrix4 *m) 
         *m = as_matrix4(a->data, a->meta);
         return TR_OK;
     }
-    TR_TRY(tr__dense_out(c, a, TR_F32, &p));
+    TR_TRY(tr__dense_out(c, a, (tr_dtype) a->meta->dtype, &p));
     *m = as_packed(p, a->meta);
     return TR_OK;
 }
 static tr_status close_out(const tr_kernel_call *c, const tr_arg *a, const matrix4 *m) {
-    return rows_adjacent(a->meta) ? TR_OK : tr__dense_out_end(c, a, TR_F32, m->data);
+    return rows_adjacent(a->meta) ? TR_OK : tr__dense_out_end(c, a, (tr_dtype) a->meta->dtype, m->data);
+}
+
+/* Are all factors bfloat16, and their columns pairs? */
+static void choose_words(job *j, bool bf16) {
+    j->pairs = has_pairs() && bf16 && j->d % 2 == 0 && j->e % 2 == 0;
+    j->micro = j->pairs ? pairs_of : micro_of;
 }
 
 static tr_status open_job(const tr_kernel_call *c, job *j, const tr_arg *q, const tr_arg *k, const tr_arg *v, const tr_arg *mask,
@@ -719,6 +911,7 @@ TR__ISA_KERNEL(_sdpa) {
         return TR_FAIL(TR_E_INTERNAL, "_sdpa: without keys or columns");
     TR_TRY(open_out(c, &out[0], &j.out));
     j.lse = out[1].data;
+    choose_words(&j, tr__is_bf16(&in[0]));
     int64_t heads = j.batch * j.heads;
     j.groups = tr__min(j.tiles, tr__max(1, UNITS / heads));
     TR_TRY(run(c, &j, heads * j.groups, j.l / j.groups * j.s * (j.d + j.e), forward_floats(&j), forward_units));
@@ -737,6 +930,7 @@ TR__ISA_KERNEL(_sdpa_backward) {
     }
     TR_TRY(open_in(c, &in[0], &j.g));
     TR_TRY(open_in(c, &in[6], &j.out));
+    choose_words(&j, tr__is_bf16(&in[0]) && tr__is_bf16(&in[1]));
     TR_TRY(tr__dense_in(c, &in[7], TR_F32, &lse));
     j.lse = (float *) lse;
     TR_TRY(open_out(c, &out[0], &j.dq));

@@ -87,6 +87,27 @@ static inline void bf16_narrow(uint16_t *to, const float *from, int64_t n) {
         to[i] = tr__f32_to_bf16(from[i]);
 }
 
+/* Products of pairs of bfloat16, where the processor has them: functions that use them are PAIRS, and called if has_pairs(). What
+ * they take and give are vectors of pairs, carried as floats. Denormals count as zero. */
+#if TR_ISA_LEVEL >= 4
+#define PAIRS __attribute__((target("avx512bf16")))
+static inline bool has_pairs(void) {
+    return __builtin_cpu_supports("avx512bf16");
+}
+/* The elements of low and behind them those of high, rounded. */
+ALWAYS PAIRS vF narrow_pairs(vF low, vF high) {
+    return (vF) _mm512_cvtne2ps_pbh((__m512) high, (__m512) low);
+}
+/* sum + a.low * b.low + a.high * b.high */
+ALWAYS PAIRS vF dot_pairs(vF sum, vF a, vF b) {
+    return (vF) _mm512_dpbf16_ps((__m512) sum, (__m512bh) a, (__m512bh) b);
+}
+#else
+static inline bool has_pairs(void) {
+    return false;
+}
+#endif
+
 /* As many as a vector has doubles: as floats, as doubles, and as doubles where `of` is greater than 0 or NaN, else 0. */
 static inline vH floats_of_bf16(const uint16_t *from) {
 #if TR_ISA_LEVEL >= 4

@@ -373,7 +373,13 @@ UNARY_SCALARS(hardtanh, L, x<s ? s : x> v ? v : x)
     VECTOR1_SCALARS(softplus, c, v##c##_select(x *s > v, x, v##c##_log1p(v##c##_exp(x * s)) / s))                           \
     VECTOR1_SCALARS(elu, c, v##c##_select(x < 0, v##c##_expm1(x) * s, x))                                                   \
     VECTOR1(gelu_erf, c, x *K(0.5) * (1 + v##c##_erf_near(x * K(0.70710678118654752440))))                                  \
-    VECTOR1(gelu_tanh, c, K(0.5) * x * (1 + v##c##_tanh_fast(K(0.79788456080286535588) * (x + K(0.044715) * (x * x * x))))) \
+    /* x (1 + tanh(u)) / 2, u = sqrt(2 / pi) (x + 0.044715 x^3); the numbers are doubled */                                 \
+    static inline v##c gelu_tanh_of_##c(v##c x, v##c *rest) {                                                               \
+        v##c s, u = x * (K(1.59576912160573071176) + K(0.07135481627260025) * (x * x));                                      \
+        v##c##_logistic(u, &s, rest);                                                                                       \
+        return s;                                                                                                           \
+    }                                                                                                                       \
+    VECTOR1(gelu_tanh, c, x *gelu_tanh_of_##c(x, &(v##c){0}))                                                               \
     VECTOR2(atan2, c, v##c##_atan2(a, b))                                                                                   \
     VECTOR2(pow_any, c, v##c##_pow(a, b))                                                                                   \
     static inline v##c gelu_d_##c(v##c g, v##c x) {                                                                         \
@@ -382,9 +388,8 @@ UNARY_SCALARS(hardtanh, L, x<s ? s : x> v ? v : x)
         return g * (cdf + x * pdf);                                                                                         \
     }                                                                                                                       \
     static inline v##c gelu_tanh_d_##c(v##c g, v##c x) {                                                                    \
-        v##c t = v##c##_tanh_fast(K(0.79788456080286535588) * (x + K(0.044715) * (x * x * x)));                             \
-        v##c inner = K(0.79788456080286535588) * (1 + 3 * K(0.044715) * (x * x));                                           \
-        return g * (K(0.5) * (1 + t) + K(0.5) * x * ((1 - t * t) * inner));                                                 \
+        v##c rest, s = gelu_tanh_of_##c(x, &rest), inner = K(1.59576912160573071176) + K(0.21406444881780075) * (x * x);     \
+        return g * (s + s * ((x * rest) * inner));                                                                          \
     }                                                                                                                       \
     VECTOR2(gelu_backward_erf, c, gelu_d_##c(a, b))                                                                         \
     VECTOR2(gelu_backward_tanh, c, gelu_tanh_d_##c(a, b))                                                                   \

@@ -291,30 +291,58 @@ TR__ISA_KERNEL(exponential_) {
 static uint64_t threshold(double p) {
     return p >= 1 ? 1ull << 53 : p <= 0 ? 0 : (uint64_t) __builtin_ceil(p * 0x1p53);
 }
-static void below(uint8_t *y, const uint32_t *words, int64_t n, double p) {
-    const uint64_t limit = threshold(p);
-    // The first word's 21 bits decide unless they are the limit's own, once in two million.
-    enum { BLOCK = 512, HIGH = (1 << 21) - 1 };
-    const int32_t high = (int32_t) (limit >> 32);
-    for (int64_t at = 0; at < n; at += BLOCK, words += 2 * BLOCK, y += BLOCK) {
-        int64_t k = tr__min(BLOCK, n - at);
-        int32_t tie = 0;
-        _Pragma("GCC ivdep") for (int64_t i = 0; i < k; i++) {
-            int32_t w = (int32_t) (words[2 * i] & HIGH);
-            y[i] = w < high;
-            tie |= w == high;
+/* The first word's 21 bits decide unless they are the limit's own, once in two million: of pairs that begin at even places, only
+ * first words are tempered. False where bits did not decide. */
+enum { HIGH = (1 << 21) - 1, BELOW_BLOCK = 2048 };
+static bool below_by_high(tr_generator *g, uint8_t *y, int64_t n, int32_t high) {
+    int32_t held[BELOW_BLOCK], tie = 0;
+    for (int64_t done = 0; done < n;) {
+        if (g->at >= MT_N) {
+            mt_twist(g->mt);
+            g->at = 0;
         }
-        for (int64_t i = 0; tie && i < k; i++)
+        int64_t k = tr__min(n - done, (MT_N - g->at) / 2);
+        const uint32_t *s = g->mt + g->at;
+        int32_t *to = held + done;
+        _Pragma("GCC ivdep") for (int64_t i = 0; i < k; i++) to[i] = (int32_t) (mt_temper(s[2 * i]) & HIGH);
+        g->at += (uint32_t) (2 * k);
+        done += k;
+    }
+    _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++) {
+        y[i] = held[i] < high;
+        tie |= held[i] == high;
+    }
+    return !tie;
+}
+static void below(tr_generator *g, uint8_t *y, int64_t n, double p) {
+    const uint64_t limit = threshold(p);
+    uint32_t words[2 * BELOW_BLOCK];
+    for (int64_t at = 0; at < n; at += BELOW_BLOCK, y += BELOW_BLOCK) {
+        int64_t k = tr__min(BELOW_BLOCK, n - at);
+        tr_generator before = *g;
+        if (g->at % 2 == 0 && below_by_high(g, y, k, (int32_t) (limit >> 32)))
+            continue;
+        *g = before;
+        draw_words(g, words, 2 * k);
+        for (int64_t i = 0; i < k; i++)
             y[i] = (((uint64_t) words[2 * i] << 32 | words[2 * i + 1]) & ((1ull << 53) - 1)) < limit;
     }
 }
-static void bernoulli_fill(void *env, int64_t begin, int64_t end, int thread) {
-    const draw *d = env;
-    below((uint8_t *) d->y + d->first + begin, d->words + 2 * begin, end - begin, d->a);
+
+/* Fills a in stride order. */
+static tr_status fill_below(const tr_kernel_call *c, tr_generator *g, const tr_arg *a, double p) {
+    tr_meta m;
+    tr_arg view = in_stride_order(a, &m);
+    void *y;
+    TR_TRY(need_generator(g));
+    if (m.numel == 0)
+        return TR_OK;
+    TR_TRY(tr__dense_out(c, &view, TR_BOOL, &y));
+    below(g, y, m.numel, p);
+    return tr__dense_out_end(c, &view, TR_BOOL, y);
 }
 TR__ISA_KERNEL(_bernoulli_) {
-    draw d = {.a = tr_arg_double(&c->in[1]), .per = 2, .fn = bernoulli_fill};
-    return fill_in_order(c, generator_of(c, 2), &d, TR_BOOL);
+    return fill_below(c, generator_of(c, 2), &c->in[0], tr_arg_double(&c->in[1]));
 }
 
 TR__ISA_KERNEL(_random_) {
@@ -467,20 +495,10 @@ tr_status TR__SUFFIXED(tr__dropout_draw)(const tr_kernel_call *c) {
     const tr_arg *mask = &c->out[1];
     tr_generator *g = generator_of(c, 2);
     double keep = 1 - tr_arg_double(&c->in[1]);
-    tr_meta m;
-    tr_arg view = in_stride_order(mask, &m);
-    draw d = {.a = keep, .per = 2, .fn = bernoulli_fill};
     TR_TRY(need_generator(g));
-    if (m.numel == 0)
-        return TR_OK;
-    if (keep >= 1 || keep <= 0) { // PyTorch draws nothing then
-        TR_TRY(tr__fill(c->ctx, mask, TR_I64, (tr_number){.i = keep > 0}));
-    } else {
-        TR_TRY(tr__dense_out(c, &view, TR_BOOL, &d.y));
-        TR_TRY(draw_each(c, g, &d, m.numel));
-        TR_TRY(tr__dense_out_end(c, &view, TR_BOOL, d.y));
-    }
-    return TR_OK;
+    if (keep >= 1 || keep <= 0) // PyTorch draws nothing then
+        return tr__fill(c->ctx, mask, TR_I64, (tr_number){.i = keep > 0});
+    return fill_below(c, g, mask, keep);
 }
 
 tr_status TR__SUFFIXED(tr__dropout_apply)(const tr_kernel_call *c) {
