@@ -115,8 +115,9 @@ typedef struct machine {
     const tr_path *p; /* with operands as the plan lays them */
     tr_path seen;
     content *slots, *temps, *externals;
-    uint8_t *where, *op_done, *broken;
-    uint32_t next, cursor;
+    uint8_t *where, *op_done, *broken, *ran;
+    uint32_t n_ran, cursor;
+    dice *shared; /* several executors: any order that plan->before leaves; NULL: the list's */
     bool ended;
     uint64_t garbage;
 } machine;
@@ -149,7 +150,7 @@ static inline void machine_wrote(void *env, tr_ref v) {
 }
 
 static inline bool op_ran(const machine *m, uint32_t k) {
-    return m->plan->instr_of[k] < m->next || m->op_done[k];
+    return m->ran[m->plan->instr_of[k]] || m->op_done[k];
 }
 
 static inline void run_one(machine *m, uint32_t k) {
@@ -223,13 +224,36 @@ static inline void set_elided(machine *m, const tr_instr *instr, uint8_t from, u
     }
 }
 
+static inline bool may_run(const machine *m, uint32_t i) {
+    const tr_plan *plan = m->plan;
+    if (m->ran[i] || (plan->instrs[i].ready > m->cursor && !m->ended))
+        return false;
+    for (uint32_t b = m->shared ? plan->before_at[i] : 0; m->shared && b < plan->before_at[i + 1]; b++)
+        if (!m->ran[plan->before[b]])
+            return false;
+    return true;
+}
+
+/* The first that hasn't run, or any that may; n_instrs: none. */
+static inline uint32_t next_instr(const machine *m) {
+    uint32_t found = m->plan->n_instrs, n = 0;
+    for (uint32_t i = 0; i < m->plan->n_instrs; i++) {
+        if (!m->shared && !m->ran[i])
+            return may_run(m, i) ? i : found;
+        if (m->shared && may_run(m, i) && roll(m->shared, ++n) == 0)
+            found = i;
+    }
+    return found;
+}
+
 static inline bool step_machine(machine *m) {
     const tr_plan *plan = m->plan;
-    if (m->next == plan->n_instrs || (plan->instrs[m->next].ready > m->cursor && !m->ended))
+    uint32_t next = next_instr(m);
+    if (next == plan->n_instrs)
         return false;
-    const tr_instr *instr = &plan->instrs[m->next];
+    const tr_instr *instr = &plan->instrs[next];
     const uint32_t *ops = plan->covered + instr->first;
-    if (m->broken[m->next]) {
+    if (m->broken[next]) {
         for (uint32_t i = 0; i < instr->n_ops; i++)
             if (!m->op_done[ops[i]])
                 run_one(m, ops[i]);
@@ -241,11 +265,13 @@ static inline bool step_machine(machine *m) {
             sim_op(m->p, ops[i], machine_at, machine_wrote, m);
         set_elided(m, instr, AT_TEMP, AT_NOWHERE);
     }
-    m->next++;
+    m->ran[next] = 1;
+    m->n_ran++;
     return true;
 }
 
 static inline void catch_up(machine *m) {
+    m->shared = NULL; // the first goes on alone
     while (step_machine(m)) {
     }
     for (uint32_t k = 0; k < m->cursor; k++)
@@ -265,6 +291,7 @@ static inline void machine_start(machine *m_, const tr_plan *plan) {
     m.where = calloc(p->n_values + 1, 1);
     m.op_done = calloc(p->n_ops + 1, 1);
     m.broken = calloc(plan->n_instrs + 1, 1);
+    m.ran = calloc(plan->n_instrs + 1, 1);
     for (uint32_t v = 0; v < p->n_values; v++)
         m.where[v] = plan->slot[v] == TR_SLOT_ELIDED ? AT_NOWHERE : AT_SLOT;
     for (uint32_t e = 0; e < p->n_externals; e++)
@@ -280,6 +307,7 @@ static inline void machine_stop(machine *m) {
     free(m->where);
     free(m->op_done);
     free(m->broken);
+    free(m->ran);
 }
 
 /* Everything that the program could still see after `at` ops is as program order leaves it. */
@@ -310,7 +338,7 @@ static inline bool agrees(machine *m, const oracle *o, uint32_t at, bool ended, 
 }
 
 /* Runs a plan with an exit at every cursor position, and to the end; the executor fast, slow or erratic, with demands in
- * between. */
+ * between. A plan that says what must have run before each instruction is run in any such order. */
 static inline bool simulate(const tr_plan *plan, dice *d, uint32_t stride) {
     const tr_path *p = plan->path;
     oracle o = {.p = p};
@@ -327,6 +355,7 @@ static inline bool simulate(const tr_plan *plan, dice *d, uint32_t stride) {
         for (uint32_t speed = 0; speed < 4 && good; speed++) {
             machine m;
             machine_start(&m, plan);
+            m.shared = plan->before_at ? d : NULL;
             for (m.cursor = 0; m.cursor < exit; m.cursor++) {
                 for (uint32_t n = speed == 0 ? plan->n_instrs : speed == 1 ? 0 : roll(d, 4); n > 0 && step_machine(&m); n--) {
                 }
@@ -341,6 +370,7 @@ static inline bool simulate(const tr_plan *plan, dice *d, uint32_t stride) {
     for (uint32_t speed = 0; speed < 6 && good; speed++) {
         machine m;
         machine_start(&m, plan);
+        m.shared = plan->before_at ? d : NULL;
         for (m.cursor = 0; m.cursor < p->n_ops; m.cursor++) {
             for (uint32_t n = speed == 0 ? plan->n_instrs : speed == 1 ? 0 : roll(d, 4); n > 0 && step_machine(&m); n--) {
             }
@@ -350,7 +380,7 @@ static inline bool simulate(const tr_plan *plan, dice *d, uint32_t stride) {
         m.ended = true;
         while (step_machine(&m)) {
         }
-        good &= m.next == plan->n_instrs && agrees(&m, &o, p->n_ops, true, "ended");
+        good &= m.n_ran == plan->n_instrs && agrees(&m, &o, p->n_ops, true, "ended");
         machine_stop(&m);
     }
     free(o.values);

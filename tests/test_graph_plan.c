@@ -1,6 +1,8 @@
 /* Plans against program order: hand-made paths, then random ones through the simulator. */
 #include "graph_sim.h"
 
+#include "exec/runner.h"
+
 Test(plan, empty_path) {
     builder b;
     builder_init(&b);
@@ -146,6 +148,14 @@ static void random_plans(uint64_t from, uint64_t to, uint32_t n_ops, uint32_t st
 
 Test(plan, random_short, .timeout = 120) {
     random_plans(1, 1500, 12, 1);
+}
+/* With several executors, any order will do that keeps to what plans say must have run before. */
+Test(plan, random_in_any_order, .timeout = 120) {
+    tr__crew_size = 2;
+    random_plans(9000, 9400, 12, 1);
+    random_plans(9400, 9500, 60, 3);
+    images = true;
+    random_plans(9500, 9600, 20, 1);
 }
 Test(plan, random_images, .timeout = 120) {
     images = true;

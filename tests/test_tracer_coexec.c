@@ -19,3 +19,9 @@ static void compare(uint64_t first, uint64_t last, bool rows) {
 Test(coexec, programs_1) { compare(1, 12, false); }
 Test(coexec, programs_2) { compare(13, 24, false); }
 Test(coexec, programs_in_rows) { compare(25, 34, true); }
+/* Debug builds deal the instructions out; release builds share what seems worth it. */
+Test(coexec, programs_with_two_executors) {
+    setenv("TERRA_EXECUTORS", "2", 1);
+    setenv("TERRA_THREADS", "1", 1);
+    compare(35, 44, false);
+}

@@ -72,6 +72,9 @@ typedef struct tr_fetch tr_fetch;
 
 /* Reads the options, the topology, chooses kernels. Threads start with the first command. Once. */
 TR_API tr_status tr_exec_init(void);
+/* Places `executors` (0: one per NUMA node) of `threads` each (0: their share of the cores) anew; more than there can be are cut
+ * down. Blocks until the old ones have run what they were sent. TR_E_VALUE, with all as it was. */
+TR_API tr_status tr_exec_place(int executors, int threads);
 /* Runs everything, joins. Blocks. Returns the error that nobody was told, if any, with detail. */
 TR_API tr_status tr_exec_shutdown(void);
 
@@ -126,7 +129,7 @@ TR_API void tr_exec_hold(bool on);
 TR_API void tr_exec_wait_until_idle(void);
 
 typedef struct tr_exec_stats {
-    int64_t instructions, ops_covered, ops_single, bytes_elided, fetches, demands, starvations;
+    int64_t instructions, instructions_shared, ops_covered, ops_single, bytes_elided, fetches, demands, starvations;
     int64_t bytes_live, bytes_peak, bytes_touched, allocations;
     int executors, threads;
 } tr_exec_stats;

@@ -151,6 +151,7 @@ typedef struct tr_plan {
     size_t slab_bytes, carry_bytes;
     int64_t compile_ns;
     uint32_t id;
+    int executors;               /* for how many it was compiled */
     /* Where there are several executors (NULL otherwise): the instructions that must have run before instruction i, whoever
      * runs them: before[before_at[i] .. before_at[i + 1]), all smaller than i; and what running i may take, and moves. */
     uint32_t *before_at, *before;

@@ -248,6 +248,7 @@ typedef struct tr_stats {
     int64_t ops, ops_from_plans;       /* ops that compute */
     int64_t views;                     /* ops that only make a view: nothing runs for them */
     int64_t instructions;              /* run from plans */
+    int64_t instructions_shared;       /* of them, by others than the first executor */
     int64_t ops_covered;               /* by those instructions */
     int64_t bytes_elided;
     int64_t side_exits, shape_misses, fetches, demands, starvations;
@@ -264,6 +265,7 @@ TR_API void tr_stats_reset(void);
 TR_API char *tr_explain(void);
 TR_API char *tr_graphviz(void);
 TR_API char *tr_info(void);
+/* See tr_exec_place. */
 TR_API tr_status tr_set_executors(int n, int threads);
 TR_API void tr_set_coexecution(bool on); /* off: tier 0 only */
 TR_API void tr_set_sync(bool on);        /* TERRA_SYNC */

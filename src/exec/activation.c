@@ -9,6 +9,7 @@
 
 #include "terra/alloc.h"
 #include "terra/dnn.h"
+#include "terra/options.h"
 
 #include <string.h>
 
@@ -16,7 +17,8 @@ struct tr_plan_state {
     tr_activation *unused; /* Python's */
     /* The first executor's. */
     tr_schedule *schedule;
-    uint32_t opened;
+    uint32_t opened;   /* times, so far */
+    int executors;     /* that it is scheduled for */
 };
 
 /* The run before which a plan is scheduled anew, by what its instructions took. */
@@ -80,18 +82,20 @@ static const tr_schedule *schedule_of(tr_plan *plan) {
     struct tr_plan_state *state = plan->state;
     if (tr__crew_size == 1 || !plan->before_at)
         return NULL;
+    if (state->executors != tr__crew_size)
+        state->opened = 0;
     if (state->opened == 0 || state->opened == MEASURED) {
         int node[TR_MAX_EXECUTORS];
-        tr_schedule *s;
+        tr_schedule *s = NULL;
         for (int e = 0; e < tr__crew_size; e++)
             node[e] = tr__crew[e]->placement ? tr__crew[e]->placement->node : 0;
-        if (tr__schedule_create(plan, (uint32_t) tr__crew_size, node, &s) == TR_OK) {
-            tr__schedule_destroy(state->schedule);
-            state->schedule = s;
-        } else
+        if (tr__schedule_create(plan, (uint32_t) tr__crew_size, node, TR_OPTIONS_DEBUG, &s) != TR_OK)
             tr_status_clear(); // one executor does as well
+        tr__schedule_destroy(state->schedule);
+        state->schedule = s;
     }
     state->opened += state->opened <= MEASURED;
+    state->executors = tr__crew_size;
     return state->schedule;
 }
 

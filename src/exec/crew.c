@@ -19,7 +19,7 @@
 enum { SPIN_NS = 200 * 1000, NAP_NS = 1000 * 1000 };
 
 tr_runner *tr__crew[TR_MAX_EXECUTORS];
-int tr__crew_size = 1;
+_Atomic int tr__crew_size = 1;
 
 static uint32_t done_of(int e) {
     // Acquire: pairs with the release in note_done; what it ran has been written.
@@ -161,24 +161,34 @@ static void *member_main(void *arg) {
 
 /* ------------------------------------------------------------------------------------------------ the first */
 
-tr_status tr__crew_create(tr_runner *first, const tr_topology_plan *placement) {
-    tr__crew[0] = first;
-    first->failed_at = NO_INSTR;
-    first->placement = &placement->executors[0];
-    for (int e = 1; e < placement->executor_count && e < TR_MAX_EXECUTORS; e++) {
-        const tr_placement *p = &placement->executors[e];
-        tr_runner *r = tr_aligned_alloc(_Alignof(tr_runner), sizeof *r);
-        if (!r)
-            return TR_FAIL(TR_E_NOMEM, "no memory for executor %d", e);
-        memset(r, 0, sizeof *r);
-        r->index = e;
-        r->failed_at = NO_INSTR;
-        r->placement = p;
-        r->ctx.scratch = first->ctx.scratch;
-        TR_TRY(tr_arena_create(p->bind_memory ? p->os_node : -1, &r->arena));
-        tr__crew[e] = r;
-        tr__crew_size = e + 1;
+static tr_status make_runner(int e, const tr_placement *p, const tr_runner *first) {
+    tr_runner *r = tr_aligned_alloc(_Alignof(tr_runner), sizeof *r);
+    if (!r)
+        return TR_FAIL(TR_E_NOMEM, "no memory for executor %d", e);
+    memset(r, 0, sizeof *r);
+    r->index = e;
+    r->failed_at = NO_INSTR;
+    r->ctx.scratch = first->ctx.scratch;
+    tr_status status = tr_arena_create(p->bind_memory ? p->os_node : -1, &r->arena);
+    if (status != TR_OK) {
+        tr_free(r);
+        return status;
     }
+    tr__crew[e] = r;
+    return TR_OK;
+}
+
+tr_status tr__crew_place(tr_runner *first, const tr_topology_plan *placement) {
+    int n = placement->executor_count < TR_MAX_EXECUTORS ? placement->executor_count : TR_MAX_EXECUTORS;
+    if (!tr__crew[0])
+        first->failed_at = NO_INSTR;
+    tr__crew[0] = first;
+    for (int e = 1; e < n; e++)
+        if (!tr__crew[e])
+            TR_TRY(make_runner(e, &placement->executors[e], first));
+    for (int e = 0; e < n; e++)
+        tr__crew[e]->placement = &placement->executors[e];
+    tr__crew_size = n;
     return TR_OK;
 }
 

@@ -255,7 +255,7 @@ tr_status tr_exec_init(void) {
     TR_TRY(tr__store_init());
     TR_TRY(tr_ring_create((size_t) options->ring_bytes, &runner.ring));
     runner.ctx.scratch = scratch;
-    TR_TRY(tr__crew_create(&runner, placement));
+    TR_TRY(tr__crew_place(&runner, placement));
     return tr_arena_create(runner.placement->bind_memory ? runner.placement->os_node : -1, &runner.arena);
 }
 
@@ -597,6 +597,19 @@ tr_status tr_exec_shutdown(void) {
     return runner.error ? TR_FAIL(runner.error, "%s", runner.error_text) : TR_OK;
 }
 
+tr_status tr_exec_place(int executors, int threads) {
+    if (executors < 0 || executors > TR_MAX_EXECUTORS || threads < 0)
+        return TR_FAIL(TR_E_VALUE, "%d executors of %d threads: from 1 to %d executors (0: one per NUMA node), of 1 thread or more (0: their "
+                                   "share of the cores)", executors, threads, TR_MAX_EXECUTORS);
+    tr_topology_plan *more, *old = placement;
+    TR_TRY(tr_topology_make_plan(topology, executors, threads, (tr_pin) tr_options_get()->pin, &more));
+    stop();
+    tr_status status = tr__crew_place(&runner, more);
+    placement = status == TR_OK ? more : old;
+    tr_topology_plan_destroy(status == TR_OK ? old : more);
+    return status;
+}
+
 /* The thread ends before a fork and starts again with the next command, on either side: its state is all in `runner`. */
 void tr_exec_fork_prepare(void) {
     stop();
@@ -637,6 +650,8 @@ void tr_exec_stats_get(tr_exec_stats *out) {
             tr_arena_stats_get(r->arena, &a);
 #define ADD(field, counter) out->field += atomic_load_explicit(&r->counter, memory_order_relaxed)
         ADD(instructions, instructions);
+        if (e > 0)
+            ADD(instructions_shared, instructions);
         ADD(ops_covered, ops_covered);
         ADD(ops_single, ops_single);
         ADD(bytes_elided, bytes_elided);

@@ -120,9 +120,9 @@ void tr__answer_fetch(tr_runner *r, tr_fetch *f);
  * while others are at work nobody changes a storage or a value's place. */
 enum { NO_INSTR = UINT32_MAX };
 extern tr_runner *tr__crew[TR_MAX_EXECUTORS];
-extern int tr__crew_size;
-/* Python's, once: runners for all of the plan's placements, of which `first` is one. */
-tr_status tr__crew_create(tr_runner *first, const tr_topology_plan *placement);
+extern _Atomic int tr__crew_size; /* changes while no executor runs; the compile thread looks, too: any order will do */
+/* Python's, while no executor runs: runners for all of the plan's placements, of which `first` is one. */
+tr_status tr__crew_place(tr_runner *first, const tr_topology_plan *placement);
 /* The rest is the first's. Threads; those that can't be started are done without. */
 void tr__crew_start(void);
 void tr__crew_stop(void);

@@ -2,7 +2,6 @@
 #include "exec/schedule.h"
 
 #include "terra/alloc.h"
-#include "terra/options.h"
 
 /* A result reaches another executor some hundred ns later; another node at so many bytes per ns. */
 enum { HANDOVER_NS = 500, FAR_BYTES_PER_NS = 10 };
@@ -13,6 +12,7 @@ typedef struct scheduler {
     const tr_plan *plan;
     tr_schedule *s;
     const int *node;
+    bool deal;
     double *end;                    /* per instruction */
     double free[TR_MAX_EXECUTORS];  /* per executor: when its last instruction ends */
     uint32_t count[TR_MAX_EXECUTORS];
@@ -43,9 +43,8 @@ static double start_of(const scheduler *k, uint32_t i, uint32_t executor) {
     return start;
 }
 
-/* Debug builds deal instructions out as a pack of cards: every order that may happen should. */
 static uint32_t choose(const scheduler *k, uint32_t i) {
-    if (TR_OPTIONS_DEBUG)
+    if (k->deal)
         return (i * 2654435761u >> 16) % k->s->n;
     uint32_t best = 0;
     double first = start_of(k, i, 0);
@@ -95,8 +94,8 @@ static tr_schedule *make(uint32_t n_instrs, uint32_t n) {
     return s;
 }
 
-tr_status tr__schedule_create(const tr_plan *plan, uint32_t n, const int *node, tr_schedule **out) {
-    scheduler k = {.plan = plan, .node = node, .s = make(plan->n_instrs, n), .end = tr_calloc(plan->n_instrs + 1, sizeof *k.end)};
+tr_status tr__schedule_create(const tr_plan *plan, uint32_t n, const int *node, bool deal, tr_schedule **out) {
+    scheduler k = {.plan = plan, .node = node, .deal = deal, .s = make(plan->n_instrs, n), .end = tr_calloc(plan->n_instrs + 1, sizeof *k.end)};
     if (!k.s || !k.end) {
         tr_free(k.s);
         tr_free(k.end);
@@ -104,7 +103,7 @@ tr_status tr__schedule_create(const tr_plan *plan, uint32_t n, const int *node, 
     }
     place(&k);
     tr_free(k.end);
-    if (!TR_OPTIONS_DEBUG && k.s->ns > WORTH * k.s->alone_ns) {
+    if (!deal && k.s->ns > WORTH * k.s->alone_ns) {
         tr_free(k.s);
         k.s = NULL;
     }

@@ -20,9 +20,10 @@ typedef struct tr_schedule {
     double ns, alone_ns; /* what a run may take, and with one executor */
 } tr_schedule;
 
-/* By plan->before and what instructions took, plan->ns, or may take. `node`: of each executor. *out NULL: one executor does as
- * well. TR_E_NOMEM. Any thread; pure. */
-tr_status tr__schedule_create(const tr_plan *plan, uint32_t n, const int *node, tr_schedule **out);
+/* By plan->before and what instructions took, plan->ns, or may take. `node`: of each executor. `deal`: no matter what they
+ * take, all over the place, so that tests see every order that may happen. *out NULL: one executor does as well. TR_E_NOMEM. Any
+ * thread; pure. */
+tr_status tr__schedule_create(const tr_plan *plan, uint32_t n, const int *node, bool deal, tr_schedule **out);
 void tr__schedule_destroy(tr_schedule *s); /* takes it; NULL is fine */
 
 static inline const uint32_t *tr__schedule_await(const tr_schedule *s, uint32_t instr) {

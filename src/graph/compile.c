@@ -98,7 +98,7 @@ static const struct {
     {"rows", tr__pass_rows},
 };
 
-static tr_status run_passes(tr__graph *g, const tr_path *path, tr_plan **out) {
+static tr_status run_passes(tr__graph *g, const tr_path *path, int executors, tr_plan **out) {
     bool verify = tr_options_get()->verify;
     TR_TRY(tr__analyze(g, path));
     for (size_t i = 0; i < sizeof passes / sizeof *passes; i++) {
@@ -109,7 +109,7 @@ static tr_status run_passes(tr__graph *g, const tr_path *path, tr_plan **out) {
     tr_plan *plan = NULL;
     TR_TRY(lower(g, &plan));
     tr_status status = verify ? tr_plan_verify(plan) : TR_OK;
-    if (status == TR_OK && tr_exec_executors() > 1)
+    if (status == TR_OK && executors > 1)
         status = tr__depend(g, plan);
     if (status != TR_OK) {
         free_plan(plan);
@@ -123,7 +123,8 @@ tr_status tr_graph_compile(tr_path *path, tr_plan **out) {
     int64_t start = tr_now_ns();
     tr__graph g = {.original = path};
     tr_plan *plan = NULL;
-    tr_status status = run_passes(&g, path, &plan);
+    int executors = tr_exec_executors(); // it may change meanwhile
+    tr_status status = run_passes(&g, path, executors, &plan);
     tr__pool_fini(&g.pool);
     if (status != TR_OK) {
         tr_free(g.relaid.looks);
@@ -137,6 +138,7 @@ tr_status tr_graph_compile(tr_path *path, tr_plan **out) {
     }
     plan->partitions = g.partitions.item;
     plan->n_partitions = g.partitions.n;
+    plan->executors = executors;
     int64_t end = tr_now_ns();
     plan->compile_ns = end - start;
     if (TR_UNLIKELY(tr_timeline_on))

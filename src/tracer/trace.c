@@ -739,6 +739,11 @@ static void merge_deaths(tr_known *k, const tr_path *trace) {
     k->changes++;
 }
 
+/* Would a new plan be another one, while the present one holds? */
+static bool is_outdated(const tr_known *k) {
+    return k->plan && (k->improvable || k->plan->executors != tr_exec_executors());
+}
+
 /* The iteration was recorded: it joins its graph. */
 static void learn(uint64_t cut) {
     if (tr.broken || tr.recorder.path.n_ops == 0 || !tr.graph)
@@ -762,7 +767,7 @@ static void learn(uint64_t cut) {
     // Worth a plan at first sight: a piece between cuts, which is short and one of few; and the first paths of a graph, which mostly
     // come again (an optimizer makes its state in the first iteration, the second is the one that stays).
     bool early = cut || tr.graph->is_piece || tr.graph->n_known <= FIRST_PATHS;
-    if ((k->seen >= (early ? 1 : COMPILE_AFTER) && !k->plan) || tr__known_is_stale(k) || (k->plan && k->improvable))
+    if ((k->seen >= (early ? 1 : COMPILE_AFTER) && !k->plan) || tr__known_is_stale(k) || is_outdated(k))
         request_plan(k);
 }
 
@@ -797,7 +802,7 @@ static tr_status finish_followed(void) {
     stats.iterations_coexecuted++;
     stats.ops_from_plans += k->path->n_ops;
     tr__graph_taken(tr.graph, k);
-    if (tr__known_is_stale(k) || k->improvable)
+    if (tr__known_is_stale(k) || is_outdated(k))
         request_plan(k);
     return TR_OK;
 }
@@ -936,6 +941,7 @@ void tr_stats_get(tr_stats *out) {
     tr_exec_stats_get(&e);
     *out = stats;
     out->instructions = e.instructions - stats.instructions;
+    out->instructions_shared = e.instructions_shared - stats.instructions_shared;
     out->ops_covered = e.ops_covered - stats.ops_covered;
     out->bytes_elided = e.bytes_elided - stats.bytes_elided;
     out->demands = e.demands - stats.demands;
@@ -952,7 +958,8 @@ void tr_stats_get(tr_stats *out) {
 void tr_stats_reset(void) {
     tr_exec_stats e;
     tr_exec_stats_get(&e);
-    stats = (tr_stats){.instructions = e.instructions, .ops_covered = e.ops_covered, .bytes_elided = e.bytes_elided,
+    stats = (tr_stats){.instructions = e.instructions, .instructions_shared = e.instructions_shared,
+                       .ops_covered = e.ops_covered, .bytes_elided = e.bytes_elided,
                        .demands = e.demands, .starvations = e.starvations, .allocations = e.allocations};
     tr.exits_before = 0;
 }

@@ -83,6 +83,7 @@ char *tr_info(void) {
 }
 
 tr_status tr_set_executors(int n, int threads) {
+    TR_TRY(tr_exec_place(n, threads));
     char text[32];
     snprintf(text, sizeof text, "%d", n);
     TR_TRY(tr_options_set("TERRA_EXECUTORS", text));

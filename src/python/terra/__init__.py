@@ -4,6 +4,7 @@
 
 import atexit as _atexit
 import math as _math
+import builtins as _builtins
 import os as _os
 
 # How long idle team threads spin, which libgomp reads when it is loaded: long enough to bridge the gap between two
@@ -78,12 +79,19 @@ def compile(model=None, **options):
 
 
 def get_num_threads():
-    return stats()["threads"] or len(_os.sched_getaffinity(0))
+    """Of all executors together."""
+    s = stats()
+    return s["executors"] * s["threads"]
 
 
 def set_num_threads(n):
-    """One executor with n threads."""
-    set_executors(1, n)
+    """Shares n threads out among the executors. More than this process may use are cut down."""
+    if not isinstance(n, _builtins.int) or isinstance(n, _builtins.bool):
+        raise RuntimeError(f"set_num_threads expects an int, but got {type(n).__name__}")
+    if n <= 0:
+        raise RuntimeError("set_num_threads expects a positive integer")
+    executors = _builtins.min(stats()["executors"], n)
+    set_executors(executors, n // executors)
 
 
 def get_num_interop_threads():
