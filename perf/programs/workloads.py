@@ -19,6 +19,20 @@ class MLP:
         return 2 * args.batch * args.width**2 * (3 * args.layers - 1)
 
 
+class Experts:
+    def options(p):
+        p.add_argument("--batch", type=int, default=64)
+        p.add_argument("--width", type=int, default=256)
+        p.add_argument("--layers", type=int, default=3)
+        p.add_argument("--experts", type=int, default=8)
+        p.set_defaults(steps=500, warmup=50)
+
+    batch = MLP.batch
+
+    def flop(args):
+        return args.experts * MLP.flop(args)
+
+
 class GPT2:
     def options(p):
         p.add_argument("--batch", type=int, default=4)

@@ -9,20 +9,13 @@
 
 #include "terra/alloc.h"
 #include "terra/dnn.h"
-#include "terra/options.h"
 
 #include <string.h>
 
 struct tr_plan_state {
     tr_activation *unused; /* Python's */
-    /* The first executor's. */
-    tr_schedule *schedule;
-    uint32_t opened;   /* times, so far */
-    int executors;     /* that it is scheduled for */
+    tr_sharing sharing;    /* the first executor's */
 };
-
-/* The run before which a plan is scheduled anew, by what its instructions took. */
-enum { MEASURED = 4 };
 
 static uint32_t cursor(const tr_runner *r) {
     // Acquire: pairs with the release in tr_exec_advance.
@@ -77,28 +70,6 @@ static tr_slab *take_carry(tr_runner *r, size_t bytes) {
     return s ? s : add_slab(r, &r->carries, bytes);
 }
 
-/* Nobody runs anything meanwhile. */
-static const tr_schedule *schedule_of(tr_plan *plan) {
-    struct tr_plan_state *state = plan->state;
-    if (tr__crew_size == 1 || !plan->before_at)
-        return NULL;
-    if (state->executors != tr__crew_size)
-        state->opened = 0;
-    if (state->opened == 0 || state->opened == MEASURED) {
-        int node[TR_MAX_EXECUTORS];
-        tr_schedule *s = NULL;
-        for (int e = 0; e < tr__crew_size; e++)
-            node[e] = tr__crew[e]->placement ? tr__crew[e]->placement->node : 0;
-        if (tr__schedule_create(plan, (uint32_t) tr__crew_size, node, TR_OPTIONS_DEBUG, &s) != TR_OK)
-            tr_status_clear(); // one executor does as well
-        tr__schedule_destroy(state->schedule);
-        state->schedule = s;
-    }
-    state->opened += state->opened <= MEASURED;
-    state->executors = tr__crew_size;
-    return state->schedule;
-}
-
 void tr__activation_open(tr_runner *r, tr_activation *a) {
     tr_plan *plan = a->plan;
     const tr_path *path = plan->path;
@@ -126,7 +97,7 @@ void tr__activation_open(tr_runner *r, tr_activation *a) {
         else
             a->address[v] = (char *) (plan->carry[v] ? a->carry : a->slab)->base + plan->slot[v];
     }
-    if (!r->failed && (a->schedule = schedule_of(plan)))
+    if (!r->failed && (a->schedule = tr__sharing_open(&plan->state->sharing, plan)))
         tr__crew_begin(r);
 }
 
@@ -605,6 +576,7 @@ static void bind_survivors(tr_runner *r) {
 
 void tr__activation_close(tr_runner *r) {
     tr_activation *a = r->current;
+    tr__sharing_close(&a->plan->state->sharing, a);
     bind_survivors(r);
     for (uint32_t t = 0; t < a->n_temps; t++)
         tr_arena_free(r->arena, a->temps[t]);
@@ -678,7 +650,7 @@ void tr__activations_free(tr_plan *plan) {
         tr_free(a);
         a = next;
     }
-    tr__schedule_destroy(plan->state->schedule);
+    tr__schedule_destroy(plan->state->sharing.schedule);
     tr_free(plan->state);
     plan->state = NULL;
 }

@@ -2,7 +2,8 @@
  *
  * The first opens an activation and sets everybody's `task`; each runs its share of the schedule in the plan's order, an
  * instruction when the cursor has reached its ready point and what it awaits has run; each counts what it has run in `done`, which
- * others read. One that has run all of its share lets go of the task. Everybody sleeps on the first's `wake`.
+ * others read. One that has run all of its share lets go of the task. Everybody who has a task sleeps on the first's `wake`, and else on
+ * an event of their own: a sleeper costs each of Python's notifications a system call.
  *
  * Data passes from one to another by `done` (release, acquire), and from and to the first by `task` as well. While a task is
  * out nobody changes a storage, a value's place or the activation's marks: what needs that makes the first disband the crew, and it
@@ -145,7 +146,7 @@ static void *member_main(void *arg) {
     r->ctx.threads = r->pool.thread_count;
     for (;;) {
         while (!is_wanted(r))
-            tr_event_wait(&tr__crew[0]->wake, is_wanted, r, tr_options_get()->spin_us * 1000, TR_FOREVER);
+            tr_event_wait(&r->wake, is_wanted, r, tr_options_get()->spin_us * 1000, TR_FOREVER);
         r->current = atomic_load_explicit(&r->task, memory_order_acquire); // as in is_wanted
         if (!r->current)
             break;
@@ -200,8 +201,10 @@ void tr__crew_start(void) {
 
 void tr__crew_stop(void) {
     for (int e = 1; e < tr__crew_size; e++)
-        atomic_store_explicit(&tr__crew[e]->leaving, true, memory_order_release); // pairs with is_wanted
-    tr_event_notify(&tr__crew[0]->wake);
+        // Release: pairs with the acquire in is_wanted.
+        atomic_store_explicit(&tr__crew[e]->leaving, true, memory_order_release);
+    for (int e = 1; e < tr__crew_size; e++)
+        tr_event_notify(&tr__crew[e]->wake);
     for (int e = 1; e < tr__crew_size; e++) {
         if (tr__crew[e]->running)
             pthread_join(tr__crew[e]->thread, NULL);
@@ -210,18 +213,67 @@ void tr__crew_stop(void) {
     }
 }
 
+/* Runs by their number: before MEASURED, durations are guesses; up to DECIDED, every other is shared. */
+enum { MEASURED = 4, DECIDED = 24 };
+/* Sharing must gain so much: it takes cores from Python. */
+static const double WORTH = 0.97;
+
+static void schedule(tr_sharing *s, const tr_plan *plan) {
+    int node[TR_MAX_EXECUTORS], n = tr__crew_size;
+    tr_schedule *made = NULL;
+    for (int e = 0; e < n; e++)
+        node[e] = tr__crew[e]->placement ? tr__crew[e]->placement->node : 0;
+    if (tr__schedule_create(plan, (uint32_t) n, node, TR_OPTIONS_DEBUG, &made) != TR_OK)
+        tr_status_clear(); // one executor does as well
+    tr__schedule_destroy(s->schedule);
+    s->schedule = made;
+    s->executors = n;
+}
+
+const tr_schedule *tr__sharing_open(tr_sharing *s, const tr_plan *plan) {
+    if (tr__crew_size == 1 || !plan->before_at)
+        return NULL;
+    if (s->executors != tr__crew_size)
+        s->opened = 0;
+    if (s->opened == 0 || s->opened == MEASURED) {
+        schedule(s, plan);
+        s->least[0] = s->least[1] = INT64_MAX;
+    } else if (s->opened == DECIDED && !TR_OPTIONS_DEBUG && (double) s->least[1] > WORTH * (double) s->least[0]) {
+        tr__schedule_destroy(s->schedule);
+        s->schedule = NULL;
+    }
+    bool trial = !TR_OPTIONS_DEBUG && s->opened >= MEASURED && s->opened < DECIDED;
+    const tr_schedule *now = trial && s->opened % 2 ? NULL : s->schedule;
+    s->began = trial && s->schedule ? tr_now_ns() : 0;
+    s->opened += s->opened <= DECIDED;
+    return now;
+}
+
+void tr__sharing_close(tr_sharing *s, const tr_activation *a) {
+    // Relaxed: the first executor writes it.
+    if (!s->began || atomic_load_explicit(&a->alone, memory_order_relaxed))
+        return;
+    int64_t ns = tr_now_ns() - s->began, *least = &s->least[a->schedule != NULL];
+    if (ns < *least)
+        *least = ns;
+}
+
 void tr__crew_begin(tr_runner *r) {
     for (int e = 0; e < tr__crew_size; e++) {
         atomic_store_explicit(&tr__crew[e]->done, 0, memory_order_relaxed);
         atomic_store_explicit(&tr__crew[e]->gave_up, false, memory_order_relaxed);
     }
-    for (int e = 1; e < tr__crew_size; e++)
-        if (!tr__crew[e]->running)
+    for (int e = 1; e < tr__crew_size; e++) {
+        if (!share(r->current->schedule, e))
+            continue;
+        if (!tr__crew[e]->running) {
             give_up(tr__crew[e]); // its thread could not be started
-        else if (share(r->current->schedule, e))
-            // Release: pairs with the acquire in is_wanted; with the activation, and everybody's `done` above.
-            atomic_store_explicit(&tr__crew[e]->task, r->current, memory_order_release);
-    tr_event_notify(&r->wake);
+            continue;
+        }
+        // Release: pairs with the acquire in is_wanted; with the activation, and everybody's `done` above.
+        atomic_store_explicit(&tr__crew[e]->task, r->current, memory_order_release);
+        tr_event_notify(&tr__crew[e]->wake);
+    }
 }
 
 static bool somebody_gave_up(void) {

@@ -50,7 +50,7 @@ struct tr_fetch {
 typedef struct tr_runner {
     int index;                  /* among the executors. 0: the first, who obeys the ring and does all that isn't said to be others' */
     tr_ring *ring;
-    tr_event wake;              /* Python → executor: a command, or the cursor moved */
+    tr_event wake;              /* Python → executor: a command, or the cursor moved; executors to each other. Not the first's: a task */
     tr_event room;              /* executor → Python: the ring has room; an activation finished */
     pthread_t thread;
     bool running;               /* Python's */
@@ -130,6 +130,17 @@ static inline bool tr__crew_shares(const tr_runner *r) {
     // Relaxed: only the first executor writes it.
     return r->current && r->current->schedule && !atomic_load_explicit(&r->current->alone, memory_order_relaxed);
 }
+/* Whether a plan's instructions are shared, and how: first by what they may take, then by what they took; in some of the next runs
+ * they are, in some not, and what was faster stays. */
+typedef struct tr_sharing {
+    tr_schedule *schedule; /* owned; NULL: not shared */
+    int executors;         /* it is for so many */
+    uint32_t opened;       /* runs so far, up to the decision */
+    int64_t began, least[2]; /* ns: of the present run; the shortest run not shared, shared */
+} tr_sharing;
+/* While nobody runs anything: the schedule of the run that begins; NULL: the first runs all. */
+const tr_schedule *tr__sharing_open(tr_sharing *s, const tr_plan *plan);
+void tr__sharing_close(tr_sharing *s, const tr_activation *a);
 /* Gives out the open activation, which has a schedule. */
 void tr__crew_begin(tr_runner *r);
 bool tr__crew_step(tr_runner *r);

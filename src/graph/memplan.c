@@ -2,17 +2,19 @@
  *
  * A value takes its slot at the instruction of its birth. The slot is free again for the first instruction that comes
  * after all that touch the value and whose ready point lies behind its death: until then Python may hold a reference, and
- * an op of the path not yet run may be run by itself. Carried values have a region of their own and are never reused.
+ * an op of the path not yet run may be run by itself. Several executors would have to wait for each other wherever one takes over
+ * what another has just let go of: there a slot rests for some instructions. Carried values have a region of their own and are never reused.
  *
  * A result of an elementwise program may take the slot of an operand at once, if the operand is dead by then and the program
  * loads the very elements that it stores: each is read before it is overwritten. */
 #include "graph/pass.h"
 
 #include "terra/alloc.h"
+#include "terra/exec.h"
 
 #include <string.h>
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, REST = 6 /* instructions per executor */ };
 
 typedef struct hole {
     size_t at, bytes;
@@ -111,7 +113,11 @@ static void find_lives(const tr_plan *plan, uint32_t *first, uint32_t *last) {
 static uint32_t first_free(const tr_plan *plan, const uint32_t *ready_at, uint32_t last, uint32_t death) {
     uint32_t n = plan->path->n_ops;
     uint32_t at = death < n + 1 ? ready_at[death + 1] : plan->n_instrs;
-    return at > last + 1 ? at : last + 1;
+    int executors = tr_exec_executors();
+    uint32_t rest = executors > 1 ? (uint32_t) executors * REST : 0, behind = last + 1 + rest;
+    if (at < behind)
+        at = behind;
+    return at < plan->n_instrs ? at : plan->n_instrs;
 }
 
 static void sort_by_end(const tr_plan *plan, lives *l, const uint32_t *ready_at) {

@@ -5,10 +5,13 @@
  * Python still walks through the loop, and where somebody waits for what an update leads to. */
 #include "graph/pass.h"
 
+#include "terra/exec.h"
+
 #include <string.h>
 
 enum {
-    ENOUGH = 1 << 20, /* elements of a chunk: milliseconds */
+    ENOUGH = 1 << 20,        /* elements of a chunk: milliseconds */
+    ENOUGH_SHARED = 1 << 17, /* that several executors share out */
     MAX_UPDATES = 512,
     MAX_GAP = 8, /* ops between two updates of one chunk */
 };
@@ -40,11 +43,11 @@ static bool hangs_on(const tr__graph *g, uint32_t k, uint32_t group) {
 tr_status tr__pass_multi(tr__graph *g) {
     const tr_path *p = g->path;
     uint32_t chunk = TR__NIL; // the open one
-    int64_t work = 0;
+    int64_t work = 0, enough = tr_exec_executors() > 1 ? ENOUGH_SHARED : ENOUGH;
     for (uint32_t k = 0; k < p->n_ops; k++) {
         if (!is_update(p, k) || g->groups[g->group[k]].n_ops > 1)
             continue;
-        bool fits = chunk != TR__NIL && are_alike(p, g->groups[chunk].head, k) && work < ENOUGH &&
+        bool fits = chunk != TR__NIL && are_alike(p, g->groups[chunk].head, k) && work < enough &&
                     g->groups[chunk].n_ops < MAX_UPDATES && k - g->groups[chunk].tail <= MAX_GAP &&
                     k < g->groups[chunk].deadline && !hangs_on(g, k, chunk);
         if (fits && tr__merge(g, chunk, k)) {
