@@ -30,6 +30,9 @@ QUICK = {
     "GPT-2, 2x128, 4x64": ("gpt2", ["--small", "--steps", "100"], False),
     "ResNet-18, 4x3x64x64": ("resnet", ["--depth", "18", "--size", "64", "--batch", "4", "--warmup", "5"], True),
 }
+# Branches for several executors to share; besides the others, in scaling.py.
+BRANCHES = {"Experts, 8x3x256, 64": ("experts", [], False)}
+QUICK_BRANCHES = {"Experts, 8x3x128, 64": ("experts", ["--width", "128", "--steps", "200"], False)}
 DTYPES = ("fp32", "bf16")
 PEERS = ("torch eager", "torch.compile", "tuned torch", "tuned torch.compile", "JAX jit")
 TERRAS = ("Terra", "tuned Terra")
@@ -90,10 +93,12 @@ def command(python, peer, program, args, tuning=()):
     return [python, *(["-m", "terra"] if peer in TERRAS else []), str(HERE / folder / f"{program}.py"), *args], env
 
 
-def run(line, env, threads, timeout):
-    """One process: its record, or what went wrong. threads: for its parallel loops; 0: as it finds right."""
+def run(line, env, threads, timeout, executors=0):
+    """One process: its record, or what went wrong. threads: for its parallel loops, of each of Terra's executors; 0: as it finds right."""
     if threads:
         env = {**env, **{name: str(threads) for name in ("OMP_NUM_THREADS", "TERRA_THREADS", "NPROC")}}
+    if executors:
+        env = {**env, "TERRA_EXECUTORS": str(executors)}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "record.json"
         # A session of its own: what it starts ends with it.
@@ -193,9 +198,11 @@ def machine():
             f"{' '.join(sets) or 'no AVX2'}), {usable_cpus()} CPUs usable, {memory:.0f} GiB, {platform.system()} {platform.release()}")
 
 
-def chosen(quick, names):
+def chosen(quick, names, branches=False):
     """The programs whose name contains one of these; all, where none are given. A name of none ends it all."""
     programs = QUICK if quick else PROGRAMS
+    if branches:
+        programs = programs | (QUICK_BRANCHES if quick else BRANCHES)
     for s in names or ():
         if not any(s.lower() in n.lower() for n in programs):
             raise SystemExit(f"no program is called {s!r}; there are: " + "; ".join(programs))

@@ -169,7 +169,7 @@ def run(args):
     with tempfile.TemporaryDirectory() as folder:
         line, _ = harness.command(python, "Terra", args.program, args.arguments)
         timeline = Path(folder) / "timeline.json"
-        record = harness.run(line, {"TERRA_TIMELINE": str(timeline), "TERRA_DUMP": folder}, args.threads, args.timeout)
+        record = harness.run(line, {"TERRA_TIMELINE": str(timeline), "TERRA_DUMP": folder}, args.threads, args.timeout, executors=1)
         if isinstance(record, str):
             raise SystemExit(record)
         return record, json.loads(timeline.read_text())["traceEvents"], read_plans(folder)
