@@ -17,6 +17,7 @@ struct tr_home {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the list; what is in it doesn't change */
 static tr_home *homes;
+static pthread_mutex_t reordering = PTHREAD_MUTEX_INITIALIZER; /* guards the memory that their reorders name, for executors that come at once */
 
 static void destroy(tr_home *h) {
     tr_dnn_layout_destroy(h->layout);
@@ -91,9 +92,12 @@ bool tr__home_is_panels(const tr_home *h) {
 
 static tr_status reorder(tr_dnn_op *op, void *data, void *spare, size_t bytes) {
     void *ports[TR_DNN_PORTS] = {[TR_DNN_SRC] = data, [TR_DNN_DST] = spare};
-    TR_TRY(tr_dnn_op_run(op, ports, NULL));
-    memcpy(data, spare, bytes);
-    return TR_OK;
+    pthread_mutex_lock(&reordering);
+    tr_status s = tr_dnn_op_run(op, ports, NULL);
+    pthread_mutex_unlock(&reordering);
+    if (s == TR_OK)
+        memcpy(data, spare, bytes);
+    return s;
 }
 
 tr_status tr_home_enter(const tr_home *h, void *data, void *spare) {
