@@ -34,15 +34,44 @@ tr_status tr__runner_args(tr_runner *r, uint32_t n) {
     return TR_OK;
 }
 
+enum { LARGE = 2 << 20 };
+
+/* What a plan needs more than its ops did one by one is mapped by itself where it is large: the arena's free pages have been given
+ * back by then, and a block that is soon replaced by a larger one would leave a hole there that nobody fills. */
+static tr_scratch_block take_block(tr_runner *r, size_t bytes) {
+    bool maps = r->current && bytes >= LARGE;
+    tr_scratch_block b = {maps ? tr_arena_map(r->arena, bytes) : tr_arena_alloc(r->arena, bytes), 0};
+    if (b.base && maps)
+        b.mapped = bytes;
+    return b;
+}
+
+static void give_block(tr_runner *r, tr_scratch_block b) {
+    if (b.mapped)
+        tr_arena_unmap(r->arena, b.base, b.mapped);
+    else
+        tr_arena_free(r->arena, b.base);
+}
+
+void *tr__runner_more_scratch(tr_runner *r, size_t bytes) {
+    if (r->n_scratch_more == (int) (sizeof r->scratch_more / sizeof *r->scratch_more))
+        return NULL;
+    tr_scratch_block b = take_block(r, bytes);
+    if (b.base)
+        r->scratch_more[r->n_scratch_more++] = b;
+    return b.base;
+}
+
 void tr__runner_reset_scratch(tr_runner *r) {
     tr_kernel_ctx *ctx = &r->ctx;
     if (r->n_scratch_more) {
         // Next time one block will do.
         for (int i = 0; i < r->n_scratch_more; i++)
-            tr_arena_free(r->arena, r->scratch_more[i]);
+            give_block(r, r->scratch_more[i]);
         r->n_scratch_more = 0;
-        tr_arena_free(r->arena, ctx->scratch_base);
-        ctx->scratch_base = tr_arena_alloc(r->arena, ctx->scratch_used);
+        give_block(r, r->scratch);
+        r->scratch = take_block(r, ctx->scratch_used);
+        ctx->scratch_base = r->scratch.base;
         ctx->scratch_size = ctx->scratch_base ? ctx->scratch_used : 0;
     }
     ctx->scratch_used = 0;

@@ -227,12 +227,7 @@ static void *scratch(tr_kernel_ctx *ctx, size_t bytes) {
     ctx->scratch_used += bytes;
     if (at + bytes <= ctx->scratch_size)
         return (char *) ctx->scratch_base + at;
-    if (r->n_scratch_more == (int) (sizeof r->scratch_more / sizeof *r->scratch_more))
-        return NULL;
-    void *block = tr_arena_alloc(r->arena, bytes);
-    if (block)
-        r->scratch_more[r->n_scratch_more++] = block;
-    return block;
+    return tr__runner_more_scratch(r, bytes);
 }
 
 /* ------------------------------------------------------------------------------------------------ Python's side */

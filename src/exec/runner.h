@@ -47,6 +47,11 @@ struct tr_fetch {
     unsigned char *buffer;
 };
 
+typedef struct tr_scratch_block {
+    void *base;
+    size_t mapped; /* its bytes, where it is mapped by itself; 0: from the arena */
+} tr_scratch_block;
+
 typedef struct tr_runner {
     int index;                  /* among the executors. 0: the first, who obeys the ring and does all that isn't said to be others' */
     tr_ring *ring;
@@ -58,7 +63,8 @@ typedef struct tr_runner {
     const tr_placement *placement;
     tr_pool pool;               /* its team */
     tr_kernel_ctx ctx;
-    void *scratch_more[16];     /* blocks beyond scratch_base, until the kernel returns */
+    tr_scratch_block scratch;   /* ctx.scratch_base */
+    tr_scratch_block scratch_more[16]; /* blocks beyond it, until the kernel returns */
     int n_scratch_more;
 
     /* The first failure that Python was not told of. Until it is told, nothing is computed. */
@@ -105,6 +111,7 @@ tr_status tr__run_kernel(tr_runner *r, const tr_kernel_call *call, uint32_t site
 void tr__runner_fail(tr_runner *r, tr_status status);
 tr_status tr__runner_args(tr_runner *r, uint32_t n);
 /* After a kernel that was not run by tr__run_kernel. */
+void *tr__runner_more_scratch(tr_runner *r, size_t bytes);
 void tr__runner_reset_scratch(tr_runner *r);
 /* Address of a storage's first byte; allocates it when it has none. NULL: poisoned, or no memory (status in *status). */
 void *tr__storage_address(tr_runner *r, tr_storage *s, tr_status *status);

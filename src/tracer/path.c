@@ -172,6 +172,124 @@ void tr__path_index_deaths(tr_path *p) {
         }
 }
 
+/* ------------------------------------------------------------------------------------------------ the second time */
+
+/* Storages of a path under the names that they will have when its end comes again by itself. */
+typedef struct renaming {
+    const tr_path *path;
+    tr_recorder *to;
+    uint32_t first;         /* the repeated part begins with this op */
+    tr_ref *of_value, *of_external; /* NONE: not met yet */
+    uint32_t *before;       /* per op: how many ops ahead of it are repeated; one entry more than ops */
+    uint8_t *state;         /* per value: made once, then kept */
+} renaming;
+
+static bool makes_from_nothing(const tr_path *p, const tr_path_op *op) {
+    if (op->in_place || op->n_out != 1)
+        return false;
+    for (uint32_t i = 0; i < op->n_in; i++)
+        if (p->operands[op->operand + i].ref != TR_REF_NONE)
+            return false;
+    return p->death[p->operands[op->operand + op->n_in].ref] == TR_DEATH_NEVER;
+}
+
+/* What was made from nothing, then written, and is alive at the mark: an optimizer's state, which is there the second time. */
+static void find_state(renaming *n) {
+    const tr_path *p = n->path;
+    for (uint32_t i = n->first; i < p->n_ops; i++) {
+        const tr_path_op *op = &p->ops[i];
+        unsigned written = tr_op_info_of((tr_op) op->op)->written | (unsigned) op->in_place;
+        for (unsigned left = written; left; left &= left - 1) {
+            uint32_t at = (uint32_t) __builtin_ctz(left);
+            tr_ref ref = at < op->n_in ? p->operands[op->operand + at].ref : TR_REF_NONE;
+            if (tr_ref_is_value(ref))
+                n->state[ref] |= 2;
+        }
+        if (makes_from_nothing(p, op))
+            n->state[p->operands[op->operand + op->n_in].ref] |= 1;
+    }
+}
+
+static bool is_repeated(const renaming *n, uint32_t i) {
+    const tr_path_op *op = &n->path->ops[i];
+    return i >= n->first && !(makes_from_nothing(n->path, op) && n->state[n->path->operands[op->operand + op->n_in].ref] == 3);
+}
+
+static tr_ref renamed_read(renaming *n, tr_ref ref) {
+    if (ref == TR_REF_NONE)
+        return ref;
+    tr_ref *name = tr_ref_is_value(ref) ? &n->of_value[ref] : &n->of_external[tr_ref_slot(ref)];
+    if (*name == TR_REF_NONE)
+        *name = TR_REF_EXTERNAL | n->to->path.n_externals++;
+    return *name;
+}
+
+static bool renamed_birth(renaming *n, tr_ref ref) {
+    tr_path *to = &n->to->path;
+    tr_ref name = tr__recorder_value(n->to, n->path->value_bytes[ref]);
+    if (name == TR_REF_NONE)
+        return false;
+    uint32_t death = n->path->death[ref];
+    to->death[name] = death == TR_DEATH_NEVER ? death : n->before[death];
+    to->fetched[name] = n->path->fetched[ref];
+    n->of_value[ref] = name;
+    return true;
+}
+
+static bool repeat_op(renaming *n, const tr_path_op *from) {
+    const tr_path *p = n->path;
+    tr_path_op *op = tr__recorder_add(n->to, from->n_in, from->n_out, from->n_attrs);
+    if (!op)
+        return false;
+    tr_path *to = &n->to->path;
+    uint32_t operand = op->operand, attr = op->attr;
+    *op = *from;
+    op->operand = operand;
+    op->attr = attr;
+    if (op->n_attrs)
+        memcpy(to->attrs + attr, p->attrs + from->attr, op->n_attrs * sizeof *p->attrs);
+    for (uint32_t i = 0; i < (uint32_t) (op->n_in + op->n_out); i++) {
+        tr_path_operand o = p->operands[from->operand + i];
+        if (i >= op->n_in && !op->in_place && !renamed_birth(n, o.ref))
+            return false;
+        o.ref = renamed_read(n, o.ref);
+        to->operands[operand + i] = o;
+        to->args[operand + i] = p->args[from->operand + i];
+    }
+    tr__recorder_hash(n->to, op);
+    return true;
+}
+
+static bool repeat(renaming *n) {
+    const tr_path *p = n->path;
+    if (!n->of_value || !n->of_external || !n->before || !n->state)
+        return false;
+    memset(n->of_value, 0xff, p->n_values * sizeof *n->of_value);
+    memset(n->of_external, 0xff, p->n_externals * sizeof *n->of_external);
+    find_state(n);
+    for (uint32_t i = 0; i < p->n_ops; i++)
+        n->before[i + 1] = n->before[i] + is_repeated(n, i);
+    for (uint32_t i = n->first; i < p->n_ops; i++)
+        if (is_repeated(n, i) && !repeat_op(n, &p->ops[i]))
+            return false;
+    return true;
+}
+
+bool tr__recorder_repeat(tr_recorder *r, const tr_path *path, uint32_t first) {
+    tr__recorder_reset(r);
+    renaming n = {.path = path, .to = r, .first = first};
+    n.of_value = tr_malloc((path->n_values + 1) * sizeof *n.of_value);
+    n.of_external = tr_malloc((path->n_externals + 1) * sizeof *n.of_external);
+    n.before = tr_calloc(path->n_ops + 1, sizeof *n.before);
+    n.state = tr_calloc(path->n_values + 1, sizeof *n.state);
+    bool done = repeat(&n);
+    tr_free(n.of_value);
+    tr_free(n.of_external);
+    tr_free(n.before);
+    tr_free(n.state);
+    return done;
+}
+
 /* ------------------------------------------------------------------------------------------------ graphs */
 
 static tr_graph *graphs;
@@ -216,16 +334,11 @@ tr_known *tr__graph_find(tr_graph *g, const tr_recorder *r) {
     return NULL;
 }
 
-/* Makes room by forgetting the path that was seen least and has no plan. */
-static void forget_one(tr_graph *g) {
-    tr_known **victim = NULL;
-    for (tr_known **k = &g->known; *k; k = &(*k)->next)
-        if (!(*k)->plan && !(*k)->compiling && (!victim || (*k)->seen <= (*victim)->seen))
-            victim = k;
-    if (!victim)
-        return;
-    tr_known *k = *victim;
-    *victim = k->next;
+void tr__graph_remove(tr_graph *g, tr_known *k) {
+    tr_known **at = &g->known;
+    while (*at != k)
+        at = &(*at)->next;
+    *at = k->next;
     for (int o = 0; o < TR_ORDERS; o++)
         for (int i = 0; i < TR_PREDICTIONS; i++)
             if (g->after[o][i] == k)
@@ -235,6 +348,16 @@ static void forget_one(tr_graph *g) {
     tr_path_destroy(k->path);
     tr_free(k);
     g->n_known--;
+}
+
+/* Makes room by forgetting the path that was seen least and has no plan. */
+static void forget_one(tr_graph *g) {
+    tr_known *victim = NULL;
+    for (tr_known *k = g->known; k; k = k->next)
+        if (!k->plan && !k->compiling && (!victim || k->seen <= victim->seen))
+            victim = k;
+    if (victim)
+        tr__graph_remove(g, victim);
 }
 
 tr_known *tr__graph_add(tr_graph *g, const tr_recorder *r) {

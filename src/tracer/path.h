@@ -72,6 +72,10 @@ void tr__recorder_hash(tr_recorder *r, const tr_path_op *op);
 tr_status tr__recorder_prefix(tr_recorder *r, const tr_path *path, uint32_t n, uint32_t n_values, uint32_t n_externals,
                               const int64_t *args);
 
+/* Starts with what a path will be when it comes again from its op `first` on: what was made ahead of that, or made once and kept
+ * (an optimizer's state), comes from outside then. False: no memory. */
+bool tr__recorder_repeat(tr_recorder *r, const tr_path *path, uint32_t first);
+
 tr_path *tr__path_copy(const tr_path *path);
 /* Sorts the values by death and gives each op its part of them. */
 void tr__path_index_deaths(tr_path *path);
@@ -81,6 +85,8 @@ tr_graph *tr__graph_at(uint64_t key, uint32_t site, int kind);
 tr_graph *tr__graph_first(void);
 tr_known *tr__graph_find(tr_graph *g, const tr_recorder *r);
 tr_known *tr__graph_add(tr_graph *g, const tr_recorder *r);
+/* Forgets a path without a plan that nobody compiles. */
+void tr__graph_remove(tr_graph *g, tr_known *k);
 /* The path that comes, by the latest ones: guess 0 is the best, up to TR_ORDERS (the last one taken); NULL: none. */
 tr_known *tr__graph_predict(tr_graph *g, int guess);
 static inline bool tr__known_is_stale(const tr_known *k) { return k->plan && k->planned_for != k->changes; }

@@ -33,6 +33,8 @@ static struct {
     tr_recorder recorder;      /* the trace, while no path is followed */
     tr_known *known;           /* the path being followed */
     tr_known *predicted;       /* the path expected of this iteration, whether or not it can be followed; NULL: none */
+    tr_known *guess;           /* predicted, but never seen; until the iteration ends */
+    const tr_known *latest;    /* the path of the iteration before; NULL: unknown */
     tr_activation *act;
     uint32_t cursor, n_values, n_externals;
     uint32_t published;        /* the cursor that the executor sees */
@@ -220,7 +222,7 @@ static void queue_job(job *j) {
 /* A piece between cuts compiles in some tens of microseconds, about what waking a thread takes: it is done here, once, so that
  * the piece is followed from its second time on, however busy the machine is. Whole iterations go to the compile thread. */
 static bool is_compiled_here(const tr_known *k) {
-    return (k->cut || k->graph->is_piece) && k->path->n_ops <= COMPILE_HERE_OPS;
+    return k == tr.guess || ((k->cut || k->graph->is_piece) && k->path->n_ops <= COMPILE_HERE_OPS);
 }
 
 static void request_plan(tr_known *k) {
@@ -659,6 +661,43 @@ static tr_known *choose(const tr_issue *c) {
     return best;
 }
 
+/* Where a path has this call first. */
+static uint32_t first_call(const tr_path *path, const tr_issue *c) {
+    uint32_t i = 0;
+    while (i < path->n_ops && (path->ops[i].op != c->op || path->ops[i].location != tr.location))
+        i++;
+    return i;
+}
+
+/* The first iteration of a loop comes from elsewhere, with all that was done before the loop, and makes what later ones only use.
+ * Its end tells what the second will be, nevertheless: from the call on that begins this one. Compiled here, in about a
+ * millisecond, which Python mostly has, as it is ahead; and so that it hangs on no thread whether the guess is followed. */
+static tr_known *guess(const tr_issue *c) {
+    if (tr.graph->is_piece || !tr.latest || tr.latest->crossed || tr.latest->graph == tr.graph || !tr_options_get()->plans)
+        return NULL;
+    const tr_path *path = tr.latest->path;
+    uint32_t first = first_call(path, c);
+    if (path->n_ops - first < MIN_MARK_OPS)
+        return NULL;
+    tr_known *k = tr__recorder_repeat(&tr.recorder, path, first) ? tr__graph_add(tr.graph, &tr.recorder) : NULL;
+    tr__recorder_reset(&tr.recorder);
+    tr.guess = k;
+    if (k && begins_with(k, c))
+        request_plan(k);
+    return k;
+}
+
+/* Forgets the guess, unless the iteration went so. */
+static void judge_guess(const tr_known *went) {
+    tr_known *k = tr.guess;
+    tr.guess = NULL;
+    if (!k || k == went)
+        return;
+    drop_plan(k);
+    tr__graph_remove(k->graph, k);
+    tr.predicted = NULL;
+}
+
 static void open_iteration(const tr_issue *c) {
     tr.epoch++;
     tr.open = true;
@@ -675,9 +714,9 @@ static void open_iteration(const tr_issue *c) {
         reap_plans();
     if (!tr.graph && !(tr.graph = tr__graph_at(1, 0, TR_MARK_EXPLICIT)))
         return;
-    if (tr.off || tr.sync || !tr.graph->known)
+    if (tr.off || tr.sync)
         return;
-    tr_known *k = tr.predicted = choose(c);
+    tr_known *k = tr.predicted = tr.graph->known ? choose(c) : guess(c);
     if (!k || !tr__known_usable(k))
         return;
     tr_activation *act = tr_exec_begin(k->plan);
@@ -746,10 +785,12 @@ static bool is_outdated(const tr_known *k) {
 
 /* The iteration was recorded: it joins its graph. */
 static void learn(uint64_t cut) {
+    tr.latest = NULL;
     if (tr.broken || tr.recorder.path.n_ops == 0 || !tr.graph)
         return;
     stats.iterations_traced++;
     tr_known *k = tr__graph_find(tr.graph, &tr.recorder);
+    judge_guess(k);
     // A path never seen, where nothing was expected, is a miss of the last one.
     tr_known *expected = tr.predicted || k ? tr.predicted : tr.graph->last;
     if (expected && expected != k)
@@ -759,6 +800,7 @@ static void learn(uint64_t cut) {
     else if (!(k = tr__graph_add(tr.graph, &tr.recorder)))
         return;
     k->seen++;
+    tr.latest = k;
     if (cut)
         k->cut = cut;
     tr__graph_taken(tr.graph, k);
@@ -799,6 +841,8 @@ static tr_status finish_followed(void) {
     tr.act = NULL;
     tr.known = NULL;
     k->followed++;
+    tr.latest = k;
+    tr.guess = NULL;
     stats.iterations_coexecuted++;
     stats.ops_from_plans += k->path->n_ops;
     tr__graph_taken(tr.graph, k);

@@ -15,6 +15,8 @@
 
 #include "futex.h"
 
+#include <sched.h>
+
 // Reading the clock costs more than a look at the condition: so many looks between two readings.
 enum { LOOKS_PER_READING = 16 };
 
@@ -30,14 +32,38 @@ void tr__event_wake(tr_event *event) {
     tr__futex_wake_all(&event->epoch);
 }
 
+/* Between two steps aside; how long a stranger has the core at least; how long none is taken then. */
+enum { ASIDE_NS = 1500, STRANGER_NS = 500 * 1000, SHY_NS = 20 * 1000 * 1000 };
+
+static _Atomic int64_t shy_until; // relaxed: it guards nothing
+
+bool tr__step_aside(int64_t *next_ns, int64_t now_ns) {
+    if (now_ns < *next_ns)
+        return false;
+    bool first = *next_ns == 0;
+    *next_ns = now_ns + ASIDE_NS;
+    if (first || now_ns < atomic_load_explicit(&shy_until, memory_order_relaxed))
+        return false;
+    sched_yield();
+    return tr_now_ns() - now_ns > STRANGER_NS;
+}
+
+void tr__was_stranger(void) {
+    atomic_store_explicit(&shy_until, tr_now_ns() + SHY_NS, memory_order_relaxed);
+}
+
 static bool spin_until(tr_event_condition condition, const void *arg, int64_t end_ns) {
+    int64_t now, aside_ns = 0;
     do {
         for (int i = 0; i < LOOKS_PER_READING; i++) {
             if (condition(arg))
                 return true;
             tr_pause();
         }
-    } while (tr_now_ns() < end_ns);
+        now = tr_now_ns();
+        if (tr__step_aside(&aside_ns, now) && !condition(arg))
+            tr__was_stranger();
+    } while (now < end_ns);
     return false;
 }
 

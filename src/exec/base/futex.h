@@ -31,6 +31,12 @@ static inline void tr__futex_wake_all(_Atomic uint32_t *word) {
     syscall(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX, NULL, NULL, 0);
 }
 
+/* In a spin loop, with the time just read: whoever is waited for may be waiting for this very core (say while a library's threads
+ * spin on another), and would get it only once we sleep. *next_ns: when to step aside again; 0 at first. Returns whether it was so
+ * long that, unless what is waited for has come, a stranger has had the core: then tr__was_stranger, and none is taken for a while. */
+bool tr__step_aside(int64_t *next_ns, int64_t now_ns);
+void tr__was_stranger(void);
+
 /* now + timeout, kept below TR_FOREVER. */
 static inline int64_t tr__deadline(int64_t now_ns, int64_t timeout_ns) {
     return timeout_ns >= TR_FOREVER - now_ns ? TR_FOREVER : now_ns + timeout_ns;

@@ -69,13 +69,17 @@ void tr_future_fail(tr_future *future, tr_status status, const char *text) {
 }
 
 static bool spin_until_done(const tr_future *future, int64_t end_ns) {
+    int64_t now, aside_ns = 0;
     do {
         for (int i = 0; i < LOOKS_PER_READING; i++) {
             if (tr_future_is_done(future))
                 return true;
             tr_pause();
         }
-    } while (tr_now_ns() < end_ns);
+        now = tr_now_ns();
+        if (tr__step_aside(&aside_ns, now) && !tr_future_is_done(future))
+            tr__was_stranger();
+    } while (now < end_ns);
     return false;
 }
 

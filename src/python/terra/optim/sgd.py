@@ -33,7 +33,8 @@ class SGD(Optimizer):
                 state = self.state[p]
                 buffer = state.get("momentum_buffer")
                 if buffer is None:
-                    buffer, first = _C._new_full(p.shape, p.dtype, 0), True
+                    # Without dampening, the first time is what every time is from zeros: no path of its own.
+                    buffer, first = _C._new_full(p.shape, p.dtype, 0), group["dampening"] != 0
                     state["momentum_buffer"] = buffer
             _sgd(p, g, buffer, _number(group["lr"]), group["momentum"], group["dampening"], group["weight_decay"],
                  group["nesterov"], group["maximize"], first)
