@@ -480,13 +480,8 @@ static PAIRS void round_row(float *x, int64_t n) {
 
 /* Pairs of this row and the next, rounded; `to` may be x. */
 static PAIRS void round_rows(float *to, const float *x, int64_t n) {
-    static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    __m512i interleaved = _mm512_loadu_si512(order);
-    for (int64_t k = 0; k < n; k += VN_F) {
-        vF both = narrow_pairs(load_float(x + k), load_float(x + ROW + k));
-        store_float(to + k, (vF) _mm512_permutexvar_epi16(interleaved, (__m512i) both));
-    }
+    for (int64_t k = 0; k < n; k += VN_F)
+        store_float(to + k, zip_pairs(load_float(x + k), load_float(x + ROW + k)));
 }
 #else
 static void round_row(float *x, int64_t n) {
