@@ -1,7 +1,7 @@
 # Instruction sets. Kernels in isa_*.c are compiled once for each of TERRA_ISAS, with TR_ISA (a bare token, v2 | v3 |
-# v4 | v4bf16 | generic, for suffixing symbols) and TR_ISA_LEVEL (2 | 3 | 4 | 5 | 0, for #if) defined; the one to use
-# is chosen at start-up. Everything else is compiled for the baseline. Files called isa_*_bf16.c may use AVX512-BF16 from v4 on, and
-# are for processors that have it.
+# v4 | generic, for suffixing symbols) and TR_ISA_LEVEL (2 | 3 | 4 | 0, for #if) defined; the one to use
+# is chosen at start-up. Everything else is compiled for the baseline. AVX512-BF16, which not all processors of v4 have, is for the
+# functions that ask for it (PAIRS in isa_bf16.h).
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
     set(TERRA_ISAS v2 v3 v4)
     set(TERRA_BASELINE_FLAGS -march=x86-64-v2)
@@ -12,7 +12,6 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
     set(TERRA_ISA_LEVEL_v2 2)
     set(TERRA_ISA_LEVEL_v3 3)
     set(TERRA_ISA_LEVEL_v4 4)
-    set(TERRA_BF16_FLAGS -mavx512bf16)
 else()
     set(TERRA_ISAS generic)
     set(TERRA_BASELINE_FLAGS)
@@ -27,9 +26,6 @@ function(terra_isa_objects target sources link include)
     if(NOT sources)
         return()
     endif()
-    set(bf16_sources ${sources})
-    list(FILTER bf16_sources INCLUDE REGEX "_bf16\\.c$")
-    set_source_files_properties(${bf16_sources} PROPERTIES COMPILE_OPTIONS "${TERRA_BF16_FLAGS}")
     foreach(isa IN LISTS TERRA_ISAS)
         add_library(${target}_${isa} OBJECT ${sources})
         target_link_libraries(${target}_${isa} PRIVATE terra_flags ${link})

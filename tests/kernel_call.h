@@ -17,7 +17,9 @@ static struct {
 
 static void *kc_take(tr_kernel_ctx *ctx, size_t bytes) {
     cr_assert_lt(kc_scratch.n, KC_BLOCKS);
-    return kc_scratch.blocks[kc_scratch.n++] = aligned_alloc(64, (bytes + 127) / 64 * 64);
+    void *block = aligned_alloc(64, (bytes + 127) / 64 * 64);
+    memset(block, 0xff, (bytes + 127) / 64 * 64); // NaN: what is read before it is written shows
+    return kc_scratch.blocks[kc_scratch.n++] = block;
 }
 
 static tr_kernel_ctx kc_ctx = {.threads = 2, .scratch = kc_take};

@@ -12,8 +12,8 @@ typedef struct geometry {
     int64_t n, ci, co, size[2], out[2], attrs[7], kernel[2];
 } geometry;
 
-static float src[ROOM], weights[ROOM], bias[256], dst[ROOM], got[ROOM], again[ROOM], spare[ROOM];
-static double src64[ROOM], weights64[ROOM], bias64[256], dst64[ROOM], want[ROOM];
+static float src[ROOM], weights[ROOM], bias[512], dst[ROOM], got[ROOM], again[ROOM], spare[ROOM];
+static double src64[ROOM], weights64[ROOM], bias64[512], dst64[ROOM], want[ROOM];
 
 /* The instruction sets that have convolutions of their own; a machine without one falls back to what it has. */
 static void init(const char *isa) {
@@ -36,6 +36,33 @@ static int64_t pick(int64_t low, int64_t high) {
     return low + (int64_t) (seed >> 8) % (high - low + 1);
 }
 
+/* Elements of src, weights and dst */
+static void count(const geometry *g, int64_t n[3]) {
+    n[0] = g->n * g->ci * g->size[0] * g->size[1];
+    n[1] = g->co * (g->ci / g->attrs[6]) * g->kernel[0] * g->kernel[1];
+    n[2] = g->n * g->co * g->out[0] * g->out[1];
+}
+
+/* Filters, strides and borders at random for g's channels; false where the image is smaller than a filter, or there is no room. */
+static bool shape(geometry *g) {
+    for (int d = 0; d < 2; d++) {
+        g->kernel[d] = pick(0, 2) ? pick(1, 4) : 1;
+        g->attrs[d] = pick(1, 3);
+        g->attrs[2 + d] = pick(0, g->kernel[d]);
+        g->attrs[4 + d] = pick(0, 3) ? 1 : 2;
+        if (d == 1 && g->ci < 16) { // so that a filter's row is worth being taken as one pixel
+            g->kernel[d] = pick(3, 7);
+            g->attrs[4 + d] = 1;
+        }
+        g->size[d] = pick(1, 12);
+        int64_t span = g->size[d] + 2 * g->attrs[2 + d] - (g->kernel[d] - 1) * g->attrs[4 + d] - 1;
+        g->out[d] = span < 0 ? 0 : span / g->attrs[d] + 1;
+    }
+    int64_t n[3];
+    count(g, n);
+    return n[2] > 0 && n[0] <= ROOM && n[1] <= ROOM && n[2] <= ROOM;
+}
+
 static geometry make(void) {
     static const int64_t channels[] = {16, 32, 48, 64, 80, 272, 3, 5};
     geometry g = {.n = pick(1, 4)};
@@ -43,21 +70,19 @@ static geometry make(void) {
         g.ci = channels[pick(0, 7)];
         g.co = channels[pick(0, 4)];
         g.attrs[6] = 1;
-        for (int d = 0; d < 2; d++) {
-            g.kernel[d] = pick(0, 2) ? pick(1, 4) : 1;
-            g.attrs[d] = pick(1, 3);
-            g.attrs[2 + d] = pick(0, g.kernel[d]);
-            g.attrs[4 + d] = pick(0, 3) ? 1 : 2;
-            if (d == 1 && g.ci < 16) { // so that a filter's row is worth being taken as one pixel
-                g.kernel[d] = pick(3, 7);
-                g.attrs[4 + d] = 1;
-            }
-            g.size[d] = pick(1, 12);
-            int64_t span = g.size[d] + 2 * g.attrs[2 + d] - (g.kernel[d] - 1) * g.attrs[4 + d] - 1;
-            g.out[d] = span < 0 ? 0 : span / g.attrs[d] + 1;
-        }
-    } while (g.out[0] * g.out[1] == 0 || g.ci * g.co * g.kernel[0] * g.kernel[1] > ROOM ||
-             g.n * g.ci * g.size[0] * g.size[1] > ROOM || g.n * g.co * g.out[0] * g.out[1] > ROOM);
+    } while (!shape(&g));
+    return g;
+}
+
+/* Channels of any number, in groups, some of which have only one. */
+static geometry make_odd(void) {
+    static const int64_t groups[] = {1, 1, 2, 3, 8, 17};
+    geometry g = {.n = pick(1, 4)};
+    do {
+        g.attrs[6] = groups[pick(0, 5)];
+        g.ci = g.attrs[6] * (pick(0, 1) ? 1 : pick(1, 24));
+        g.co = g.attrs[6] * (pick(0, 1) ? 1 : pick(1, 24));
+    } while (!shape(&g));
     return g;
 }
 
@@ -94,18 +119,13 @@ static void run(tr_op op, tr_dtype dtype, const geometry *g, tr_arg x, tr_arg w,
 enum { WHAT = 200 };
 static void describe(char what[WHAT], const geometry *g, tr_op op) {
     snprintf(what, WHAT, "%s of %lldx%lldx%lldx%lld, %lld filters of %lldx%lld, stride %lld %lld, padding %lld %lld, dilation "
-             "%lld %lld", tr_op_info_of(op)->name, (long long) g->n, (long long) g->ci, (long long) g->size[0],
+             "%lld %lld, %lld groups", tr_op_info_of(op)->name, (long long) g->n, (long long) g->ci, (long long) g->size[0],
              (long long) g->size[1], (long long) g->co, (long long) g->kernel[0], (long long) g->kernel[1], (long long) g->attrs[0],
              (long long) g->attrs[1], (long long) g->attrs[2], (long long) g->attrs[3], (long long) g->attrs[4],
-             (long long) g->attrs[5]);
+             (long long) g->attrs[5], (long long) g->attrs[6]);
 }
 
-/* Elements of src, weights and dst; which of them an op writes. */
-static void count(const geometry *g, int64_t n[3]) {
-    n[0] = g->n * g->ci * g->size[0] * g->size[1];
-    n[1] = g->co * g->ci * g->kernel[0] * g->kernel[1];
-    n[2] = g->n * g->co * g->out[0] * g->out[1];
-}
+/* Which of them an op writes. */
 static int written_by(tr_op op) {
     return op == TR_OP_conv2d ? 2 : op == TR_OP_conv2d_backward_data ? 0 : 1;
 }
@@ -204,7 +224,7 @@ static void noise_of_halves(float *to, double *to64, int64_t n, unsigned s) {
 
 /* Filters that lie otherwise than the reference's: channels innermost (1), columns innermost (2), or nothing that is. */
 static tr_arg laid_filters(void *data, const geometry *g, int order) {
-    int64_t k0 = g->kernel[0], k1 = g->kernel[1], ci = g->ci, co = g->co;
+    int64_t k0 = g->kernel[0], k1 = g->kernel[1], ci = g->ci / g->attrs[6], co = g->co;
     const int64_t strides[][4] = {{ci * k0 * k1, k0 * k1, k1, 1}, {ci * k0 * k1, 1, k1 * ci, ci}, {1, k0 * k1 * co, k1 * co, co},
                                   {k0 * k1 * ci, k0 * k1, 1, k0}};
     return kc_strided(TR_BF16, data, 4, (int64_t[]){co, ci, k0, k1}, strides[order]);
@@ -254,12 +274,27 @@ Test(conv_v4, bfloat16_in_all_directions, .timeout = 300) {
     }
 }
 
-/* Channels that make no panels are the library's. */
-Test(conv_v4, bfloat16_of_other_channels) {
-    geometry g = {2, 24, 40, {7, 6}, {7, 6}, {1, 1, 1, 1, 1, 1, 1}, {3, 3}};
-    check_halves(&g, TR_OP_conv2d, true, 0);
-    check_halves(&g, TR_OP_conv2d_backward_data, false, 0);
-    check_halves(&g, TR_OP_conv2d_backward_weights, false, 0);
+/* Channels that make no panels, and groups, are the library's. */
+Test(conv_v4, bfloat16_of_other_channels, .timeout = 300) {
+    for (int i = 0; i < CASES; i++) {
+        seed = (unsigned) i * 2654435761u + 41;
+        geometry g = make_odd();
+        check_halves(&g, TR_OP_conv2d, i % 2, i % 4);
+        check_halves(&g, TR_OP_conv2d_backward_data, false, i % 4);
+        check_halves(&g, TR_OP_conv2d_backward_weights, false, i % 4);
+    }
+}
+
+/* Rows of fewer pixels than the stride: the library's derivative by the weights takes what its scratch held before. */
+Test(conv_v4, bfloat16_of_rows_shorter_than_the_stride) {
+    for (int64_t w = 1; w <= 3; w++)
+        for (int64_t n = 1; n <= 2; n++)
+            for (int64_t stride = 2; stride <= 4; stride++) {
+                geometry g = {n, 24, 40, {5, w}, {5, (w + 4 - 3) / stride + 1}, {1, stride, 1, 2, 1, 1, 1}, {3, 3}};
+                check_halves(&g, TR_OP_conv2d, true, 0);
+                check_halves(&g, TR_OP_conv2d_backward_data, false, 0);
+                check_halves(&g, TR_OP_conv2d_backward_weights, false, 0);
+            }
 }
 
 /* Elements of an image of bfloat16, wherever they lie. */

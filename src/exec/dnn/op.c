@@ -262,9 +262,21 @@ static tr_status create_conv(const tr_dnn_conv_spec *s, conv_descs *d, tr_dnn_op
     return finish(pd, !is_data && s->bias ? 4 : 3, is_data ? data : weights, 0, NULL, s->slow, s->threads, out);
 }
 
+/* For the derivative by bfloat16 weights, oneDNN 3.2 (jit_bf16) copies src turned over, a row's pixels by their remainder mod the
+ * stride, and doesn't clear its scratch first. Of a row with fewer pixels than that, some remainders have none: their place isn't
+ * written, and where a filter reaches over the border it is read. The sums are whatever scratch held before. */
+static tr_status is_right(const tr_dnn_conv_spec *s) {
+    bool by_weights = s->dtype == TR_BF16 && s->direction == TR_DNN_BACKWARD_WEIGHTS;
+    if (by_weights && s->w < s->stride[1] && s->padding[1] > 0)
+        return TR_FAIL(TR_E_NOTIMPL, "oneDNN reads what it hasn't written: rows of %lld by steps of %lld", (long long) s->w,
+                       (long long) s->stride[1]);
+    return TR_OK;
+}
+
 tr_status tr_dnn_conv_create(const tr_dnn_conv_spec *spec, tr_dnn_op **out) {
     conv_descs d = {0};
     TR_TRY(is_native(spec->dtype, spec->slow));
+    TR_TRY(is_right(spec));
     tr__dnn_set_threads(spec->threads);
     tr_status s = create_conv(spec, &d, out);
     free_conv(&d);

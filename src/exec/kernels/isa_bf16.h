@@ -88,23 +88,30 @@ static inline void bf16_narrow(uint16_t *to, const float *from, int64_t n) {
 }
 
 /* Products of pairs of bfloat16, where the processor has them: functions that use them are PAIRS, and called if has_pairs(). What
- * they take and give are vectors of pairs, carried as floats. Denormals count as zero. */
+ * they take and give are vectors of pairs, carried as floats. Denormals count as zero, and are rounded to it. */
+static inline bool has_pairs(void) {
+    return TR_ISA_LEVEL >= 4 && tr__has_avx512_bf16();
+}
 #if TR_ISA_LEVEL >= 4
 #define PAIRS __attribute__((target("avx512bf16")))
-static inline bool has_pairs(void) {
-    return __builtin_cpu_supports("avx512bf16");
-}
 /* The elements of low and behind them those of high, rounded. */
 ALWAYS PAIRS vF narrow_pairs(vF low, vF high) {
     return (vF) _mm512_cvtne2ps_pbh((__m512) high, (__m512) low);
 }
+/* x alone, to memory. */
+ALWAYS PAIRS void narrow_pairs_to(uint16_t *to, vF x) {
+    __m256bh h = _mm512_cvtneps_pbh((__m512) x);
+    memcpy(to, &h, sizeof h);
+}
+/* Pairs of an element of low and that of high, rounded. */
+ALWAYS PAIRS vF zip_pairs(vF low, vF high) {
+    static const uint16_t order[] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    return (vF) _mm512_permutexvar_epi16(_mm512_loadu_si512(order), (__m512i) narrow_pairs(low, high));
+}
 /* sum + a.low * b.low + a.high * b.high */
 ALWAYS PAIRS vF dot_pairs(vF sum, vF a, vF b) {
     return (vF) _mm512_dpbf16_ps((__m512) sum, (__m512bh) a, (__m512bh) b);
-}
-#else
-static inline bool has_pairs(void) {
-    return false;
 }
 #endif
 

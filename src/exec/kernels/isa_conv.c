@@ -17,19 +17,14 @@
 #include "exec/kernels/kernels.h"
 
 #if TR_ISA_LEVEL >= 3
-#include "exec/kernels/isa_tile.h"
+#include "exec/kernels/isa_conv.h"
 
 enum {
-    NR = TR__CONV_PANEL,
-    MR = 6,
-    VECTORS = NR / VN_F, /* of a panel */
 #if TR_ISA_LEVEL >= 4
-    WIDE = 4,     /* panels that a tile in registers takes at most */
     BLOCK = 192,  /* pixels, at most, whose part of the image stays in the cache; a multiple of MR */
     CHUNK = 1024, /* channels by taps of a panel that stay in a near cache */
     SUM = 128,    /* pixels, at least, that the weights' derivative sums up in registers */
 #else
-    WIDE = 1,
     BLOCK = 96,
     CHUNK = 256,
     SUM = 256,
@@ -42,24 +37,8 @@ enum {
     UNITS = 32,   /* of work, at least, if there are panels enough */
 };
 
-_Static_assert(WIDE == 1 || VECTORS == 1, "a tile is one panel of several vectors or several of one");
-
-/* A tile: MR rows of WIDE panels. Loops over it are unrolled; R and P are constants wherever it is used. */
-typedef vF tile[MR][WIDE * VECTORS];
-#define EACH_ROW _Pragma("GCC unroll 6") for (int r = 0; r < R; r++)
 /* From a row's vector to the next, panels being so far apart. */
 #define STEP(panels) (WIDE == 1 ? VN_F : (panels))
-
-/* The functions of a tile of R rows and P panels: name_of[P][R]. */
-#define ROWS_OF(TILE, P) TILE(1, P) TILE(2, P) TILE(3, P) TILE(4, P) TILE(5, P) TILE(6, P)
-#define ROW_OF(name, P)  {NULL, name##_1_##P, name##_2_##P, name##_3_##P, name##_4_##P, name##_5_##P, name##_6_##P}
-#if TR_ISA_LEVEL >= 4
-#define TILES(TILE)    ROWS_OF(TILE, 1) ROWS_OF(TILE, 2) ROWS_OF(TILE, 3) ROWS_OF(TILE, 4)
-#define TABLE_OF(name) {{NULL}, ROW_OF(name, 1), ROW_OF(name, 2), ROW_OF(name, 3), ROW_OF(name, 4)}
-#else
-#define TILES(TILE)    ROWS_OF(TILE, 1)
-#define TABLE_OF(name) {{NULL}, ROW_OF(name, 1)}
-#endif
 
 /* Rows of memory that are read soon, brought nearer a few lines at a time: many at once would keep others waiting. */
 typedef struct stream {
@@ -90,8 +69,9 @@ static int64_t lines_of(const stream *s) {
 typedef struct taps {
     int n;
     int64_t from, k, column, b_step;
-    const float *const *a, *const *b;
-    float *const *c;
+    const void *const *a;
+    const float *const *b;
+    void *const *c;
     bool add, more; /* there are next rows */
     stream *weights;
     int64_t lines;
@@ -99,14 +79,14 @@ typedef struct taps {
 
 ALWAYS void taps_times_panels(int R, int P, const taps *t) {
     tile acc = {{{0}}};
-    const float *const *a = t->a;
+    const void *const *a = t->a;
     int64_t step = STEP(t->b_step);
     for (int tap = 0; tap < t->n; tap++, a += BLOCK) {
         const float *row[MR], *panel = t->b[tap];
-        EACH_ROW row[r] = a[r] + t->from;
+        EACH_ROW row[r] = (const float *) a[r] + t->from;
         for (int64_t i = 0; i < t->k;) {
             if (t->more)
-                EACH_ROW __builtin_prefetch(a[MR + r] + t->from + i);
+                EACH_ROW __builtin_prefetch((const float *) a[MR + r] + t->from + i);
             if (t->lines)
                 fetch(t->weights, t->lines);
             for (int64_t end = tr__min(t->k, i + FETCH); i < end; i++, panel += NR) {
@@ -116,7 +96,7 @@ ALWAYS void taps_times_panels(int R, int P, const taps *t) {
             }
         }
     }
-    EACH_ROW tile_store(P * VECTORS, acc[r], t->c[r] + t->column, STEP(NR), t->add);
+    EACH_ROW tile_store(P * VECTORS, acc[r], (float *) t->c[r] + t->column, STEP(NR), t->add);
 }
 #define TAPS(R, P)                               \
     static void taps_##R##_##P(const taps *t) {  \
@@ -127,19 +107,11 @@ static void (*const taps_of[WIDE + 1][MR + 1])(const taps *) = TABLE_OF(taps);
 
 /* ------------------------------------------------------------------------------------------ forward, and by the image */
 
-/* A grid of pixels [n, gh, gw], each the sum over taps. Grid pixel (i, j) is pixel (i * to_step + to_from, ...) of `to`, and
- * reads pixel (i * step + off of the tap, ...) of `from`. Index 0: height, 1: width. */
 typedef struct gather {
-    const tr__conv *v;
-    const float *from, *panels, *bias;
+    grid of;
+    const float *panels, *bias;
     const float *weights; /* by the image: transposed for each block, if there are few; or NULL */
-    float *to;
-    int64_t grid[2], step[2], from_size[2], to_size[2], to_step[2], to_from[2];
-    int64_t channels, columns; /* of from, to */
-    int n_taps, all_taps;
-    int64_t *off[2]; /* [n_taps] */
-    int *tap;        /* [n_taps] which of the weights' */
-    const float *zeros; /* [channels] */
+    int64_t all_taps;
     int64_t block;  /* pixels at a time */
     int64_t groups; /* of panels, a unit of work each, for a block of pixels */
     int64_t units, width; /* width: threads that take them one after the other */
@@ -149,41 +121,19 @@ typedef struct gather {
 
 /* Tiles' widths in so many panels. */
 static int64_t wide_of(int64_t panels) {
-    return (panels + WIDE - 1) / WIDE;
+    return upward(panels, WIDE);
 }
 
 static int64_t panels_of(const gather *g) {
-    return g->columns / NR;
+    return g->of.columns / NR;
 }
 
-/* rows [n_taps, BLOCK], to [BLOCK]: where the block's pixels begin. */
-static void find_rows(const gather *g, int64_t first, int64_t count, const float **rows, float **to) {
-    int64_t j = first % g->grid[1], i = first / g->grid[1] % g->grid[0], n = first / g->grid[1] / g->grid[0];
-    for (int64_t m = 0; m < count; m++) {
-        const float *image = g->from + n * g->from_size[0] * g->from_size[1] * g->channels;
-        for (int t = 0; t < g->n_taps; t++) {
-            int64_t y = i * g->step[0] + g->off[0][t], x = j * g->step[1] + g->off[1][t];
-            bool inside = y >= 0 && y < g->from_size[0] && x >= 0 && x < g->from_size[1];
-            rows[t * BLOCK + m] = inside ? image + (y * g->from_size[1] + x) * g->channels : g->zeros;
-        }
-        to[m] = g->to + ((n * g->to_size[0] + i * g->to_step[0] + g->to_from[0]) * g->to_size[1] + j * g->to_step[1] +
-                         g->to_from[1]) * g->columns;
-        if (++j == g->grid[1]) {
-            j = 0;
-            if (++i == g->grid[0]) {
-                i = 0;
-                n++;
-            }
-        }
-    }
-}
-
-static void prepare_rows(const gather *g, int64_t count, float *const *to, int64_t column, int64_t columns) {
+static void prepare_rows(const gather *g, int64_t count, void *const *to, int64_t column, int64_t columns) {
     for (int64_t m = 0; m < count; m++)
         if (g->bias)
-            memcpy(to[m] + column, g->bias + column, (size_t) columns * sizeof(float));
+            memcpy((float *) to[m] + column, g->bias + column, (size_t) columns * sizeof(float));
         else
-            memset(to[m] + column, 0, (size_t) columns * sizeof(float));
+            memset((float *) to[m] + column, 0, (size_t) columns * sizeof(float));
 }
 
 /* A square of NR rows, NR apart, and as many columns. */
@@ -200,12 +150,12 @@ static void transpose_square(float *to, const float *from) {
 }
 
 /* By the image: where a tap's weights lie that output channel `channel` and the next ones make of panel `panel` of the image. */
-static const float *weights_at(const gather *g, int64_t panel, int tap, int64_t channel) {
-    return g->weights + ((channel / NR * g->all_taps + tap) * g->columns + panel * NR) * NR;
+static const float *weights_at(const gather *g, int64_t panel, int64_t tap, int64_t channel) {
+    return g->weights + ((channel / NR * g->all_taps + tap) * g->of.columns + panel * NR) * NR;
 }
 
 /* Of some panels, channels from .. from + k of a tap, transposed: to [panels, k, NR]. */
-static void transpose_panels(const gather *g, int64_t panel, int64_t panels, int tap, int64_t from, int64_t k, float *to) {
+static void transpose_panels(const gather *g, int64_t panel, int64_t panels, int64_t tap, int64_t from, int64_t k, float *to) {
     for (int64_t i = 0; i < k; i += NR)
         for (int64_t q = 0; q < panels; q++)
             transpose_square(to + (q * k + i) * NR, weights_at(g, panel + q, tap, from + i));
@@ -227,13 +177,13 @@ static cut cut_of(const gather *g, int64_t group) {
     return (cut){.begin = group * wide / g->groups * WIDE,
                  .panel = group * wide / g->groups * WIDE,
                  .end = tr__min(panels_of(g), (group + 1) * wide / g->groups * WIDE),
-                 .at_once = g->weights ? 1 : tr__max(1, CHUNK / g->channels),
-                 .pieces = (g->channels + CHUNK - 1) / CHUNK};
+                 .at_once = g->weights ? 1 : tr__max(1, CHUNK / g->of.channels),
+                 .pieces = (g->of.channels + CHUNK - 1) / CHUNK};
 }
 
 static piece piece_of(const gather *g, const cut *c) {
-    int64_t n = g->channels / NR, from = c->piece * n / c->pieces * NR;
-    return (piece){c->panel, tr__min(WIDE, c->end - c->panel), c->tap, tr__min(c->at_once, g->n_taps - c->tap), from,
+    int64_t n = g->of.channels / NR, from = c->piece * n / c->pieces * NR;
+    return (piece){c->panel, tr__min(WIDE, c->end - c->panel), c->tap, tr__min(c->at_once, g->of.n_taps - c->tap), from,
                    (c->piece + 1) * n / c->pieces * NR - from};
 }
 
@@ -247,42 +197,42 @@ static bool go_on(const gather *g, cut *c) {
         c->piece = 0;
         c->tap += c->at_once;
     }
-    return c->tap < g->n_taps;
+    return c->tap < g->of.n_taps;
 }
 
 /* A panel's channels of a tap, and the panels that follow. */
-static const float *panel_at(const gather *g, int64_t panel, int tap, int64_t from) {
-    return g->panels + ((panel * g->all_taps + tap) * g->channels + from) * NR;
+static const float *panel_at(const gather *g, int64_t panel, int64_t tap, int64_t from) {
+    return g->panels + ((panel * g->all_taps + tap) * g->of.channels + from) * NR;
 }
 
 static stream weights_of(const gather *g, const piece *p) {
-    int tap = g->tap[p->tap];
+    int64_t tap = g->of.tap[p->tap];
     if (!g->weights) // taps that follow one another
         return (stream){.at = panel_at(g, p->panel, tap, p->from),
                         .rows = p->panels,
-                        .floats = ((p->taps - 1) * g->channels + p->k) * NR,
-                        .step = g->all_taps * g->channels * NR};
+                        .floats = ((p->taps - 1) * g->of.channels + p->k) * NR,
+                        .step = g->all_taps * g->of.channels * NR};
     return (stream){.at = weights_at(g, p->panel, tap, p->from),
                     .rows = p->k / NR,
                     .floats = p->panels * NR * NR,
-                    .step = g->all_taps * g->columns * NR};
+                    .step = g->all_taps * g->of.columns * NR};
 }
 
 /* The products of all of a block's pixels with a piece of the weights; `next` is fetched. */
-static void gather_piece(const gather *g, const piece *p, int64_t count, const float *const *rows, float *const *to, float *turned,
+static void gather_piece(const gather *g, const piece *p, int64_t count, const void *const *rows, void *const *to, float *turned,
                          bool add, stream next) {
     const float *b[CHUNK / NR]; // channels are a multiple of it
     int64_t times = (count + MR - 1) / MR * p->taps * ((p->k + FETCH - 1) / FETCH);
     taps k = {.n = (int) p->taps, .from = p->from, .k = p->k, .column = p->panel * NR, .b = b, .add = add, .weights = &next,
               .lines = (lines_of(&next) + times - 1) / times};
     if (g->weights) {
-        transpose_panels(g, p->panel, p->panels, g->tap[p->tap], p->from, p->k, turned);
+        transpose_panels(g, p->panel, p->panels, g->of.tap[p->tap], p->from, p->k, turned);
         b[0] = turned;
         k.b_step = p->k * NR;
     } else {
         for (int i = 0; i < k.n; i++)
-            b[i] = panel_at(g, p->panel, g->tap[p->tap + i], p->from);
-        k.b_step = g->all_taps * g->channels * NR;
+            b[i] = panel_at(g, p->panel, g->of.tap[p->tap + i], p->from);
+        k.b_step = g->all_taps * g->of.channels * NR;
     }
     for (int64_t m = 0; m < count; m += MR) {
         k.a = rows + p->tap * BLOCK + m;
@@ -294,18 +244,17 @@ static void gather_piece(const gather *g, const piece *p, int64_t count, const f
 
 /* What a thread has of its own. */
 typedef struct room {
-    const float **rows; /* [n_taps, BLOCK] */
-    float **to;         /* [BLOCK] */
-    float *turned;      /* [WIDE, CHUNK, NR] */
+    const void **rows; /* [n_taps, BLOCK] */
+    void **to;         /* [BLOCK] */
+    float *turned;     /* [WIDE, CHUNK, NR] */
 } room;
 
 /* Some panels of a block of pixels. */
 static void gather_unit(const gather *g, int64_t unit, const room *own) {
-    int64_t first = unit / g->groups * g->block, pixels = g->v->n * g->grid[0] * g->grid[1];
-    int64_t count = tr__min(g->block, pixels - first);
+    int64_t first = unit / g->groups * g->block, count = tr__min(g->block, pixels_in(&g->of) - first);
     cut c = cut_of(g, unit % g->groups);
-    find_rows(g, first, count, own->rows, own->to);
-    bool prepared = g->bias || g->n_taps == 0, more = g->n_taps > 0;
+    find_rows(&g->of, sizeof(float), first, count, BLOCK, own->rows, own->to);
+    bool prepared = g->bias || g->of.n_taps == 0, more = g->of.n_taps > 0;
     if (prepared)
         prepare_rows(g, count, own->to, c.begin * NR, (c.end - c.begin) * NR);
     while (more) {
@@ -325,23 +274,23 @@ static void gather_unit(const gather *g, int64_t unit, const room *own) {
 static void gather_units(void *env, int64_t begin, int64_t end, int thread) {
     const gather *g = env;
     room own = {.turned = (float *) (void *) ((char *) g->scratch + (size_t) thread * g->per_thread)};
-    own.rows = (const float **) (void *) (own.turned + (g->weights ? WIDE * CHUNK * NR : 0));
-    own.to = (float **) (void *) (own.rows + g->n_taps * BLOCK);
+    own.rows = (const void **) (void *) (own.turned + (g->weights ? WIDE * CHUNK * NR : 0));
+    own.to = (void **) (own.rows + g->of.n_taps * BLOCK);
     for (int64_t u = begin; u < end; u++)
         gather_unit(g, u, &own);
 }
 
 static tr_status run_gather(const tr_kernel_call *c, gather *g) {
-    int64_t pixels = g->v->n * g->grid[0] * g->grid[1], blocks = (pixels + BLOCK - 1) / BLOCK;
-    g->block = ((pixels + blocks - 1) / blocks + MR - 1) / MR * MR; // all alike, but for the last
-    blocks = (pixels + g->block - 1) / g->block;
+    int64_t pixels = pixels_in(&g->of), blocks = upward(pixels, BLOCK);
+    g->block = upward(upward(pixels, blocks), MR) * MR; // all alike, but for the last
+    blocks = upward(pixels, g->block);
     int64_t wanted = tr__max(UNITS, 4 * c->ctx->threads);
     g->groups = tr__min(wide_of(panels_of(g)), tr__max(1, wanted / tr__max(1, blocks)));
-    int64_t work = tr__min(g->block, pixels) * tr__max(1, g->n_taps * g->channels) * g->columns / g->groups / NR;
+    int64_t work = tr__min(g->block, pixels) * tr__max(1, g->of.n_taps * g->of.channels) * g->of.columns / g->groups / NR;
     int64_t grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
     g->units = blocks * g->groups;
     g->width = tr__parallel_width(c->ctx, g->units, grain);
-    g->per_thread = (size_t) (g->n_taps + 1) * BLOCK * sizeof(void *) + (g->weights ? WIDE * CHUNK * NR * sizeof(float) : 0) + 64;
+    g->per_thread = (size_t) (g->of.n_taps + 1) * BLOCK * sizeof(void *) + (g->weights ? WIDE * CHUNK * NR * sizeof(float) : 0) + 64;
     g->scratch = tr__scratch(c, (size_t) g->width * g->per_thread);
     if (!g->scratch)
         return TR_E_NOMEM;
@@ -349,36 +298,11 @@ static tr_status run_gather(const tr_kernel_call *c, gather *g) {
     return TR_OK;
 }
 
-/* Zeros as many as a pixel has channels, and room for the taps' offsets. */
-static tr_status take_room(const tr_kernel_call *c, gather *g, int taps) {
-    size_t zeros = (size_t) g->channels * sizeof(float);
-    char *room = tr__scratch(c, zeros + (size_t) taps * (2 * sizeof(int64_t) + sizeof(int)));
-    if (!room)
-        return TR_E_NOMEM;
-    memset(room, 0, zeros);
-    g->zeros = (const float *) (void *) room;
-    g->off[0] = (int64_t *) (void *) (room + zeros);
-    g->off[1] = g->off[0] + taps;
-    g->tap = (int *) (void *) (g->off[1] + taps);
-    return TR_OK;
-}
-
 static tr_status forward(const tr_kernel_call *c, const tr__conv *v) {
-    gather g = {.v = v, .from = v->src, .panels = v->weights, .bias = v->bias, .to = v->dst, .channels = v->ci, .columns = v->co,
-                .all_taps = (int) (v->kernel[0] * v->kernel[1])};
-    TR_TRY(take_room(c, &g, g.all_taps));
-    for (int d = 0; d < 2; d++) {
-        g.grid[d] = g.to_size[d] = v->out[d];
-        g.from_size[d] = v->size[d];
-        g.step[d] = v->stride[d];
-        g.to_step[d] = 1;
-    }
-    for (int64_t y = 0; y < v->kernel[0]; y++)
-        for (int64_t x = 0; x < v->kernel[1]; x++, g.n_taps++) {
-            g.tap[g.n_taps] = g.n_taps;
-            g.off[0][g.n_taps] = y * v->dilation[0] - v->padding[0];
-            g.off[1][g.n_taps] = x * v->dilation[1] - v->padding[1];
-        }
+    gather g = {.of = {.from = v->src, .to = v->dst, .images = v->n, .channels = v->ci, .columns = v->co},
+                .panels = v->weights, .bias = v->bias, .all_taps = v->kernel[0] * v->kernel[1]};
+    TR_TRY(take_grid(c, v, sizeof(float), &g.of));
+    lay_forward(&g.of, v);
     return run_gather(c, &g);
 }
 
@@ -386,52 +310,33 @@ static tr_status forward(const tr_kernel_call *c, const tr__conv *v) {
 static void transpose_all(void *env, int64_t begin, int64_t end, int thread) {
     const gather *g = env;
     for (int64_t u = begin; u < end; u++)
-        transpose_panels(g, u / g->all_taps, 1, (int) (u % g->all_taps), 0, g->channels,
-                         (float *) g->panels + u * g->channels * NR);
+        transpose_panels(g, u / g->all_taps, 1, u % g->all_taps, 0, g->of.channels,
+                         (float *) g->panels + u * g->of.channels * NR);
 }
 
 static tr_status transpose_weights(const tr_kernel_call *c, gather *g) {
-    float *to = tr__scratch(c, (size_t) (g->all_taps * g->columns * g->channels) * sizeof(float));
+    float *to = tr__scratch(c, (size_t) (g->all_taps * g->of.columns * g->of.channels) * sizeof(float));
     if (!to)
         return TR_E_NOMEM;
     g->panels = to;
-    tr__parallel(c->ctx, panels_of(g) * g->all_taps, tr__max(1, TR__GRAIN / (g->channels * NR)), transpose_all, g);
+    tr__parallel(c->ctx, panels_of(g) * g->all_taps, tr__max(1, TR__GRAIN / (g->of.channels * NR)), transpose_all, g);
     g->weights = NULL;
     return TR_OK;
 }
 
 static tr_status by_image(const tr_kernel_call *c, const tr__conv *v) {
-    int taps = (int) (v->kernel[0] * v->kernel[1]);
-    gather g = {.v = v, .from = v->dst, .weights = v->weights, .to = (float *) v->src, .channels = v->co, .columns = v->ci,
-                .all_taps = taps};
-    int64_t blocks = (v->n * v->size[0] * v->size[1] / (v->stride[0] * v->stride[1]) + BLOCK - 1) / BLOCK;
+    gather g = {.of = {.from = v->dst, .to = (float *) v->src, .images = v->n, .channels = v->co, .columns = v->ci},
+                .weights = v->weights, .all_taps = v->kernel[0] * v->kernel[1]};
+    int64_t blocks = upward(v->n * v->size[0] * v->size[1] / (v->stride[0] * v->stride[1]), BLOCK);
     if (blocks > FEW || v->co < CHUNK / 4)
         TR_TRY(transpose_weights(c, &g));
-    TR_TRY(take_room(c, &g, taps));
+    TR_TRY(take_grid(c, v, sizeof(float), &g.of));
     int64_t at[2];
     for (at[0] = 0; at[0] < v->stride[0]; at[0]++)
         for (at[1] = 0; at[1] < v->stride[1]; at[1]++) {
-            for (int d = 0; d < 2; d++) {
-                g.grid[d] = at[d] < v->size[d] ? (v->size[d] - at[d] + v->stride[d] - 1) / v->stride[d] : 0;
-                g.from_size[d] = v->out[d];
-                g.to_size[d] = v->size[d];
-                g.step[d] = 1;
-                g.to_step[d] = v->stride[d];
-                g.to_from[d] = at[d];
-            }
-            if (!g.grid[0] || !g.grid[1])
-                continue;
-            g.n_taps = 0;
-            for (int64_t y = 0; y < v->kernel[0]; y++)
-                for (int64_t x = 0; x < v->kernel[1]; x++) {
-                    int64_t oy = at[0] + v->padding[0] - y * v->dilation[0], ox = at[1] + v->padding[1] - x * v->dilation[1];
-                    if (oy % v->stride[0] || ox % v->stride[1])
-                        continue;
-                    g.tap[g.n_taps] = (int) (y * v->kernel[1] + x);
-                    g.off[0][g.n_taps] = oy / v->stride[0];
-                    g.off[1][g.n_taps++] = ox / v->stride[1];
-                }
-            TR_TRY(run_gather(c, &g));
+            lay_remainder(&g.of, v, at);
+            if (pixels_in(&g.of))
+                TR_TRY(run_gather(c, &g));
         }
     return TR_OK;
 }

@@ -14,8 +14,6 @@
 #include "exec/kernels/isa_pairs.h"
 
 enum {
-    MR = 6,       /* rows of a tile in registers */
-    WIDE = 4,     /* its panels at most */
     SPAN = 512,   /* pixels, at most, of a unit of work: they share packed weights */
     CHUNK = 2048, /* words by taps of a panel that stay in a near cache */
     SUM = 128,    /* pairs of pixels, at least, that the weights' derivative sums up in registers */
@@ -23,25 +21,11 @@ enum {
     SIDE = 256,   /* its channels, at most, on either side */
 };
 
-/* Loops over a tile are unrolled; R and P are constants wherever it is used. */
-typedef vF tile[MR][WIDE];
-#define EACH_ROW _Pragma("GCC unroll 6") for (int r = 0; r < R; r++)
-
-/* The functions of a tile of R rows and P panels: name_of[P][R]. */
-#define ROWS_OF(TILE, P) TILE(1, P) TILE(2, P) TILE(3, P) TILE(4, P) TILE(5, P) TILE(6, P)
-#define ROW_OF(name, P)  {NULL, name##_1_##P, name##_2_##P, name##_3_##P, name##_4_##P, name##_5_##P, name##_6_##P}
-#define TILES(TILE)      ROWS_OF(TILE, 1) ROWS_OF(TILE, 2) ROWS_OF(TILE, 3) ROWS_OF(TILE, 4)
-#define TABLE_OF(name)   {{NULL}, ROW_OF(name, 1), ROW_OF(name, 2), ROW_OF(name, 3), ROW_OF(name, 4)}
-
-ALWAYS void tile_multiply(int n, vF *row, word scalar, const vF *b) {
+ALWAYS PAIRS void tile_multiply(int n, vF *row, word scalar, const vF *b) {
     vF x = (vF) (scalar + (vFu){0});
-    EACH_COLUMN row[j] = add_products(row[j], x, b[j]);
+    EACH_COLUMN row[j] = dot_pairs(row[j], x, b[j]);
 }
 
-/* n / by, rounded up. */
-static int64_t upward(int64_t n, int64_t by) {
-    return (n + by - 1) / by;
-}
 /* Where part i of n things begins: all are alike but for one. */
 static int64_t share(int64_t i, int64_t n, int64_t parts) {
     return i * n / parts;
@@ -53,25 +37,27 @@ static int64_t share(int64_t i, int64_t n, int64_t parts) {
  * sums [R, P, NR], or first of the bias; to the sums, or at last to to[r][column ..]. */
 typedef struct taps {
     int64_t n, a_step, from, k, column;
-    const word *const *a, *b;
+    const void *const *a;
+    const word *b;
     const float *bias; /* or NULL */
     float *sums;
-    uint16_t *const *to;
+    void *const *to;
     const word *ahead; /* what is read next, ahead_step words with each of k */
     int64_t ahead_step;
     bool first, last;
 } taps;
 
-ALWAYS void taps_times_panels(int R, int P, const taps *t) {
+ALWAYS PAIRS void taps_times_panels(int R, int P, const taps *t) {
     tile acc = {{{0}}};
-    const word *const *a = t->a, *panel = t->b;
+    const void *const *a = t->a;
+    const word *panel = t->b;
     if (!t->first)
         EACH_ROW tile_load(P, acc[r], t->sums + r * P * NR, NR);
     else if (t->bias)
         EACH_ROW tile_load(P, acc[r], t->bias + t->column, NR);
     for (int64_t tap = 0; tap < t->n; tap++, a += t->a_step) {
         const word *row[MR];
-        EACH_ROW row[r] = a[r] + t->from;
+        EACH_ROW row[r] = (const word *) a[r] + t->from;
         for (int64_t i = 0; i < t->k; i++, panel += P * NR) {
             vF columns[WIDE];
             __builtin_prefetch(t->ahead + i * t->ahead_step);
@@ -83,72 +69,38 @@ ALWAYS void taps_times_panels(int R, int P, const taps *t) {
         EACH_ROW tile_store(P, acc[r], t->sums + r * P * NR, NR, false);
     else
         EACH_ROW {
-            _Pragma("GCC unroll 4") for (int j = 0; j < P; j++) store_rounded(t->to[r] + t->column + j * NR, acc[r][j]);
+            _Pragma("GCC unroll 4") for (int j = 0; j < P; j++) narrow_pairs_to((uint16_t *) t->to[r] + t->column + j * NR, acc[r][j]);
         }
 }
-#define TAPS(R, P)                               \
-    static void taps_##R##_##P(const taps *t) {  \
-        taps_times_panels(R, P, t);              \
+#define TAPS(R, P)                                    \
+    static PAIRS void taps_##R##_##P(const taps *t) { \
+        taps_times_panels(R, P, t);                   \
     }
 TILES(TAPS)
 static void (*const taps_of[WIDE + 1][MR + 1])(const taps *) = TABLE_OF(taps);
 
-/* A grid of pixels [n, gh, gw], each the sum over taps. Grid pixel (i, j) is pixel (i * to_step + to_from, ...) of `to`, and
- * reads pixel (i * step + off of the tap, ...) of `from`. Index 0: height, 1: width. */
 typedef struct gather {
-    const uint16_t *from;
-    uint16_t *to;
+    grid of;
     const float *bias;
-    int64_t images, grid[2], step[2], from_size[2], to_size[2], to_step[2], to_from[2];
-    int64_t channels, columns; /* of from, to */
     matrices weights;
-    int64_t *off[2], *at; /* [taps]; at: the weights' */
-    const uint16_t *zeros; /* [channels] */
-    int64_t pixels, spans, wides; /* tiles' widths; a unit is a span by a width */
-    int64_t chunk;                /* words */
+    int64_t spans, wides; /* of pixels; tiles' widths: a unit is a span by a width */
+    int64_t chunk;        /* words */
     char *scratch;
     size_t per_thread;
 } gather;
 
-/* to[i] = at + i * apart, or `zeros` where x + i * step is not in 0 .. width - 1. */
-static void line(const word **to, int64_t n, const uint16_t *at, int64_t apart, int64_t x, int64_t step, int64_t width,
-                 const uint16_t *zeros) {
-    uintptr_t pixel = (uintptr_t) at, outside = (uintptr_t) zeros;
-    for (int64_t i = 0; i < n; i++) {
-        uintptr_t inside = pixel + (uintptr_t) (i * apart) * sizeof *at;
-        to[i] = (const word *) ((uint64_t) (x + i * step) < (uint64_t) width ? inside : outside);
-    }
-}
-
-/* rows [taps, count], to [count]: where the pixels begin. */
-static void find_rows(const gather *g, int64_t first, int64_t count, const word **rows, uint16_t **to) {
-    int64_t h = g->from_size[0], w = g->from_size[1];
-    for (int64_t m = 0, stop; m < count; m = stop) {
-        int64_t at = first + m, j = at % g->grid[1], i = at / g->grid[1] % g->grid[0], n = at / g->grid[1] / g->grid[0];
-        stop = tr__min(count, m + g->grid[1] - j);
-        for (int t = 0; t < g->weights.n; t++) {
-            int64_t y = i * g->step[0] + g->off[0][t], x = j * g->step[1] + g->off[1][t];
-            const uint16_t *at = g->from + ((n * h + y) * w + x) * g->channels;
-            line(rows + t * count + m, stop - m, at, g->step[1] * g->channels, x, g->step[1], y >= 0 && y < h ? w : 0, g->zeros);
-        }
-        int64_t row = (n * g->to_size[0] + i * g->to_step[0] + g->to_from[0]) * g->to_size[1] + g->to_from[1];
-        for (int64_t k = m; k < stop; k++, j++)
-            to[k] = g->to + (row + j * g->to_step[1]) * g->columns;
-    }
-}
-
 /* Some panels of a span of pixels. */
 static void gather_unit(const gather *g, int64_t unit, char *own) {
-    int64_t wide = unit % g->wides, span = unit / g->wides, panels = g->columns / NR;
-    int64_t first = share(span, g->pixels, g->spans), count = share(span + 1, g->pixels, g->spans) - first;
+    int64_t wide = unit % g->wides, span = unit / g->wides, panels = g->of.columns / NR, pixels = pixels_in(&g->of);
+    int64_t first = share(span, pixels, g->spans), count = share(span + 1, pixels, g->spans) - first;
     int64_t begin = share(wide, panels, g->wides), n = share(wide + 1, panels, g->wides) - begin;
     float *sums = (float *) (void *) own;
     word *b = (word *) (sums + count * n * NR), *strip = b + g->weights.n * g->chunk * n * NR;
-    const word **rows = (const word **) (void *) (strip + strip_words(&g->weights));
-    uint16_t **to = (uint16_t **) (rows + g->weights.n * count);
-    find_rows(g, first, count, rows, to);
+    const void **rows = (const void **) (void *) (strip + strip_words(&g->weights));
+    void **to = (void **) (rows + g->weights.n * count);
+    find_rows(&g->of, sizeof(uint16_t), first, count, count, rows, to);
     taps k = {.n = g->weights.n, .a_step = count, .b = b, .column = begin * NR, .bias = g->bias};
-    int64_t words = g->channels / 2, tiles = upward(count, MR);
+    int64_t words = g->of.channels / 2, tiles = upward(count, MR);
     for (k.from = 0; k.from < words; k.from += k.k) {
         k.k = tr__min(g->chunk, words - k.from);
         k.first = k.from == 0;
@@ -159,7 +111,7 @@ static void gather_unit(const gather *g, int64_t unit, char *own) {
             k.a = rows + m;
             k.to = to + m;
             k.sums = sums + m * n * NR;
-            k.ahead = rows[tr__min(count - 1, m + MR)] + k.from;
+            k.ahead = (const word *) rows[tr__min(count - 1, m + MR)] + k.from;
             k.ahead_step = k.n == 1 ? MR : 0;
             taps_of[n][share(t + 1, count, tiles) - m](&k);
         }
@@ -172,21 +124,35 @@ static void gather_units(void *env, int64_t begin, int64_t end, int thread) {
         gather_unit(g, u, g->scratch + (size_t) thread * g->per_thread);
 }
 
-static tr_status run_gather(const tr_kernel_call *c, gather *g) {
-    g->pixels = g->images * g->grid[0] * g->grid[1];
-    g->wides = upward(g->columns / NR, WIDE);
+/* Where tap `tap` of a filter begins. */
+static int64_t tap_at(const tr__conv_bf16 *v, int64_t tap) {
+    return tap / v->of.kernel[1] * v->strides[2] + tap % v->of.kernel[1] * v->strides[3];
+}
+
+/* From taps by number to where they begin: nobody asks for the numbers again. */
+static void find_taps(const tr__conv_bf16 *v, matrices *weights, grid *g) {
+    for (int64_t t = 0; t < g->n_taps; t++)
+        g->tap[t] = tap_at(v, g->tap[t]);
+    weights->n = (int) g->n_taps;
+    weights->at = g->tap;
+}
+
+static tr_status run_gather(const tr_kernel_call *c, gather *g, const tr__conv_bf16 *conv) {
+    int64_t pixels = pixels_in(&g->of);
+    find_taps(conv, &g->weights, &g->of);
+    g->wides = upward(g->of.columns / NR, WIDE);
     // Units enough for all threads, but as long as it takes to be worth packing weights.
     int64_t wanted = upward(4 * c->ctx->threads, g->wides);
-    g->spans = tr__max(upward(g->pixels, SPAN), tr__min(wanted, g->pixels / (SPAN / 4)));
+    g->spans = tr__max(upward(pixels, SPAN), tr__min(wanted, pixels / (SPAN / 4)));
     g->spans = tr__max(1, g->spans);
     // A chunk is a multiple of a vector, and all are alike.
-    int64_t words = g->channels / 2, chunks = upward(words * g->weights.n, CHUNK);
+    int64_t words = g->of.channels / 2, chunks = upward(words * g->weights.n, CHUNK);
     g->chunk = tr__max(1, upward(words, tr__max(1, chunks) * (NR / 2))) * (NR / 2);
-    int64_t count = upward(g->pixels, g->spans);
+    int64_t count = upward(pixels, g->spans);
     size_t bytes = (size_t) (count + g->weights.n * g->chunk) * WIDE * NR * sizeof(word) + strip_words(&g->weights) * sizeof(word) +
                    (size_t) ((g->weights.n + 1) * count) * sizeof(void *);
     g->per_thread = (bytes + 127) / 64 * 64;
-    int64_t units = g->spans * g->wides, work = count * g->weights.n * g->channels * WIDE / 2;
+    int64_t units = g->spans * g->wides, work = count * g->weights.n * g->of.channels * WIDE / 2;
     int64_t grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
     g->scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * g->per_thread);
     if (!g->scratch)
@@ -201,71 +167,28 @@ static int64_t taps_together(const tr__conv_bf16 *v) {
     return (k[1] == 1 || s[3] == 1) && (k[0] == 1 || s[2] == k[1]) ? k[0] * k[1] : 0;
 }
 
-/* Zeros as many as a pixel has channels, and room for the taps. */
-static tr_status take_room(const tr_kernel_call *c, gather *g, int64_t taps) {
-    size_t zeros = (size_t) (g->channels * 2 + 7) / 8 * 8;
-    char *room = tr__scratch(c, zeros + (size_t) taps * 3 * sizeof(int64_t));
-    if (!room)
-        return TR_E_NOMEM;
-    memset(room, 0, zeros);
-    g->zeros = (const uint16_t *) (void *) room;
-    g->at = (int64_t *) (void *) (room + zeros);
-    g->off[0] = g->at + taps;
-    g->off[1] = g->off[0] + taps;
-    g->weights.at = g->at;
-    return TR_OK;
-}
-
-static void add_tap(gather *g, const tr__conv_bf16 *v, int64_t y, int64_t x, int64_t from_y, int64_t from_x) {
-    g->at[g->weights.n] = y * v->strides[2] + x * v->strides[3];
-    g->off[0][g->weights.n] = from_y;
-    g->off[1][g->weights.n++] = from_x;
-}
-
 static tr_status forward(const tr_kernel_call *c, const tr__conv_bf16 *conv) {
     const tr__conv *v = &conv->of;
-    gather g = {.from = conv->src, .to = conv->dst, .bias = v->bias, .images = v->n, .channels = v->ci, .columns = v->co,
+    gather g = {.of = {.from = conv->src, .to = conv->dst, .images = v->n, .channels = v->ci, .columns = v->co}, .bias = v->bias,
                 .weights = {.from = conv->weights, .channel_step = conv->strides[1], .column_step = conv->strides[0],
                             .together = taps_together(conv)}};
-    TR_TRY(take_room(c, &g, v->kernel[0] * v->kernel[1]));
-    for (int d = 0; d < 2; d++) {
-        g.grid[d] = g.to_size[d] = v->out[d];
-        g.from_size[d] = v->size[d];
-        g.step[d] = v->stride[d];
-        g.to_step[d] = 1;
-    }
-    for (int64_t y = 0; y < v->kernel[0]; y++)
-        for (int64_t x = 0; x < v->kernel[1]; x++)
-            add_tap(&g, conv, y, x, y * v->dilation[0] - v->padding[0], x * v->dilation[1] - v->padding[1]);
-    return run_gather(c, &g);
+    TR_TRY(take_grid(c, v, sizeof(uint16_t), &g.of));
+    lay_forward(&g.of, v);
+    return run_gather(c, &g, conv);
 }
 
-/* Pixels of src of equal remainder mod the stride have the same taps. */
 static tr_status by_image(const tr_kernel_call *c, const tr__conv_bf16 *conv) {
     const tr__conv *v = &conv->of;
-    gather g = {.from = conv->dst, .to = conv->src, .images = v->n, .channels = v->co, .columns = v->ci,
+    gather g = {.of = {.from = conv->dst, .to = conv->src, .images = v->n, .channels = v->co, .columns = v->ci},
                 .weights = {.from = conv->weights, .channel_step = conv->strides[0], .column_step = conv->strides[1],
                             .together = taps_together(conv)}};
-    TR_TRY(take_room(c, &g, v->kernel[0] * v->kernel[1]));
+    TR_TRY(take_grid(c, v, sizeof(uint16_t), &g.of));
     int64_t at[2];
-    for (at[0] = 0; at[0] < tr__min(v->stride[0], v->size[0]); at[0]++)
-        for (at[1] = 0; at[1] < tr__min(v->stride[1], v->size[1]); at[1]++) {
-            for (int d = 0; d < 2; d++) {
-                g.grid[d] = (v->size[d] - at[d] + v->stride[d] - 1) / v->stride[d];
-                g.from_size[d] = v->out[d];
-                g.to_size[d] = v->size[d];
-                g.step[d] = 1;
-                g.to_step[d] = v->stride[d];
-                g.to_from[d] = at[d];
-            }
-            g.weights.n = 0;
-            for (int64_t y = 0; y < v->kernel[0]; y++)
-                for (int64_t x = 0; x < v->kernel[1]; x++) {
-                    int64_t oy = at[0] + v->padding[0] - y * v->dilation[0], ox = at[1] + v->padding[1] - x * v->dilation[1];
-                    if (oy % v->stride[0] == 0 && ox % v->stride[1] == 0)
-                        add_tap(&g, conv, y, x, oy / v->stride[0], ox / v->stride[1]);
-                }
-            TR_TRY(run_gather(c, &g));
+    for (at[0] = 0; at[0] < v->stride[0]; at[0]++)
+        for (at[1] = 0; at[1] < v->stride[1]; at[1]++) {
+            lay_remainder(&g.of, v, at);
+            if (pixels_in(&g.of))
+                TR_TRY(run_gather(c, &g, conv));
         }
     return TR_OK;
 }
@@ -296,7 +219,7 @@ typedef struct pixels {
     bool add;
 } pixels;
 
-ALWAYS void pixels_times_panels(int R, int P, const pixels *t) {
+ALWAYS PAIRS void pixels_times_panels(int R, int P, const pixels *t) {
     tile acc = {{{0}}};
     const word *a = t->a, *b = t->b;
     const int32_t *index = t->index;
@@ -308,9 +231,9 @@ ALWAYS void pixels_times_panels(int R, int P, const pixels *t) {
     }
     EACH_ROW tile_store(P, acc[r], t->c + r * P * NR, NR, t->add);
 }
-#define PIXELS(R, P)                                \
-    static void pixels_##R##_##P(const pixels *t) { \
-        pixels_times_panels(R, P, t);               \
+#define PIXELS(R, P)                                      \
+    static PAIRS void pixels_##R##_##P(const pixels *t) { \
+        pixels_times_panels(R, P, t);                     \
     }
 TILES(PIXELS)
 static void (*const pixels_of[WIDE + 1][MR + 1])(const pixels *) = TABLE_OF(pixels);
@@ -517,7 +440,7 @@ static tr_status by_weights(const tr_kernel_call *c, const tr__conv_bf16 *conv) 
     s.zeros = memset(room, 0, zeros);
     s.at = (int64_t *) (void *) (room + zeros);
     for (int64_t t = 0; t < s.taps; t++)
-        s.at[t] = t / v->kernel[1] * conv->strides[2] + t % v->kernel[1] * conv->strides[3];
+        s.at[t] = tap_at(conv, t);
     tr__parallel_units(c->ctx, units, grain, sum_units, &s);
     return TR_OK;
 }

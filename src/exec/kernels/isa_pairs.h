@@ -1,21 +1,15 @@
 /* isa_pairs.h - words of two bfloat16, which AVX512-BF16 multiplies and sums up at once; and a convolution's weights in panels
- * of them: of the two channels that a sum takes together, for 16 columns. Included by isa_*_bf16.c only. */
+ * of them: of the two channels that a sum takes together, for 16 columns. Included by isa_conv_bf16.c only. */
 #ifndef TERRA_EXEC_ISA_PAIRS_H
 #define TERRA_EXEC_ISA_PAIRS_H
 
-#include "exec/kernels/isa_tile.h"
-#include "exec/kernels/kernels.h"
+#include "exec/kernels/isa_bf16.h"
+#include "exec/kernels/isa_conv.h"
 
-enum { NR = TR__CONV_PANEL };
 _Static_assert((int) NR == (int) VN_F, "a panel is a vector wide");
 
 /* As it lies in images and weights. */
 typedef uint32_t word __attribute__((may_alias, aligned(2)));
-
-/* sum + the products of both halves. */
-ALWAYS vF add_products(vF sum, vF a, vF b) {
-    return (vF) _mm512_dpbf16_ps((__m512) sum, (__m512bh) a, (__m512bh) b);
-}
 
 /* The first n words; 0 beyond. */
 ALWAYS vF load_words(const void *from, int64_t n) {
@@ -23,19 +17,6 @@ ALWAYS vF load_words(const void *from, int64_t n) {
 }
 ALWAYS void store_words(void *to, vF x, int64_t n) {
     _mm512_mask_storeu_epi32(to, (__mmask16) ((1u << n) - 1), (__m512i) x);
-}
-
-/* Rounded to bfloat16 as the processor does it, which takes denormals for zero, as its products do. */
-ALWAYS void store_rounded(uint16_t *to, vF x) {
-    __m256bh h = _mm512_cvtneps_pbh((__m512) x);
-    memcpy(to, &h, sizeof h);
-}
-/* Word i: low[i], high[i]. */
-ALWAYS vF pair_rounded(vF low, vF high) {
-    static const uint16_t order[] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
-                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    __m512bh both = _mm512_cvtne2ps_pbh((__m512) high, (__m512) low);
-    return (vF) _mm512_permutexvar_epi16(_mm512_loadu_si512(order), (__m512i) both);
 }
 
 /* Brings memory that is read soon nearer. */
@@ -222,7 +203,7 @@ ALWAYS vF next_sums(sums *s) {
 }
 
 /* n elements that lie side by side: channel after channel, each with so many taps. */
-static void unpack_rows(const unpack *u, uint16_t *to, const float *from, int64_t n, int64_t taps) {
+static PAIRS void unpack_rows(const unpack *u, uint16_t *to, const float *from, int64_t n, int64_t taps) {
     int64_t by_tap = u->channels * u->from_step;
     sums s = {.at = from, .taps = taps, .by_tap = by_tap, .back = taps * by_tap - u->from_step};
     for (int64_t w = 0; w < n / 2; w += VN_F) {
@@ -232,7 +213,7 @@ static void unpack_rows(const unpack *u, uint16_t *to, const float *from, int64_
             x[i] = (vF){0};
             if (i < words) {
                 vF low = next_sums(&s);
-                x[i] = pair_rounded(low, next_sums(&s));
+                x[i] = zip_pairs(low, next_sums(&s));
             }
         }
         turn(x);
@@ -240,7 +221,7 @@ static void unpack_rows(const unpack *u, uint16_t *to, const float *from, int64_
     }
 }
 
-static void unpack_panel(const unpack *u) {
+static PAIRS void unpack_panel(const unpack *u) {
     if (u->channel_step == 1) {
         for (int64_t t = 0; t < u->taps; t++)
             unpack_rows(u, u->to + u->at[t], u->from + t * u->channels * u->from_step, u->channels, 1);
@@ -255,7 +236,7 @@ static void unpack_panel(const unpack *u) {
             uint16_t row[NR];
             vF x;
             memcpy(&x, u->from + (t * u->channels + i) * u->from_step, sizeof x);
-            store_rounded(row, x);
+            narrow_pairs_to(row, x);
             for (int c = 0; c < NR; c++)
                 u->to[u->at[t] + i * u->channel_step + c * u->column_step] = row[c];
         }

@@ -135,6 +135,8 @@ typedef struct tr__conv_bf16 {
     uint16_t *src, *weights, *dst;
     int64_t strides[4];
 } tr__conv_bf16;
+
+/* Does this processor multiply pairs of bfloat16? Kernels that do are compiled from v4 on (isa_bf16.h). Any thread. */
 bool tr__has_avx512_bf16(void);
 
 #ifdef TR_ISA
