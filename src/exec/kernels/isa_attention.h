@@ -398,7 +398,7 @@ ALWAYS vF kept_factors(const uint8_t *keep, float kept, int64_t n) {
     __m128i bytes = _mm_loadu_si128((const __m128i *) keep);
     return _mm512_maskz_mov_ps(_mm_test_epi8_mask(bytes, bytes), VF_CONST(kept));
 #else
-    vF f;
+    vF f = {0};
     for (int i = 0; i < VN_F; i++)
         f[i] = keep[i] ? kept : 0;
     return f;
