@@ -2,8 +2,8 @@
  *
  * The first opens an activation and sets everybody's `task`; each runs its share of the schedule in the plan's order, an
  * instruction when the cursor has reached its ready point and what it awaits has run; each counts what it has run in `done`, which
- * others read. One that has run all of its share lets go of the task. Everybody who has a task sleeps on the first's `wake`, and else on
- * an event of their own: a sleeper costs each of Python's notifications a system call.
+ * others read. One that has run all of its share lets go of the task. Who has a task sleeps on the first's `wake`, who has none on an
+ * event of its own: a sleeper costs each of Python's notifications a system call.
  *
  * Data passes from one to another by `done` (release, acquire), and from and to the first by `task` as well. While a task is
  * out nobody changes a storage, a value's place or the activation's marks: what needs that makes the first disband the crew, and it

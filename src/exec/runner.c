@@ -594,8 +594,8 @@ tr_status tr_exec_shutdown(void) {
 
 tr_status tr_exec_place(int executors, int threads) {
     if (executors < 0 || executors > TR_MAX_EXECUTORS || threads < 0)
-        return TR_FAIL(TR_E_VALUE, "%d executors of %d threads: from 1 to %d executors (0: one per NUMA node), of 1 thread or more (0: their "
-                                   "share of the cores)", executors, threads, TR_MAX_EXECUTORS);
+        return TR_FAIL(TR_E_VALUE, "%d executors of %d threads: from 1 to %d executors (0: one per NUMA node), of 1 thread or more "
+                                   "(0: their share of the cores)", executors, threads, TR_MAX_EXECUTORS);
     tr_topology_plan *more, *old = placement;
     TR_TRY(tr_topology_make_plan(topology, executors, threads, (tr_pin) tr_options_get()->pin, &more));
     stop();

@@ -95,7 +95,8 @@ static tr_schedule *make(uint32_t n_instrs, uint32_t n) {
 }
 
 tr_status tr__schedule_create(const tr_plan *plan, uint32_t n, const int *node, bool deal, tr_schedule **out) {
-    scheduler k = {.plan = plan, .node = node, .deal = deal, .s = make(plan->n_instrs, n), .end = tr_calloc(plan->n_instrs + 1, sizeof *k.end)};
+    scheduler k = {.plan = plan, .node = node, .deal = deal, .s = make(plan->n_instrs, n)};
+    k.end = tr_calloc(plan->n_instrs + 1, sizeof *k.end);
     if (!k.s || !k.end) {
         tr_free(k.s);
         tr_free(k.end);

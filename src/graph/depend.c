@@ -115,7 +115,8 @@ static tr_status guess(tr_plan *plan) {
     double team = tr_exec_team();
     for (uint32_t i = 0; status == TR_OK && i < plan->n_instrs; i++) {
         double compute = costs[i].flop / (50 * team), move = costs[i].bytes / (8 * team);
-        plan->guess[i] = (tr_instr_guess){.ns = (float) (1000 + (compute > move ? compute : move)), .bytes = (float) costs[i].bytes};
+        double ns = 1000 + (compute > move ? compute : move);
+        plan->guess[i] = (tr_instr_guess){(float) ns, (float) costs[i].bytes};
     }
     tr_free(costs);
     return status;

@@ -2,8 +2,9 @@
  *
  * A value takes its slot at the instruction of its birth. The slot is free again for the first instruction that comes
  * after all that touch the value and whose ready point lies behind its death: until then Python may hold a reference, and
- * an op of the path not yet run may be run by itself. Several executors would have to wait for each other wherever one takes over
- * what another has just let go of: there a slot rests for some instructions. Carried values have a region of their own and are never reused.
+ * an op of the path not yet run may be run by itself. Several executors would have to wait for each other wherever one takes
+ * over what another has just let go of: there a slot rests for some instructions. Carried values have a region of their own and
+ * are never reused.
  *
  * A result of an elementwise program may take the slot of an operand at once, if the operand is dead by then and the program
  * loads the very elements that it stores: each is read before it is overwritten. */

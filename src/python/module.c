@@ -374,8 +374,9 @@ static PyMethodDef methods[] = {
     {"graphviz", graphviz, METH_NOARGS, "The last plans, for Graphviz."},
     {"info", info, METH_NOARGS, "Versions, instruction set, topology, options, as text."},
     {"synchronize", synchronize, METH_NOARGS, "Waits until every call so far has run; raises what was met."},
-    {"set_executors", set_executors, METH_VARARGS, "set_executors(n, threads=0)\n\nn executors (0: one per NUMA node), which share the instructions of plans, of so many threads each (0: their share of the "
-     "cores). What can't be is cut down; `info` shows what is."},
+    {"set_executors", set_executors, METH_VARARGS,
+     "set_executors(n, threads=0)\n\nn executors (0: one per NUMA node), which share the instructions of plans, of so many threads each\n"
+     "(0: their share of the cores). What can't be is cut down; info() shows what is. ValueError: there can't be so many."},
     {"_set_coexecution", set_coexecution, METH_O, NULL},
     {"_set_sync", set_sync, METH_O, NULL},
     {"_shutdown", shut_down, METH_NOARGS, NULL},
