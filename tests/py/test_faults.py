@@ -108,7 +108,15 @@ def test_exception_in_mid_iteration_leaves_what_eager_execution_leaves():
     assert same(run(True), run(False))
 
 
-def test_ctrl_c_in_mid_iteration():
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C interrupts, also where this process was started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_in_mid_iteration(ctrl_c):
     t = Trainer()
     for _ in range(6):
         t.step()
@@ -132,7 +140,7 @@ def test_ctrl_c_in_mid_iteration():
         assert np.isfinite(t.step())
 
 
-def test_ctrl_c_while_waiting_for_a_long_op():
+def test_ctrl_c_while_waiting_for_a_long_op(ctrl_c):
     code = ("import terra as t, os, signal, threading, time\n"
             "x = t.ones(1500, 1500)\n"
             "def fire():\n    time.sleep(.3); global at; at = time.perf_counter(); os.kill(os.getpid(), signal.SIGINT)\n"
