@@ -277,8 +277,11 @@ void tr_exec_waits_get(tr_exec_waits *out) {
     *out = waits;
 }
 
-/* Waits without the GIL, in slices. `wait` returns TR_OK when there is nothing left to wait for. */
+/* Waits without the GIL, in slices. `wait` returns TR_OK when there is nothing left to wait for. Nobody waits for an executor that is
+ * held: a test's hold ends here. */
 static tr_status wait_slices(tr_status (*wait)(void *arg), void *arg, bool (*done)(void *arg), int64_t *waited_ns) {
+    if (TR_UNLIKELY(atomic_load_explicit(&runner.held, memory_order_relaxed))) // this side writes it
+        tr_exec_hold(false);
     for (;;) {
         int64_t start = tr_now_ns();
         void *token = wait_host.release ? wait_host.release() : NULL;
