@@ -236,7 +236,7 @@ TR_API void tr_fork_child(void);
 /* Called after every op that is not a view, with its first result (borrowed), not for ops that it calls itself; its failure
  * is the op's. NULL: none. */
 TR_API void tr_set_op_hook(tr_status (*hook)(void *arg, tr_tensor *result), void *arg);
-/* Stops the executor before its next command or instruction, until released. Nothing must be waited for meanwhile. */
+/* Stops the executor before its next command or instruction, until released, or until somebody waits for it. */
 TR_API void tr_hold_executor(bool on);
 /* Waits until the executor has run all that is ready. Blocks. */
 TR_API void tr_wait_until_idle(void);
