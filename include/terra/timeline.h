@@ -12,7 +12,7 @@
 #include "terra/status.h"
 
 /* Executor i > 0 has track TR_TRACK_MORE + i. */
-typedef enum tr_track { TR_TRACK_PYTHON, TR_TRACK_EXECUTOR, TR_TRACK_COMPILER, TR_TRACK_MORE = TR_TRACK_COMPILER, TR_TRACK_COUNT = 66 } tr_track;
+typedef enum tr_track { TR_TRACK_PYTHON, TR_TRACK_EXECUTOR, TR_TRACK_COMPILER, TR_TRACK_MORE = TR_TRACK_COMPILER, TR_TRACK_COUNT = TR_TRACK_MORE + 64 } tr_track;
 
 enum { TR_TIMELINE_EVENTS = 1 << 20 };
 

@@ -487,11 +487,6 @@ static bool adopt_failure(tr_runner *r, uint32_t i) {
     return false;
 }
 
-static bool has_ended(const tr_activation *a) {
-    // Acquire: pairs with the release where END is obeyed.
-    return atomic_load_explicit(&a->ended, memory_order_acquire);
-}
-
 bool tr__activation_step(tr_runner *r) {
     tr_activation *a = r->current;
     const tr_plan *plan = a->plan;
@@ -499,23 +494,12 @@ bool tr__activation_step(tr_runner *r) {
         return tr__crew_step(r);
     while (TR_UNLIKELY(a->schedule != NULL) && a->next_instr < plan->n_instrs && a->ran[a->next_instr])
         a->next_instr++;
-    if (a->next_instr == plan->n_instrs || (plan->instrs[a->next_instr].ready > cursor(r) && !has_ended(a)))
+    if (a->next_instr == plan->n_instrs || !tr__activation_is_ready(a, a->next_instr))
         return false;
     if (!TR_UNLIKELY(a->schedule != NULL) || !adopt_failure(r, a->next_instr))
         run_or_skip(r, a->next_instr);
     a->next_instr++;
     return true;
-}
-
-bool tr__activation_is_done(const tr_runner *r) {
-    const tr_activation *a = r->current;
-    if (!tr__crew_shares(r))
-        return a->next_instr == a->plan->n_instrs;
-    for (int e = 1; e < tr__crew_size; e++)
-        // Acquire: what they have written is there.
-        if (atomic_load_explicit(&tr__crew[e]->task, memory_order_acquire))
-            return false;
-    return tr__crew_has_run_all(a);
 }
 
 static bool instr_has_run(const tr_activation *a, uint32_t i) {

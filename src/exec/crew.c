@@ -38,15 +38,9 @@ static uint32_t share(const tr_schedule *s, int e) {
     return s->first[e + 1] - s->first[e];
 }
 
-static bool is_ready(const tr_activation *a, uint32_t instr) {
-    // Acquire: pairs with the release in tr_exec_advance; and with that where END is obeyed.
-    return a->plan->instrs[instr].ready <= atomic_load_explicit(&a->cursor, memory_order_acquire) ||
-           atomic_load_explicit(&a->ended, memory_order_acquire);
-}
-
 /* Is instruction i, the next of executor e, to be run now? */
 static bool is_turn(const tr_activation *a, uint32_t i) {
-    if (!is_ready(a, i))
+    if (!tr__activation_is_ready(a, i))
         return false;
     const uint32_t *await = tr__schedule_await(a->schedule, i);
     for (int e = 0; e < tr__crew_size; e++)
@@ -58,13 +52,6 @@ static bool is_turn(const tr_activation *a, uint32_t i) {
 bool tr__crew_has_run(const tr_activation *a, uint32_t instr) {
     const tr_schedule *s = a->schedule;
     return s->place[instr] < done_of(s->executor[instr]);
-}
-
-bool tr__crew_has_run_all(const tr_activation *a) {
-    for (int e = 0; e < tr__crew_size; e++)
-        if (done_of(e) < share(a->schedule, e))
-            return false;
-    return true;
 }
 
 static void note_failure(tr_runner *r, uint32_t instr, tr_status status) {
@@ -181,8 +168,6 @@ static tr_status make_runner(int e, const tr_placement *p, const tr_runner *firs
 
 tr_status tr__crew_place(tr_runner *first, const tr_topology_plan *placement) {
     int n = placement->executor_count < TR_MAX_EXECUTORS ? placement->executor_count : TR_MAX_EXECUTORS;
-    if (!tr__crew[0])
-        first->failed_at = NO_INSTR;
     tr__crew[0] = first;
     for (int e = 1; e < n; e++)
         if (!tr__crew[e])
@@ -215,9 +200,6 @@ void tr__crew_stop(void) {
 
 /* Runs by their number: before MEASURED, durations are guesses; up to DECIDED, every other is shared. */
 enum { MEASURED = 4, DECIDED = 24 };
-/* Sharing must gain so much: it takes cores from Python. */
-static const double WORTH = 0.97;
-
 static void schedule(tr_sharing *s, const tr_plan *plan) {
     int node[TR_MAX_EXECUTORS], n = tr__crew_size;
     tr_schedule *made = NULL;
@@ -238,7 +220,7 @@ const tr_schedule *tr__sharing_open(tr_sharing *s, const tr_plan *plan) {
     if (s->opened == 0 || s->opened == MEASURED) {
         schedule(s, plan);
         s->least[0] = s->least[1] = INT64_MAX;
-    } else if (s->opened == DECIDED && !TR_OPTIONS_DEBUG && (double) s->least[1] > WORTH * (double) s->least[0]) {
+    } else if (s->opened == DECIDED && !TR_OPTIONS_DEBUG && !tr__is_worth_sharing((double) s->least[1], (double) s->least[0])) {
         tr__schedule_destroy(s->schedule);
         s->schedule = NULL;
     }
@@ -262,6 +244,7 @@ void tr__crew_begin(tr_runner *r) {
     for (int e = 0; e < tr__crew_size; e++) {
         atomic_store_explicit(&tr__crew[e]->done, 0, memory_order_relaxed);
         atomic_store_explicit(&tr__crew[e]->gave_up, false, memory_order_relaxed);
+        tr__crew[e]->failed_at = NO_INSTR;
     }
     for (int e = 1; e < tr__crew_size; e++) {
         if (!share(r->current->schedule, e))
@@ -322,7 +305,7 @@ bool tr__crew_is_at_work(const tr_runner *r) {
         if (!atomic_load_explicit(&tr__crew[e]->task, memory_order_acquire)) // pairs with member_main
             continue;
         uint32_t done = done_of(e);
-        if (done == share(a->schedule, e) || is_ready(a, a->schedule->list[a->schedule->first[e] + done]))
+        if (done == share(a->schedule, e) || tr__activation_is_ready(a, a->schedule->list[a->schedule->first[e] + done]))
             return true;
     }
     return false;
@@ -350,7 +333,7 @@ bool tr__crew_wait(tr_runner *r, bool (*other)(const tr_runner *r)) {
     for (int e = 1; e < tr__crew_size; e++)
         w.done[e] = done_of(e);
     if (!tr__crew_is_at_work(r))
-        return false;
+        return tr__crew_may_step(r); // what the last one at work has made possible
     tr_event_wait(&r->wake, is_over, &w, SPIN_NS, NAP_NS);
     return true;
 }

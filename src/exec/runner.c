@@ -28,11 +28,7 @@ static bool has_work(const void *arg) {
         return false;
     if (tr__crew_shares(r))
         return tr__crew_may_step(r) || tr__crew_is_at_work(r);
-    if (r->current->next_instr == r->current->plan->n_instrs)
-        return false;
-    // Acquire: as in activation.c; here only the number matters.
-    return atomic_load_explicit(&r->current->cursor, memory_order_acquire) >=
-           r->current->plan->instrs[r->current->next_instr].ready;
+    return r->current->next_instr < r->current->plan->n_instrs && tr__activation_is_ready(r->current, r->current->next_instr);
 }
 
 static void defer_free(tr_runner *r, tr_storage *s) {
@@ -82,14 +78,10 @@ static void close_activation(tr_runner *r) {
     tr_event_notify(&r->room);
 }
 
-static bool has_ended(const tr_runner *r) {
-    return atomic_load_explicit(&r->current->ended, memory_order_relaxed); // this thread writes it
-}
-
 /* What need not wait until an ended activation has closed: a value that an op of it has written, such as the loss behind the mark,
  * is copied as soon as that op has run; what is freed waits for the end in any case. */
 static bool is_obeyed_now(const tr_runner *r, const tr_msg *m) {
-    if (!r->current || !has_ended(r) || m->kind == TR_MSG_FREE)
+    if (!r->current || !tr__activation_has_ended(r->current) || m->kind == TR_MSG_FREE)
         return true;
     const tr_fetch *f = m->object;
     return m->kind == TR_MSG_FETCH && f->need && f->operand.storage && !f->exposes;
@@ -205,7 +197,7 @@ static void *executor_main(void *arg) {
             serve_fetches(r, false);
         } else if (r->current && tr__crew_wait(r, has_orders)) {
             serve_fetches(r, false);
-        } else if (r->current && has_ended(r) && tr__activation_is_done(r)) {
+        } else if (r->current && tr__activation_has_ended(r->current)) {
             close_activation(r);
         } else {
             serve_fetches(r, true);

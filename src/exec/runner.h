@@ -155,10 +155,10 @@ bool tr__crew_step(tr_runner *r);
 bool tr__crew_may_step(const tr_runner *r);
 /* Has another one something to do that waits neither for Python nor for the first? */
 bool tr__crew_is_at_work(const tr_runner *r);
-/* Waits while others are at work and the first has nothing to do; `other`: what else would be to do. False: they are not. */
+/* Waits while others are at work and the first has nothing to do; `other`: what else would be to do. False: they are not, and it still
+ * has not; all has run, then, or waits for Python. */
 bool tr__crew_wait(tr_runner *r, bool (*other)(const tr_runner *r));
 bool tr__crew_has_run(const tr_activation *a, uint32_t instr);
-bool tr__crew_has_run_all(const tr_activation *a);
 /* From here on the first runs the activation alone. Nothing if it does already. */
 void tr__crew_disband(tr_runner *r);
 
@@ -167,8 +167,16 @@ void tr__crew_disband(tr_runner *r);
 bool tr__activation_as_planned(const tr_runner *r, uint32_t instr);
 /* Runs it, timed and counted. */
 tr_status tr__activation_run(tr_runner *r, uint32_t instr);
-/* Nothing is left to run. */
-bool tr__activation_is_done(const tr_runner *r);
+/* END has come: every op is validated. */
+static inline bool tr__activation_has_ended(const tr_activation *a) {
+    // Acquire: pairs with the release where END is obeyed.
+    return atomic_load_explicit(&a->ended, memory_order_acquire);
+}
+/* Has Python validated all that an instruction waits for? */
+static inline bool tr__activation_is_ready(const tr_activation *a, uint32_t instr) {
+    // Acquire: pairs with the release in tr_exec_advance.
+    return a->plan->instrs[instr].ready <= atomic_load_explicit(&a->cursor, memory_order_acquire) || tr__activation_has_ended(a);
+}
 void tr__activation_open(tr_runner *r, tr_activation *a);
 /* Runs one ready instruction; false when none is. */
 bool tr__activation_step(tr_runner *r);

@@ -5,8 +5,6 @@
 
 /* A result reaches another executor some hundred ns later; another node at so many bytes per ns. */
 enum { HANDOVER_NS = 500, FAR_BYTES_PER_NS = 10 };
-/* Sharing that gains less is not worth what waiting costs others. */
-static const double WORTH = 0.97;
 
 typedef struct scheduler {
     const tr_plan *plan;
@@ -104,7 +102,7 @@ tr_status tr__schedule_create(const tr_plan *plan, uint32_t n, const int *node, 
     }
     place(&k);
     tr_free(k.end);
-    if (!deal && k.s->ns > WORTH * k.s->alone_ns) {
+    if (!deal && !tr__is_worth_sharing(k.s->ns, k.s->alone_ns)) {
         tr_free(k.s);
         k.s = NULL;
     }

@@ -26,6 +26,9 @@ typedef struct tr_schedule {
 tr_status tr__schedule_create(const tr_plan *plan, uint32_t n, const int *node, bool deal, tr_schedule **out);
 void tr__schedule_destroy(tr_schedule *s); /* takes it; NULL is fine */
 
+/* Sharing takes cores from Python: it must gain something. */
+static inline bool tr__is_worth_sharing(double shared_ns, double alone_ns) { return shared_ns <= 0.97 * alone_ns; }
+
 static inline const uint32_t *tr__schedule_await(const tr_schedule *s, uint32_t instr) {
     return s->await + (size_t) instr * s->n;
 }

@@ -60,6 +60,7 @@ static tr_status lower(tr__graph *g, tr_plan **out) {
     if (!plan)
         return TR_FAIL(TR_E_NOMEM, "no memory for a plan");
     plan->path = g->original;
+    plan->executors = g->executors;
     plan->looks = g->relaid.looks;
     plan->relaid = g->relaid.value;
     plan->metas = g->relaid.metas;
@@ -98,7 +99,7 @@ static const struct {
     {"rows", tr__pass_rows},
 };
 
-static tr_status run_passes(tr__graph *g, const tr_path *path, int executors, tr_plan **out) {
+static tr_status run_passes(tr__graph *g, const tr_path *path, tr_plan **out) {
     bool verify = tr_options_get()->verify;
     TR_TRY(tr__analyze(g, path));
     for (size_t i = 0; i < sizeof passes / sizeof *passes; i++) {
@@ -109,7 +110,7 @@ static tr_status run_passes(tr__graph *g, const tr_path *path, int executors, tr
     tr_plan *plan = NULL;
     TR_TRY(lower(g, &plan));
     tr_status status = verify ? tr_plan_verify(plan) : TR_OK;
-    if (status == TR_OK && executors > 1)
+    if (status == TR_OK && g->executors > 1)
         status = tr__depend(g, plan);
     if (status != TR_OK) {
         free_plan(plan);
@@ -121,10 +122,9 @@ static tr_status run_passes(tr__graph *g, const tr_path *path, int executors, tr
 
 tr_status tr_graph_compile(tr_path *path, tr_plan **out) {
     int64_t start = tr_now_ns();
-    tr__graph g = {.original = path};
+    tr__graph g = {.original = path, .executors = tr_exec_executors()};
     tr_plan *plan = NULL;
-    int executors = tr_exec_executors(); // it may change meanwhile
-    tr_status status = run_passes(&g, path, executors, &plan);
+    tr_status status = run_passes(&g, path, &plan);
     tr__pool_fini(&g.pool);
     if (status != TR_OK) {
         tr_free(g.relaid.looks);
@@ -138,7 +138,6 @@ tr_status tr_graph_compile(tr_path *path, tr_plan **out) {
     }
     plan->partitions = g.partitions.item;
     plan->n_partitions = g.partitions.n;
-    plan->executors = executors;
     int64_t end = tr_now_ns();
     plan->compile_ns = end - start;
     if (TR_UNLIKELY(tr_timeline_on))

@@ -2,7 +2,6 @@
 #include "graph/pass.h"
 
 #include "terra/alloc.h"
-#include "terra/exec.h"
 #include "terra/options.h"
 
 /* Arrays that tr_plan_destroy frees one by one. */
@@ -13,7 +12,7 @@ static tr_status make_arrays(tr_plan *plan, uint32_t n_instrs) {
     plan->instr_of = tr_calloc(p->n_ops, sizeof *plan->instr_of);
     plan->slot = tr_calloc(p->n_values, sizeof *plan->slot);
     plan->carry = tr_calloc(p->n_values, sizeof *plan->carry);
-    if (tr_options_get()->profile || tr_exec_executors() > 1)
+    if (tr_options_get()->profile || plan->executors > 1)
         plan->ns = tr_calloc(n_instrs, sizeof *plan->ns);
     if (!plan->instrs || !plan->covered || !plan->instr_of || !plan->slot || !plan->carry)
         return TR_FAIL(TR_E_NOMEM, "no memory for a plan of %u instructions", n_instrs);

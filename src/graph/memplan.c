@@ -11,7 +11,6 @@
 #include "graph/pass.h"
 
 #include "terra/alloc.h"
-#include "terra/exec.h"
 
 #include <string.h>
 
@@ -114,8 +113,7 @@ static void find_lives(const tr_plan *plan, uint32_t *first, uint32_t *last) {
 static uint32_t first_free(const tr_plan *plan, const uint32_t *ready_at, uint32_t last, uint32_t death) {
     uint32_t n = plan->path->n_ops;
     uint32_t at = death < n + 1 ? ready_at[death + 1] : plan->n_instrs;
-    int executors = tr_exec_executors();
-    uint32_t rest = executors > 1 ? (uint32_t) executors * REST : 0, behind = last + 1 + rest;
+    uint32_t rest = plan->executors > 1 ? (uint32_t) plan->executors * REST : 0, behind = last + 1 + rest;
     if (at < behind)
         at = behind;
     return at < plan->n_instrs ? at : plan->n_instrs;

@@ -62,6 +62,7 @@ typedef struct tr__relaid {
 typedef struct tr__graph {
     const tr_path *path;
     const tr_path *original;
+    int executors;  /* that will share the plan */
     tr_path shadow; /* `path`, once values are relaid: the original with other operands */
     tr__relaid relaid;
     const tr_home **homes; /* the plan takes it: per ref, or NULL */

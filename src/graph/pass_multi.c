@@ -5,8 +5,6 @@
  * Python still walks through the loop, and where somebody waits for what an update leads to. */
 #include "graph/pass.h"
 
-#include "terra/exec.h"
-
 #include <string.h>
 
 enum {
@@ -43,7 +41,7 @@ static bool hangs_on(const tr__graph *g, uint32_t k, uint32_t group) {
 tr_status tr__pass_multi(tr__graph *g) {
     const tr_path *p = g->path;
     uint32_t chunk = TR__NIL; // the open one
-    int64_t work = 0, enough = tr_exec_executors() > 1 ? ENOUGH_SHARED : ENOUGH;
+    int64_t work = 0, enough = g->executors > 1 ? ENOUGH_SHARED : ENOUGH;
     for (uint32_t k = 0; k < p->n_ops; k++) {
         if (!is_update(p, k) || g->groups[g->group[k]].n_ops > 1)
             continue;
