@@ -264,13 +264,17 @@ static void check_halves(const geometry *g, tr_op op, bool biased, int order) {
                   what, order, (long long) i, (double) got[i], want[i]);
 }
 
+static void check_all_halves(const geometry *g, int i) {
+    check_halves(g, TR_OP_conv2d, i % 2, i % 4);
+    check_halves(g, TR_OP_conv2d_backward_data, false, i % 4);
+    check_halves(g, TR_OP_conv2d_backward_weights, false, i % 4);
+}
+
 Test(conv_v4, bfloat16_in_all_directions, .timeout = 300) {
     for (int i = 0; i < CASES; i++) {
         seed = (unsigned) i * 2654435761u + 29;
         geometry g = make();
-        check_halves(&g, TR_OP_conv2d, i % 2, i % 4);
-        check_halves(&g, TR_OP_conv2d_backward_data, false, i % 4);
-        check_halves(&g, TR_OP_conv2d_backward_weights, false, i % 4);
+        check_all_halves(&g, i);
     }
 }
 
@@ -279,9 +283,7 @@ Test(conv_v4, bfloat16_of_other_channels, .timeout = 300) {
     for (int i = 0; i < CASES; i++) {
         seed = (unsigned) i * 2654435761u + 41;
         geometry g = make_odd();
-        check_halves(&g, TR_OP_conv2d, i % 2, i % 4);
-        check_halves(&g, TR_OP_conv2d_backward_data, false, i % 4);
-        check_halves(&g, TR_OP_conv2d_backward_weights, false, i % 4);
+        check_all_halves(&g, i);
     }
 }
 

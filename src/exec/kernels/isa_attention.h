@@ -74,11 +74,9 @@ ALWAYS PAIRS void micro_pairs(int R, int64_t k, const float *a, int64_t a_row, i
         vF columns[2];
         tile_load(2, columns, b + i * b_k, VN_F);
         _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) {
-            int32_t pair;
+            uint32_t pair;
             memcpy(&pair, a + r * a_row + i * a_k, sizeof pair);
-            vF x = (vF) (pair + (vFi){0});
-            for (int n = 0; n < 2; n++)
-                acc[r][n] = dot_pairs(acc[r][n], x, columns[n]);
+            tile_add_pairs(2, acc[r], pair, columns);
         }
     }
     _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_store(2, acc[r], c + r * c_row, VN_F, add);

@@ -4,6 +4,7 @@
 #ifndef TERRA_EXEC_ISA_BF16_H
 #define TERRA_EXEC_ISA_BF16_H
 
+#include "exec/kernels/isa_tile.h"
 #include "exec/kernels/isa_wide.h"
 #include "exec/kernels/kernels.h"
 
@@ -112,6 +113,11 @@ ALWAYS PAIRS vF zip_pairs(vF low, vF high) {
 /* sum + a.low * b.low + a.high * b.high */
 ALWAYS PAIRS vF dot_pairs(vF sum, vF a, vF b) {
     return (vF) _mm512_dpbf16_ps((__m512) sum, (__m512bh) a, (__m512bh) b);
+}
+/* tile_add of a pair. */
+ALWAYS PAIRS void tile_add_pairs(int n, vF *row, uint32_t pair, const vF *b) {
+    vF x = (vF) (pair + (vFu){0});
+    EACH_COLUMN row[j] = dot_pairs(row[j], x, b[j]);
 }
 #endif
 

@@ -21,11 +21,6 @@ enum {
     SIDE = 256,   /* its channels, at most, on either side */
 };
 
-ALWAYS PAIRS void tile_multiply(int n, vF *row, word scalar, const vF *b) {
-    vF x = (vF) (scalar + (vFu){0});
-    EACH_COLUMN row[j] = dot_pairs(row[j], x, b[j]);
-}
-
 /* Where part i of n things begins: all are alike but for one. */
 static int64_t share(int64_t i, int64_t n, int64_t parts) {
     return i * n / parts;
@@ -62,7 +57,7 @@ ALWAYS PAIRS void taps_times_panels(int R, int P, const taps *t) {
             vF columns[WIDE];
             __builtin_prefetch(t->ahead + i * t->ahead_step);
             tile_load(P, columns, (const float *) (const void *) panel, NR);
-            EACH_ROW tile_multiply(P, acc[r], row[r][i], columns);
+            EACH_ROW tile_add_pairs(P, acc[r], row[r][i], columns);
         }
     }
     if (!t->last)
@@ -227,7 +222,7 @@ ALWAYS PAIRS void pixels_times_panels(int R, int P, const pixels *t) {
         const word *x = a + index[p];
         vF columns[WIDE];
         tile_load(P, columns, (const float *) (const void *) b, NR);
-        EACH_ROW tile_multiply(P, acc[r], x[r], columns);
+        EACH_ROW tile_add_pairs(P, acc[r], x[r], columns);
     }
     EACH_ROW tile_store(P, acc[r], t->c + r * P * NR, NR, t->add);
 }

@@ -6,6 +6,7 @@
 
 #include "exec/kernels/ew_math.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 /* n vectors, a constant wherever these are used, `step` floats apart in memory. */
