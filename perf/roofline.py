@@ -10,6 +10,7 @@ bfloat16 at theirs) and its bytes at the copy bandwidth, all measured here; what
 small instructions may beat their roof: then nothing counts as lost. Gaps are times in which the executor ran nothing."""
 
 import argparse
+import bisect
 import collections
 import json
 import re
@@ -56,6 +57,19 @@ def spans(timeline):
         start = e["ts"] if end is None else max(e["ts"], end)
         end, before = e["ts"] + e["dur"], key
         yield start, end, key
+
+
+def begins(pieces, starts):
+    """When the executor began with the steps that Python began at `starts`: Python is ahead, and reads a loss before the plan's last
+    instructions have run."""
+    runs, before = [], None
+    for start, _, key in pieces:
+        if key[0] == "gap":
+            continue
+        if before is None or before[0] != key[0] or key[1] <= before[1]:
+            runs.append(start)
+        before = key
+    return [runs[i] for i in (bisect.bisect_left(runs, t) for t in starts) if i < len(runs)]
 
 
 def middle_half(starts):
@@ -195,10 +209,11 @@ def main():
     record, events, plans = run(args)
     measured.append((harness.fma_peaks(args.threads), harness.copy_bandwidth(args.threads)))
     peaks, bandwidth = harness.best_peaks([m[0] for m in measured]), max(filter(None, (m[1] for m in measured)), default=None)
-    windows = middle_half(record["starts_us"])
+    pieces = list(spans(events))
+    windows = middle_half(begins(pieces, record["starts_us"]))
     if not windows:
         raise SystemExit("at least two steps behind the warm-up are needed")
-    rows, gaps = account(plans, shares(spans(events), windows), peaks, bandwidth)
+    rows, gaps = account(plans, shares(pieces, windows), peaks, bandwidth)
     if not rows:
         raise SystemExit("the timeline has none of these steps: it is bounded, so take fewer")
     report = {"program": " ".join([args.program, *args.arguments]), "machine": harness.machine(), "threads": args.threads,

@@ -7,15 +7,19 @@ import torch.nn.functional as F
 from workloads import MLP
 
 
-def main():
-    args = common.parse(MLP, __doc__)
-    rng = common.prepare(args)
+def layers(args, activation):
     parts = []
     for _ in range(args.layers):
-        parts += [nn.Linear(args.width, args.width), nn.ReLU()]
-    model = common.tuned(nn.Sequential(*parts[:-1]), args)
+        parts += [nn.Linear(args.width, args.width), activation()]
+    return nn.Sequential(*parts[:-1])
+
+
+def train(workload, doc, net):
+    args = common.parse(workload, doc)
+    rng = common.prepare(args)
+    model = common.tuned(net(args), args)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, **common.fused(args))
-    batch = common.batches(MLP, args, rng)
+    batch = common.batches(workload, args, rng)
 
     def step(i):
         x, y = batch(i)
@@ -26,8 +30,8 @@ def main():
         optimizer.step()
         return loss.item()
 
-    common.run(args, step, MLP)
+    common.run(args, step, workload)
 
 
 if __name__ == "__main__":
-    main()
+    train(MLP, __doc__, lambda args: layers(args, nn.ReLU))

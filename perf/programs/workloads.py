@@ -21,11 +21,9 @@ class MLP:
 
 class Experts:
     def options(p):
-        p.add_argument("--batch", type=int, default=64)
-        p.add_argument("--width", type=int, default=256)
-        p.add_argument("--layers", type=int, default=3)
+        MLP.options(p)
         p.add_argument("--experts", type=int, default=8)
-        p.set_defaults(steps=500, warmup=50)
+        p.set_defaults(batch=64, width=256, steps=500, warmup=50)
 
     batch = MLP.batch
 
