@@ -20,8 +20,9 @@ def as_it_was():
     torch.set_executors(before["executors"], before["threads"])
 
 
-def train(steps, between=lambda it: None, within=lambda it: None):
-    """Two towers over one input, of a layer norm, an embedding and dropout each; losses, and the parameters in the end."""
+def train(steps, between=lambda it: None, within=lambda it: None, broken=()):
+    """Two towers over one input, of a layer norm and dropout each, and an embedding; losses, and the parameters in the end. In `broken`
+    steps an index of the embedding is out of range."""
     torch.manual_seed(5)
     tower = lambda: torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.GELU(), torch.nn.LayerNorm(512), torch.nn.Dropout(0.1),
                                         torch.nn.Linear(512, 256))
@@ -32,14 +33,17 @@ def train(steps, between=lambda it: None, within=lambda it: None):
     for it in range(steps):
         between(it)
         rng = np.random.RandomState(it)
-        x, k = torch.tensor(rng.randn(256, 256).astype("f")), torch.tensor(rng.randint(0, 10, 256))
+        x, k = torch.tensor(rng.randn(256, 256).astype("f")), torch.tensor(rng.randint(0, 10, 256) + 10 * (it in broken))
         opt.zero_grad()
         y = a(x) * b(x) + table(k)
         within(it)
         loss = (y ** 2).mean()
         loss.backward()
         opt.step()
-        losses.append(loss.item())
+        try:
+            losses.append(loss.item())
+        except IndexError as error:
+            losses.append(str(error))
     return losses, [p.detach().numpy().copy() for p in params]
 
 
@@ -57,6 +61,17 @@ def test_the_number_of_executors_changes_nothing():
     assert same(train(12), want)
     s = torch.stats()
     assert s["instructions"] / 8 < s["instructions_shared"] < s["instructions"]
+
+
+def test_errors_are_those_of_one_executor():
+    broken = (6, 7, 11, 14, 15, 20)
+    torch.set_executors(1, 1)
+    want = train(24, broken=broken)
+    assert [it for it, loss in enumerate(want[0]) if isinstance(loss, str)] == list(broken) and "out of range" in want[0][6]
+    torch.set_executors(2, 1)
+    assert same(train(24, broken=broken), want)
+    place = lambda it: torch.set_executors(1 + it % 2, 1)
+    assert same(train(24, broken=broken, within=place), want)
 
 
 def test_executors_come_and_go_between_and_within_iterations():
