@@ -64,11 +64,11 @@ static bool shape(geometry *g) {
 }
 
 static geometry make(void) {
-    static const int64_t channels[] = {16, 32, 48, 64, 80, 272, 3, 5};
+    static const int64_t channels[] = {16, 32, 48, 64, 80, 128, 256, 272, 3, 5};
     geometry g = {.n = pick(1, 4)};
     do {
-        g.ci = channels[pick(0, 7)];
-        g.co = channels[pick(0, 4)];
+        g.ci = channels[pick(0, 9)];
+        g.co = channels[pick(0, 7)];
         g.attrs[6] = 1;
     } while (!shape(&g));
     return g;

@@ -141,7 +141,7 @@ TR_API tr_status tr_home_enter(const tr_home *home, void *data, void *spare);
 TR_API tr_status tr_home_leave(const tr_home *home, void *data, void *spare);
 TR_API size_t tr_home_bytes(const tr_home *home);
 TR_API const tr_dnn_layout *tr_home_layout(const tr_home *home); /* borrowed */
-TR_API const char *tr_home_print(const tr_home *home);           /* "f32 64x32x3x3:Acdb16a" */
+TR_API const char *tr_home_print(const tr_home *home);           /* "f32 64x32x3x3:Acdb64a" */
 
 /* ---- partitions ---- several ops as one, compiled through oneDNN's Graph API
  *

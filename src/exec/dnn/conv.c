@@ -199,18 +199,19 @@ static bool is_ours_bf16(const conv *v, const int64_t *attrs) {
 typedef struct repack {
     float *plain, *panels;
     const tr_meta *meta;
+    int64_t width; /* of a panel */
     bool back;
 } repack;
 
 static void repack_panels(void *env, int64_t begin, int64_t end, int thread) {
     const repack *r = env;
     const int64_t *n = r->meta->shape, *s = r->meta->strides;
-    float *panel = r->panels + begin * n[2] * n[3] * n[1] * TR__CONV_PANEL;
+    float *panel = r->panels + begin * n[2] * n[3] * n[1] * r->width;
     for (int64_t u = begin; u < end; u++)
         for (int64_t tap = 0; tap < n[2] * n[3]; tap++)
-            for (int64_t i = 0; i < n[1]; i++, panel += TR__CONV_PANEL) {
-                float *plain = r->plain + u * TR__CONV_PANEL * s[0] + i * s[1] + tap / n[3] * s[2] + tap % n[3] * s[3];
-                for (int o = 0; o < TR__CONV_PANEL; o++)
+            for (int64_t i = 0; i < n[1]; i++, panel += r->width) {
+                float *plain = r->plain + u * r->width * s[0] + i * s[1] + tap / n[3] * s[2] + tap % n[3] * s[3];
+                for (int64_t o = 0; o < r->width; o++)
                     if (r->back)
                         plain[o * s[0]] = panel[o];
                     else
@@ -220,8 +221,8 @@ static void repack_panels(void *env, int64_t begin, int64_t end, int thread) {
 
 static tr__conv sizes_of(const tr_kernel_call *c, const conv *v) {
     const int64_t *a = c->attrs, *x = v->t[0]->meta->shape, *w = v->t[1]->meta->shape, *y = v->t[2]->meta->shape;
-    tr__conv k = {.n = x[0], .ci = x[1], .co = y[1], .size = {x[2], x[3]}, .out = {y[2], y[3]}, .kernel = {w[2], w[3]},
-                  .stride = {a[0], a[1]}, .padding = {a[2], a[3]}, .dilation = {a[4], a[5]}};
+    tr__conv k = {.n = x[0], .ci = x[1], .co = y[1], .panel = tr__conv_panel(y[1]), .size = {x[2], x[3]}, .out = {y[2], y[3]},
+                  .kernel = {w[2], w[3]}, .stride = {a[0], a[1]}, .padding = {a[2], a[3]}, .dilation = {a[4], a[5]}};
     memcpy(k.src_strides, v->t[0]->meta->strides, sizeof k.src_strides);
     return k;
 }
@@ -229,8 +230,9 @@ static tr__conv sizes_of(const tr_kernel_call *c, const conv *v) {
 static tr_status convolve_ourselves(const tr_kernel_call *c, const conv *v) {
     const int64_t *x = v->t[0]->meta->shape, *w = v->t[1]->meta->shape, *y = v->t[2]->meta->shape;
     const tr_arg *weights = v->t[1];
-    repack r = {.plain = weights->data, .panels = weights->data, .meta = weights->meta, .back = v->direction == TR_DNN_BACKWARD_WEIGHTS};
-    int64_t panels = y[1] / TR__CONV_PANEL, grain = tr__max(1, TR__GRAIN / tr__max(1, x[1] * w[2] * w[3] * TR__CONV_PANEL));
+    repack r = {.plain = weights->data, .panels = weights->data, .meta = weights->meta, .width = tr__conv_panel(y[1]),
+                .back = v->direction == TR_DNN_BACKWARD_WEIGHTS};
+    int64_t panels = y[1] / r.width, grain = tr__max(1, TR__GRAIN / tr__max(1, x[1] * w[2] * w[3] * r.width));
     const void *bias = NULL;
     bool in_panels = weights->home && tr__home_is_panels(weights->home);
     if (v->bias)

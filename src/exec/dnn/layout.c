@@ -153,9 +153,10 @@ tr_status tr_dnn_layout_create_weights(const tr_meta *m, int64_t groups, tr_dnn_
 
 tr_status tr__dnn_layout_panels(const tr_meta *m, tr_dnn_layout **out) {
     _Static_assert(TR__CONV_PANEL == 16, "the tag says so");
+    dnnl_format_tag_t tag = tr__conv_panel(m->shape[0]) == TR__CONV_PANEL ? dnnl_Acdb16a : dnnl_Acdb64a;
     dnnl_memory_desc_t md;
     dnnl_dims_t shape = {m->shape[0], m->shape[1], m->shape[2], m->shape[3]};
-    TR__DNN("layout", dnnl_memory_desc_create_with_tag(&md, 4, shape, dnnl_f32, dnnl_Acdb16a));
+    TR__DNN("layout", dnnl_memory_desc_create_with_tag(&md, 4, shape, dnnl_f32, tag));
     return tr__dnn_layout_of(md, out);
 }
 

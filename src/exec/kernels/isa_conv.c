@@ -1,6 +1,6 @@
 /* isa_conv.c - convolutions of float32 images that lie channels last, and their derivatives, as products of small matrices.
  *
- * Weights come in panels: [CO / 16, KH, KW, CI, 16], the library's Acdb16a. Forward is, for a block of output pixels, the sum
+ * Weights come in panels: [CO / 64, KH, KW, CI, 64], the library's Acdb64a, or of 16. Forward is, for a block of output pixels, the sum
  * over taps and channels of (pixels by channels) times (channels by a panel), and needs no copy of the image: the rows of a
  * product are pointers to pixels, those beyond the border point to zeros. The derivative by the image is the same over the
  * output's gradient with panels of the transposed weights; where the stride is s, pixels of equal remainder mod s have the
@@ -32,6 +32,7 @@ enum {
     SHARES = 4,   /* of the pixels, by tiles of panels, that the weights' derivative is summed up in */
     SHARE = 1024, /* pixels of one, at least */
     FETCH = 16,   /* pixels, or channels, with which some lines of what is next are fetched */
+    PAIR = 2,     /* of these, without a branch */
     FEW = 2,      /* blocks, at most, for each of which weights are transposed */
     FETCHED = 3,  /* blocks, at most, so that weights come from memory as often as from a cache */
     UNITS = 32,   /* of work, at least, if there are panels enough */
@@ -39,6 +40,20 @@ enum {
 
 /* From a row's vector to the next, panels being so far apart. */
 #define STEP(panels) (WIDE == 1 ? VN_F : (panels))
+
+/* How weights lie: [columns / width, taps, channels, width]. A tile's panels follow one another in memory where the width is a
+ * tile's; else they lie `apart`, most often by a power of two, for which a near cache has few places. */
+typedef struct shape {
+    int64_t width, taps, channels;
+} shape;
+
+static int64_t place_of(const shape *s, int64_t panel, int64_t tap, int64_t channel) {
+    return ((panel * NR / s->width * s->taps + tap) * s->channels + channel) * s->width + panel * NR % s->width;
+}
+
+static int64_t apart(const shape *s) {
+    return s->width == NR ? s->taps * s->channels * NR : NR;
+}
 
 /* Rows of memory that are read soon, brought nearer a few lines at a time: many at once would keep others waiting. */
 typedef struct stream {
@@ -63,9 +78,10 @@ static int64_t lines_of(const stream *s) {
     return s->rows * ((s->floats + LINE - 1) / LINE);
 }
 
-/* Row r of a tile: the products of a[t * BLOCK + r][from .. from + k] with b[t] [k, NR] and the panels behind it, summed over
- * taps t, to (or added to) c[r][column ..]. Panels of b lie b_step apart. What is needed soon is fetched: the same of the next
- * MR rows, and some lines of weights with every so many channels. */
+/* Row r of a tile: the products of a[t * BLOCK + r][from .. from + k] with b[t] and the panels behind it, which lie b_step apart if
+ * they are not as wide as the tile, summed over taps t, to (or added to) c[r][column ..]. k is a multiple of FETCH. What is needed
+ * soon is fetched: the same of the next MR rows, a line with every PAIR channels, as more would keep products waiting, and some lines
+ * of weights with every FETCH. */
 typedef struct taps {
     int n;
     int64_t from, k, column, b_step;
@@ -77,41 +93,57 @@ typedef struct taps {
     int64_t lines;
 } taps;
 
-ALWAYS void taps_times_panels(int R, int P, const taps *t) {
+/* From a channel to the next, and from a row's vector to the next. */
+ALWAYS void taps_times_panels(int R, int P, int64_t step, int64_t b_step, const taps *t) {
     tile acc = {{{0}}};
     const void *const *a = t->a;
-    int64_t step = STEP(t->b_step);
     for (int tap = 0; tap < t->n; tap++, a += BLOCK) {
-        const float *row[MR], *panel = t->b[tap];
+        const float *row[MR], *panel = t->b[tap], *ahead[FETCH / PAIR];
         EACH_ROW row[r] = (const float *) a[r] + t->from;
+        for (int j = 0; j < FETCH / PAIR; j++)
+            ahead[j] = (const float *) a[(t->more ? MR : 0) + j % R] + t->from;
         for (int64_t i = 0; i < t->k;) {
-            if (t->more)
-                EACH_ROW __builtin_prefetch((const float *) a[MR + r] + t->from + i);
+            const float *const *line = ahead;
             if (t->lines)
                 fetch(t->weights, t->lines);
-            for (int64_t end = tr__min(t->k, i + FETCH); i < end; i++, panel += NR) {
-                vF columns[WIDE * VECTORS];
-                tile_load(P * VECTORS, columns, panel, step);
-                EACH_ROW tile_add(P * VECTORS, acc[r], row[r][i], columns);
+            for (int64_t end = i + FETCH; i < end; i += PAIR) {
+                __builtin_prefetch(*line++ + i);
+                _Pragma("GCC unroll 2") for (int64_t j = i; j < i + PAIR; j++, panel += step) {
+                    vF columns[WIDE * VECTORS];
+                    tile_load(P * VECTORS, columns, panel, b_step);
+                    EACH_ROW tile_add(P * VECTORS, acc[r], row[r][j], columns);
+                }
             }
         }
     }
     EACH_ROW tile_store(P * VECTORS, acc[r], (float *) t->c[r] + t->column, STEP(NR), t->add);
 }
-#define TAPS(R, P)                               \
-    static void taps_##R##_##P(const taps *t) {  \
-        taps_times_panels(R, P, t);              \
+#define TAPS(R, P)                                         \
+    static void taps_##R##_##P(const taps *t) {            \
+        taps_times_panels(R, P, NR, STEP(t->b_step), t);   \
     }
 TILES(TAPS)
 static void (*const taps_of[WIDE + 1][MR + 1])(const taps *) = TABLE_OF(taps);
+
+#if TR_ISA_LEVEL >= 4
+#define WIDE_TAPS(R, P)                                    \
+    static void wide_taps_##R##_##P(const taps *t) {       \
+        taps_times_panels(R, P, P * NR, NR, t);            \
+    }
+ROWS_OF(WIDE_TAPS, 4)
+static void (*const wide_taps_of[MR + 1])(const taps *) = ROW_OF(wide_taps, 4);
+#else
+#define wide_taps_of taps_of[WIDE]
+#endif
 
 /* ------------------------------------------------------------------------------------------ forward, and by the image */
 
 typedef struct gather {
     grid of;
     const float *panels, *bias;
+    shape lies;           /* panels */
     const float *weights; /* by the image: transposed for each block, if there are few; or NULL */
-    int64_t all_taps;
+    shape from;           /* weights */
     int64_t block;  /* pixels at a time */
     int64_t groups; /* of panels, a unit of work each, for a block of pixels */
     int64_t units, width; /* width: threads that take them one after the other */
@@ -136,29 +168,28 @@ static void prepare_rows(const gather *g, int64_t count, void *const *to, int64_
             memset((float *) to[m] + column, 0, (size_t) columns * sizeof(float));
 }
 
-/* A square of NR rows, NR apart, and as many columns. */
-static void transpose_square(float *to, const float *from) {
+/* A square of NR rows and as many columns. */
+static void transpose_square(float *to, int64_t to_step, const float *from, int64_t step) {
     vF x[VN_F];
     for (int i = 0; i < NR; i += VN_F)
         for (int k = 0; k < NR; k += VN_F) {
             for (int r = 0; r < VN_F; r++)
-                memcpy(&x[r], from + (k + r) * NR + i, sizeof x[r]);
+                memcpy(&x[r], from + (k + r) * step + i, sizeof x[r]);
             turn(x);
             for (int r = 0; r < VN_F; r++)
-                memcpy(to + (i + r) * NR + k, &x[r], sizeof x[r]);
+                memcpy(to + (i + r) * to_step + k, &x[r], sizeof x[r]);
         }
 }
 
 /* By the image: where a tap's weights lie that output channel `channel` and the next ones make of panel `panel` of the image. */
 static const float *weights_at(const gather *g, int64_t panel, int64_t tap, int64_t channel) {
-    return g->weights + ((channel / NR * g->all_taps + tap) * g->of.columns + panel * NR) * NR;
+    return g->weights + place_of(&g->from, channel / NR, tap, panel * NR);
 }
 
-/* Of some panels, channels from .. from + k of a tap, transposed: to [panels, k, NR]. */
-static void transpose_panels(const gather *g, int64_t panel, int64_t panels, int64_t tap, int64_t from, int64_t k, float *to) {
+/* Of a panel, channels from .. from + k of a tap, transposed: rows of `to`, `step` apart. */
+static void transpose_panel(const gather *g, int64_t panel, int64_t tap, int64_t from, int64_t k, float *to, int64_t step) {
     for (int64_t i = 0; i < k; i += NR)
-        for (int64_t q = 0; q < panels; q++)
-            transpose_square(to + (q * k + i) * NR, weights_at(g, panel + q, tap, from + i));
+        transpose_square(to + i * step, step, weights_at(g, panel, tap, from + i), g->from.width);
 }
 
 /* Of a unit's work, the part of some panels, taps, and channels. */
@@ -202,43 +233,45 @@ static bool go_on(const gather *g, cut *c) {
 
 /* A panel's channels of a tap, and the panels that follow. */
 static const float *panel_at(const gather *g, int64_t panel, int64_t tap, int64_t from) {
-    return g->panels + ((panel * g->all_taps + tap) * g->of.channels + from) * NR;
+    return g->panels + place_of(&g->lies, panel, tap, from);
 }
 
 static stream weights_of(const gather *g, const piece *p) {
-    int64_t tap = g->of.tap[p->tap];
+    int64_t tap = g->of.tap[p->tap], width = g->lies.width, from = g->from.width;
     if (!g->weights) // taps that follow one another
         return (stream){.at = panel_at(g, p->panel, tap, p->from),
-                        .rows = p->panels,
-                        .floats = ((p->taps - 1) * g->of.channels + p->k) * NR,
-                        .step = g->all_taps * g->of.channels * NR};
-    return (stream){.at = weights_at(g, p->panel, tap, p->from),
-                    .rows = p->k / NR,
-                    .floats = p->panels * NR * NR,
-                    .step = g->all_taps * g->of.columns * NR};
+                        .rows = upward(p->panels * NR, width),
+                        .floats = ((p->taps - 1) * g->of.channels + p->k) * width,
+                        .step = g->lies.taps * g->of.channels * width};
+    return (stream){.at = weights_at(g, p->panel, tap, p->from / from * from),
+                    .rows = upward(p->k, from),
+                    .floats = p->panels * NR * from,
+                    .step = g->from.taps * g->of.columns * from};
 }
 
 /* The products of all of a block's pixels with a piece of the weights; `next` is fetched. */
 static void gather_piece(const gather *g, const piece *p, int64_t count, const void *const *rows, void *const *to, float *turned,
                          bool add, stream next) {
     const float *b[CHUNK / NR]; // channels are a multiple of it
+    void (*const *of)(const taps *) = g->lies.width == NR ? taps_of[p->panels] : wide_taps_of;
     int64_t times = (count + MR - 1) / MR * p->taps * ((p->k + FETCH - 1) / FETCH);
     taps k = {.n = (int) p->taps, .from = p->from, .k = p->k, .column = p->panel * NR, .b = b, .add = add, .weights = &next,
               .lines = (lines_of(&next) + times - 1) / times};
     if (g->weights) {
-        transpose_panels(g, p->panel, p->panels, g->of.tap[p->tap], p->from, p->k, turned);
+        k.b_step = g->lies.width == NR ? p->k * NR : NR;
         b[0] = turned;
-        k.b_step = p->k * NR;
+        for (int64_t q = 0; q < p->panels; q++)
+            transpose_panel(g, p->panel + q, g->of.tap[p->tap], p->from, p->k, turned + q * k.b_step, g->lies.width);
     } else {
+        k.b_step = apart(&g->lies);
         for (int i = 0; i < k.n; i++)
             b[i] = panel_at(g, p->panel, g->of.tap[p->tap + i], p->from);
-        k.b_step = g->all_taps * g->of.channels * NR;
     }
     for (int64_t m = 0; m < count; m += MR) {
         k.a = rows + p->tap * BLOCK + m;
         k.c = to + m;
         k.more = m + 2 * MR <= count;
-        taps_of[p->panels][tr__min(MR, count - m)](&k);
+        of[tr__min(MR, count - m)](&k);
     }
 }
 
@@ -246,7 +279,7 @@ static void gather_piece(const gather *g, const piece *p, int64_t count, const v
 typedef struct room {
     const void **rows; /* [n_taps, BLOCK] */
     void **to;         /* [BLOCK] */
-    float *turned;     /* [WIDE, CHUNK, NR] */
+    float *turned;     /* [WIDE, CHUNK, NR], or [CHUNK, WIDE, NR] */
 } room;
 
 /* Some panels of a block of pixels. */
@@ -298,35 +331,41 @@ static tr_status run_gather(const tr_kernel_call *c, gather *g) {
     return TR_OK;
 }
 
+static shape shape_of(const tr__conv *v) {
+    return (shape){v->panel, v->kernel[0] * v->kernel[1], v->ci};
+}
+
 static tr_status forward(const tr_kernel_call *c, const tr__conv *v) {
     gather g = {.of = {.from = v->src, .to = v->dst, .images = v->n, .channels = v->ci, .columns = v->co},
-                .panels = v->weights, .bias = v->bias, .all_taps = v->kernel[0] * v->kernel[1]};
+                .panels = v->weights, .bias = v->bias, .lies = shape_of(v)};
     TR_TRY(take_grid(c, v, sizeof(float), &g.of));
     lay_forward(&g.of, v);
     return run_gather(c, &g);
 }
 
-/* All panels of the transposed weights: [CI / NR, taps, CO, NR]. */
+/* All panels of the transposed weights. */
 static void transpose_all(void *env, int64_t begin, int64_t end, int thread) {
     const gather *g = env;
-    for (int64_t u = begin; u < end; u++)
-        transpose_panels(g, u / g->all_taps, 1, u % g->all_taps, 0, g->of.channels,
-                         (float *) g->panels + u * g->of.channels * NR);
+    for (int64_t u = begin; u < end; u++) {
+        int64_t panel = u / g->lies.taps, tap = u % g->lies.taps;
+        transpose_panel(g, panel, tap, 0, g->of.channels, (float *) panel_at(g, panel, tap, 0), g->lies.width);
+    }
 }
 
 static tr_status transpose_weights(const tr_kernel_call *c, gather *g) {
-    float *to = tr__scratch(c, (size_t) (g->all_taps * g->of.columns * g->of.channels) * sizeof(float));
+    float *to = tr__scratch(c, (size_t) (g->lies.taps * g->of.columns * g->of.channels) * sizeof(float));
     if (!to)
         return TR_E_NOMEM;
     g->panels = to;
-    tr__parallel(c->ctx, panels_of(g) * g->all_taps, tr__max(1, TR__GRAIN / (g->of.channels * NR)), transpose_all, g);
+    tr__parallel(c->ctx, panels_of(g) * g->lies.taps, tr__max(1, TR__GRAIN / (g->of.channels * NR)), transpose_all, g);
     g->weights = NULL;
     return TR_OK;
 }
 
 static tr_status by_image(const tr_kernel_call *c, const tr__conv *v) {
     gather g = {.of = {.from = v->dst, .to = (float *) v->src, .images = v->n, .channels = v->co, .columns = v->ci},
-                .weights = v->weights, .all_taps = v->kernel[0] * v->kernel[1]};
+                .weights = v->weights, .from = shape_of(v)};
+    g.lies = (shape){v->ci % (WIDE * NR) ? NR : WIDE * NR, g.from.taps, v->co};
     int64_t blocks = upward(v->n * v->size[0] * v->size[1] / (v->stride[0] * v->stride[1]), BLOCK);
     if (blocks > FEW || v->co < CHUNK / 4)
         TR_TRY(transpose_weights(c, &g));
@@ -347,7 +386,8 @@ static tr_status by_image(const tr_kernel_call *c, const tr__conv *v) {
  * index: outputs are `step` packed pixels apart. */
 typedef struct sum {
     const tr__conv *v;
-    float *weights;  /* panels */
+    float *weights;  /* panels, */
+    shape lies;      /* like this */
     float *partial;  /* [shares - 1] times the weights */
     int64_t shares;  /* of the output rows, each summed up by itself; by the sizes alone */
     int64_t parts;   /* that the tiles are cut into */
@@ -363,10 +403,10 @@ typedef struct sum {
     size_t per_thread;
 } sum;
 
-/* Row r of a tile: the sum over pixels p of a[index[p] + r] times b[p] [P * NR], to (or added to) c [., NR] and the panels behind
- * it, which lie c_step apart. */
+/* Row r of a tile: the sum over pixels p of a[index[p] + r] times b[p] [P * NR], to (or added to) c, whose rows lie `step` apart and
+ * panels c_step. */
 typedef struct pixels {
-    int64_t n, c_step;
+    int64_t n, step, c_step;
     stream *gradient, *image; /* of the next block, */
     int64_t g_lines, x_lines; /* of which so many are fetched with every so many pixels */
     const float *a, *b;
@@ -389,7 +429,7 @@ ALWAYS void pixels_times_panels(int R, int P, const pixels *t) {
             EACH_ROW tile_add(P * VECTORS, acc[r], x[r], columns);
         }
     }
-    EACH_ROW tile_store(P * VECTORS, acc[r], t->c + r * NR, STEP(t->c_step), t->add);
+    EACH_ROW tile_store(P * VECTORS, acc[r], t->c + r * t->step, STEP(t->c_step), t->add);
 }
 #define PIXELS(R, P)                                \
     static void pixels_##R##_##P(const pixels *t) { \
@@ -505,7 +545,7 @@ static void sum_block(const sum *s, int64_t low, int64_t high, int64_t begin, in
         for (int64_t t = low; t < high; t++)
             for (int64_t tap = 0; tap < s->taps; tap++) {
                 p.a = x + (t - low) * s->tile_step + tap / v->kernel[1] * s->to_row + tap % v->kernel[1] * s->to_column;
-                p.c = to + ((panel * s->taps + tap) * v->ci + t * MR) * NR;
+                p.c = to + place_of(&s->lies, panel, tap, t * MR);
                 pixels_of[wide][tr__min(MR, v->ci - t * MR)](&p);
             }
     }
@@ -533,7 +573,7 @@ static void sum_part(const sum *s, int64_t share, int64_t part, int64_t begin, i
         if (!s->direct)
             pack_gradient(gradient, v->co, n, begin, end, g);
         sum_block(s, low, high, begin, end, images, s->direct ? gradient : g, to,
-                  (pixels){.n = n, .c_step = s->taps * v->ci * NR, .index = index, .add = first > start},
+                  (pixels){.n = n, .step = s->lies.width, .c_step = apart(&s->lies), .index = index, .add = first > start},
                   gradients_of(s, last, next, begin, end), soon);
     }
 }
@@ -584,7 +624,7 @@ static void lay_out(sum *s) {
 
 /* pixel: 0 or, of images that are read where they lie, floats from a pixel to the next. */
 static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v, int64_t pixel) {
-    sum s = {.v = v, .pixel = pixel, .weights = (float *) v->weights, .taps = v->kernel[0] * v->kernel[1],
+    sum s = {.v = v, .pixel = pixel, .weights = (float *) v->weights, .lies = shape_of(v), .taps = v->kernel[0] * v->kernel[1],
              .tiles = (v->ci + MR - 1) / MR, .panels = v->co / NR, .direct = v->co / NR <= WIDE};
     int64_t size = s.taps * v->ci * v->co, all = v->n * v->out[0], wide = wide_of(s.panels);
     lay_out(&s);

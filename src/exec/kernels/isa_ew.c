@@ -783,6 +783,7 @@ const tr__isa
 #if TR_ISA_LEVEL >= 3
             .convolve = TR__SUFFIXED(tr__convolve),
 #endif
+            .conv_panel = TR_ISA_LEVEL >= 4 ? 64 : TR__CONV_PANEL,
 #if TR_ISA_LEVEL >= 4
             .convolve_bf16 = TR__SUFFIXED(tr__convolve_bf16),
 #endif

@@ -115,14 +115,14 @@ tr__axis tr__axis_of(const tr_meta *m, int64_t dim);
 
 /* ---- convolutions of our own (isa_conv.c) ---- */
 
-enum { TR__CONV_PANEL = 16 };
+enum { TR__CONV_PANEL = 16 }; /* of weights, at least */
 
 /* A float32 convolution or a derivative: src [n, size, ci] and dst [n, out, co] lie channels last, densely; weights in panels
- * [co / TR__CONV_PANEL, kernel, ci, TR__CONV_PANEL]. ci and co are multiples of TR__CONV_PANEL. The weights' derivative also takes
+ * [co / panel, kernel, ci, panel] (tr__conv_panel). ci and co are multiples of TR__CONV_PANEL. The weights' derivative also takes
  * fewer channels in; src lies anyhow then, by its strides [n, ci, size], and dilation[1] is 1. Index 0: height, 1: width. The
  * derivatives write src or weights. */
 typedef struct tr__conv {
-    int64_t n, ci, co, size[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
+    int64_t n, ci, co, panel, size[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
     int64_t src_strides[4];
     const float *src, *weights, *bias; /* bias [co], or NULL */
     float *dst;
@@ -182,9 +182,15 @@ typedef struct tr__isa {
     tr_status (*norm_backward)(const tr_norm_backward *f, tr_kernel_ctx *ctx);
     tr_status (*layer_norm_forward)(const tr_layer_norm_forward *f, tr_kernel_ctx *ctx);
     tr_status (*convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v); /* NULL: the library's */
+    int64_t conv_panel;                                                          /* of its weights, at best */
     tr_status (*convolve_bf16)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v); /* NULL, or not for this processor: as well */
 } tr__isa;
 extern const tr__isa *tr__isa_now;
+
+/* Channels out of a panel of weights, of `co` in all. */
+static inline int64_t tr__conv_panel(int64_t co) {
+    return co % tr__isa_now->conv_panel ? TR__CONV_PANEL : tr__isa_now->conv_panel;
+}
 
 static inline tr__class tr__class_of(tr_dtype d) {
     return d == TR_BOOL ? TR__B : d == TR_F64 ? TR__D : d >= TR_BF16 ? TR__F : TR__L;
