@@ -35,6 +35,8 @@ enum {
     PAIR = 2,     /* of these, without a branch */
     FEW = 2,      /* blocks, at most, for each of which weights are transposed */
     FETCHED = 3,  /* blocks, at most, so that weights come from memory as often as from a cache */
+    SETS = 1024,  /* floats apart, lines compete for the same places of a near cache */
+    PART = 16,    /* tiles, at least, for which images are not packed as a whole */
     UNITS = 32,   /* of work, at least, if there are panels enough */
 };
 
@@ -564,12 +566,12 @@ static void sum_part(const sum *s, int64_t share, int64_t part, int64_t begin, i
         const float *gradient = v->dst + first * v->out[1] * v->co;
         const float *images = x;
         stream soon = {0};
-        if (s->pixel) {
+        if (s->pixel)
             images = find_images(s, first, last, index) + low * MR;
-        } else {
+        else
             pack_images(s, first, last, low, high, x, index);
+        if (s->pixel == 0 || s->pixel == v->ci)
             soon = images_of(s, last, next, low, high);
-        }
         if (!s->direct)
             pack_gradient(gradient, v->co, n, begin, end, g);
         sum_block(s, low, high, begin, end, images, s->direct ? gradient : g, to,
@@ -622,6 +624,14 @@ static void lay_out(sum *s) {
     }
 }
 
+/* In how many parts tiles are summed up: not that each thread packs all of the image, where it needn't. */
+static int64_t parts_of(const sum *s, int64_t threads) {
+    int64_t wide = wide_of(s->panels);
+    if (!s->pixel && s->shares % threads && s->tiles >= PART * threads && 2 * s->v->ci >= s->v->co)
+        return threads;
+    return tr__min(s->tiles, upward(threads, wide * s->shares));
+}
+
 /* pixel: 0 or, of images that are read where they lie, floats from a pixel to the next. */
 static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v, int64_t pixel) {
     sum s = {.v = v, .pixel = pixel, .weights = (float *) v->weights, .lies = shape_of(v), .taps = v->kernel[0] * v->kernel[1],
@@ -629,7 +639,7 @@ static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v, int64_t 
     int64_t size = s.taps * v->ci * v->co, all = v->n * v->out[0], wide = wide_of(s.panels);
     lay_out(&s);
     s.shares = tr__max(1, tr__min(SHARES / wide, all * v->out[1] / SHARE));
-    s.parts = tr__min(s.tiles, (c->ctx->threads + wide * s.shares - 1) / (wide * s.shares));
+    s.parts = parts_of(&s, c->ctx->threads);
     size_t floats = (size_t) ((s.tiles / s.parts + 1) * s.tile_step + (s.direct ? 0 : s.panels * s.rows * v->out[1] * NR));
     s.per_thread = (floats * sizeof(float) + (size_t) (s.rows * v->out[1]) * sizeof(int32_t) + 127) / 64 * 64;
     int64_t units = s.shares * s.parts * wide, work = all / s.shares * v->out[1] * s.taps * s.tiles / s.parts * WIDE;
@@ -692,10 +702,15 @@ static tr_status by_narrow_weights(const tr_kernel_call *c, const tr__conv *v) {
     return by_weights(c, &b.many, b.pixel);
 }
 
+/* By the weights: is every pixel read by one tap, none beyond a border, and do they lie in different places of a near cache? */
+static bool is_read_once(const tr__conv *v) {
+    return v->kernel[0] * v->kernel[1] == 1 && v->padding[0] + v->padding[1] == 0 && v->stride[1] * v->ci < SETS;
+}
+
 tr_status TR__SUFFIXED(tr__convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v) {
     return op == TR_OP_conv2d                 ? forward(c, v)
            : op == TR_OP_conv2d_backward_data ? by_image(c, v)
-           : v->ci % NR == 0                  ? by_weights(c, v, 0)
+           : v->ci % NR == 0                  ? by_weights(c, v, is_read_once(v) ? v->ci : 0)
                                               : by_narrow_weights(c, v);
 }
 #endif
