@@ -36,6 +36,7 @@ enum {
     FEW = 2,      /* blocks, at most, for each of which weights are transposed */
     FETCHED = 3,  /* blocks, at most, so that weights come from memory as often as from a cache */
     SETS = 1024,  /* floats apart, lines compete for the same places of a near cache */
+    SHORT = 256,  /* channels by taps, at most, after which results' places would be waited for */
     PART = 16,    /* tiles, at least, for which images are not packed as a whole */
     UNITS = 32,   /* of work, at least, if there are panels enough */
 };
@@ -83,7 +84,7 @@ static int64_t lines_of(const stream *s) {
 /* Row r of a tile: the products of a[t * BLOCK + r][from .. from + k] with b[t] and the panels behind it, which lie b_step apart if
  * they are not as wide as the tile, summed over taps t, to (or added to) c[r][column ..]. k is a multiple of FETCH. What is needed
  * soon is fetched: the same of the next MR rows, a line with every PAIR channels, as more would keep products waiting, and some lines
- * of weights with every FETCH. */
+ * of weights with every FETCH; and at first the places of results, if they are written soon. */
 typedef struct taps {
     int n;
     int64_t from, k, column, b_step;
@@ -99,6 +100,10 @@ typedef struct taps {
 ALWAYS void taps_times_panels(int R, int P, int64_t step, int64_t b_step, const taps *t) {
     tile acc = {{{0}}};
     const void *const *a = t->a;
+    if (t->n * t->k <= SHORT && !t->add)
+        EACH_ROW
+            for (int j = 0; j < P * NR; j += LINE)
+                __builtin_prefetch((float *) t->c[r] + t->column + j, 1);
     for (int tap = 0; tap < t->n; tap++, a += BLOCK) {
         const float *row[MR], *panel = t->b[tap], *ahead[FETCH / PAIR];
         EACH_ROW row[r] = (const float *) a[r] + t->from;
