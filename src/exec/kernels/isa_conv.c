@@ -167,12 +167,9 @@ static int64_t panels_of(const gather *g) {
     return g->of.columns / NR;
 }
 
-static void prepare_rows(const gather *g, int64_t count, void *const *to, int64_t column, int64_t columns) {
+static void set_bias(const gather *g, int64_t count, void *const *to, int64_t column, int64_t columns) {
     for (int64_t m = 0; m < count; m++)
-        if (g->bias)
-            memcpy((float *) to[m] + column, g->bias + column, (size_t) columns * sizeof(float));
-        else
-            memset((float *) to[m] + column, 0, (size_t) columns * sizeof(float));
+        memcpy((float *) to[m] + column, g->bias + column, (size_t) columns * sizeof(float));
 }
 
 /* A square of NR rows and as many columns. */
@@ -294,12 +291,11 @@ static void gather_unit(const gather *g, int64_t unit, const room *own) {
     int64_t first = unit / g->groups * g->block, count = tr__min(g->block, pixels_in(&g->of) - first);
     cut c = cut_of(g, unit % g->groups);
     find_rows(&g->of, sizeof(float), first, count, BLOCK, own->rows, own->to);
-    bool prepared = g->bias || g->of.n_taps == 0, more = g->of.n_taps > 0;
-    if (prepared)
-        prepare_rows(g, count, own->to, c.begin * NR, (c.end - c.begin) * NR);
-    while (more) {
+    if (g->bias)
+        set_bias(g, count, own->to, c.begin * NR, (c.end - c.begin) * NR);
+    for (bool more = true; more;) {
         piece p = piece_of(g, &c);
-        bool add = prepared || c.tap || c.piece;
+        bool add = g->bias || c.tap || c.piece;
         more = go_on(g, &c);
         stream next = {0};
         if ((g->weights || g->units <= FETCHED * g->groups) && (more || unit + g->width < g->units)) {
@@ -326,7 +322,7 @@ static tr_status run_gather(const tr_kernel_call *c, gather *g) {
     blocks = upward(pixels, g->block);
     int64_t wanted = tr__max(UNITS, 4 * c->ctx->threads);
     g->groups = tr__min(wide_of(panels_of(g)), tr__max(1, wanted / tr__max(1, blocks)));
-    int64_t work = tr__min(g->block, pixels) * tr__max(1, g->of.n_taps * g->of.channels) * g->of.columns / g->groups / NR;
+    int64_t work = tr__min(g->block, pixels) * g->of.n_taps * g->of.channels * g->of.columns / g->groups / NR;
     int64_t grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
     g->units = blocks * g->groups;
     g->width = tr__parallel_width(c->ctx, g->units, grain);
@@ -369,6 +365,17 @@ static tr_status transpose_weights(const tr_kernel_call *c, gather *g) {
     return TR_OK;
 }
 
+/* By the image: rows of pixels that no output reads. */
+static void clear_rows(void *env, int64_t begin, int64_t end, int thread) {
+    const grid *g = env;
+    for (int64_t u = begin; u < end; u++) {
+        int64_t row = u / g->size[0] * g->to_size[0] + u % g->size[0] * g->to_step[0] + g->to_from[0];
+        float *to = (float *) g->to + (row * g->to_size[1] + g->to_from[1]) * g->columns;
+        for (int64_t j = 0; j < g->size[1]; j++)
+            memset(to + j * g->to_step[1] * g->columns, 0, (size_t) g->columns * sizeof *to);
+    }
+}
+
 static tr_status by_image(const tr_kernel_call *c, const tr__conv *v) {
     gather g = {.of = {.from = v->dst, .to = (float *) v->src, .images = v->n, .channels = v->co, .columns = v->ci},
                 .weights = v->weights, .from = shape_of(v)};
@@ -381,7 +388,9 @@ static tr_status by_image(const tr_kernel_call *c, const tr__conv *v) {
     for (at[0] = 0; at[0] < v->stride[0]; at[0]++)
         for (at[1] = 0; at[1] < v->stride[1]; at[1]++) {
             lay_remainder(&g.of, v, at);
-            if (pixels_in(&g.of))
+            if (g.of.n_taps == 0)
+                tr__parallel(c->ctx, v->n * g.of.size[0], upward(TR__GRAIN, g.of.size[1] * v->ci + 1), clear_rows, &g.of);
+            else if (pixels_in(&g.of))
                 TR_TRY(run_gather(c, &g));
         }
     return TR_OK;
