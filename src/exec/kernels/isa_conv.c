@@ -1,7 +1,7 @@
 /* isa_conv.c - convolutions of float32 images that lie channels last, and their derivatives, as products of small matrices.
  *
- * Weights come in panels: [CO / 64, KH, KW, CI, 64], the library's Acdb64a, or of 16. Forward is, for a block of output pixels, the sum
- * over taps and channels of (pixels by channels) times (channels by a panel), and needs no copy of the image: the rows of a
+ * Weights come in panels: [CO / 64, KH, KW, CI, 64], the library's Acdb64a, or of 16. Forward is, for a block of output pixels, the
+ * sum over taps and channels of (pixels by channels) times (channels by a panel), and needs no copy of the image: the rows of a
  * product are pointers to pixels, those beyond the border point to zeros. The derivative by the image is the same over the
  * output's gradient with panels of the transposed weights; where the stride is s, pixels of equal remainder mod s have the
  * same taps, and make s * s products. The derivative by the weights sums over pixels: a block's pixels are packed by six
@@ -83,8 +83,8 @@ static int64_t lines_of(const stream *s) {
 
 /* Row r of a tile: the products of a[t * BLOCK + r][from .. from + k] with b[t] and the panels behind it, which lie b_step apart if
  * they are not as wide as the tile, summed over taps t, to (or added to) c[r][column ..]. k is a multiple of FETCH. What is needed
- * soon is fetched: the same of the next MR rows, a line with every PAIR channels, as more would keep products waiting, and some lines
- * of weights with every FETCH; and at first the places of results, if they are written soon. */
+ * soon is fetched: the same of the next MR rows, a line with every PAIR channels, as more would keep products waiting; some lines of
+ * weights with every FETCH; and at first the places of results, if they are written soon. */
 typedef struct taps {
     int n;
     int64_t from, k, column, b_step;
@@ -419,8 +419,8 @@ typedef struct sum {
     size_t per_thread;
 } sum;
 
-/* Row r of a tile: the sum over pixels p of a[index[p] + r] times b[p] [P * NR], to (or added to) c, whose rows lie `step` apart and
- * panels c_step. */
+/* Row r of a tile: the sum over pixels p of a[index[p] + r] times b[p] [P * NR], to (or added to) c, whose rows lie `step` apart,
+ * and panels c_step. */
 typedef struct pixels {
     int64_t n, step, c_step;
     stream *gradient, *image; /* of the next block, */
