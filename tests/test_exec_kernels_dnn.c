@@ -1,6 +1,8 @@
 /* What a plan holds of oneDNN: layouts, ops with post-ops, partitions; each against the kernels of single ops. */
 #include "kernel_call.h"
 
+#include "exec/dnn/dnn.h"
+
 #include "terra/alloc.h"
 #include "terra/dnn.h"
 
@@ -91,6 +93,51 @@ Test(dnn, layouts_print) {
     tr_dnn_layout_destroy(l);
     cr_assert_eq(tr_dnn_layout_create(tr_meta_get(TR_F32, 2, (int64_t[]){3, 5}, (int64_t[]){0, 1}), &l), TR_E_NOTIMPL);
     cr_assert_eq(tr_dnn_layout_create(tr_meta_get(TR_F64, 1, (int64_t[]){3}, NULL), &l), TR_E_NOTIMPL);
+}
+
+/* Our own way into panels of columns leaves the library's bytes. */
+static void check_columns(dnnl_format_tag_t tag, dnnl_data_type_t type, int64_t k, int64_t n, int64_t step) {
+    static char from[200 * 700 * 4];
+    dnnl_memory_desc_t md;
+    tr_dnn_layout *plain, *panels;
+    tr__columns columns = {.from = from, .k = k, .step = step};
+    tr_meta m;
+    tr__meta_make(&m, type == dnnl_f32 ? TR_F32 : TR_BF16, 2, (int64_t[]){k, n}, (int64_t[]){step, 1});
+    cr_assert_eq(dnnl_memory_desc_create_with_tag(&md, 2, (dnnl_dims_t){k, n}, type, tag), dnnl_success);
+    cr_assert_eq(tr__dnn_layout_of(md, &panels), TR_OK);
+    cr_assert_eq(tr_dnn_layout_create(&m, &plain), TR_OK);
+    cr_assert(tr__dnn_layout_columns(panels, &columns));
+    cr_assert_not(tr__dnn_layout_columns(plain, &columns));
+    size_t bytes = tr_dnn_layout_bytes(panels);
+    void *want_bytes = blocked(&m, panels, (float *) (void *) from, false, 1);
+    columns.to = tr_aligned_alloc(64, bytes);
+    memset(columns.to, 0xaa, bytes);
+    for (int64_t i = 0; i < k * step; i++)
+        type == dnnl_f32 ? (void) memcpy(from + 4 * i, &(float){(float) i}, 4)
+                         : (void) memcpy(from + 2 * i, &(uint16_t){(uint16_t) (0x3f80 + i % 5000)}, 2);
+    tr_dnn_op *op = reorder(plain, panels);
+    cr_assert_eq(tr_dnn_op_run(op, (void *[TR_DNN_PORTS]){[TR_DNN_SRC] = from, [TR_DNN_DST] = want_bytes}, NULL), TR_OK);
+    tr__isa_now->pack_columns(&kc_ctx, &columns);
+    char text[64];
+    cr_expect_eq(memcmp(columns.to, want_bytes, bytes), 0, "%s, rows %lld apart", tr_dnn_layout_print(panels, text, sizeof text),
+                 (long long) step);
+    tr_dnn_op_destroy(op);
+    tr_dnn_layout_destroy(plain);
+    tr_dnn_layout_destroy(panels);
+    tr_free(columns.to);
+    tr_free(want_bytes);
+}
+
+Test(dnn, panels_of_columns_as_the_librarys_reorder_makes_them) {
+    static const int64_t sizes[][3] = {{16, 64, 64}, {1, 1, 1}, {33, 65, 70}, {64, 640, 640}, {127, 48, 50}, {200, 700, 700}, {31, 17, 300}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        int64_t k = sizes[i][0], n = sizes[i][1], step = sizes[i][2];
+        check_columns(dnnl_BA16a64b, dnnl_f32, k, n, step);
+        check_columns(dnnl_BA16a48b, dnnl_f32, k, n, step);
+        check_columns(dnnl_BA16a32b, dnnl_f32, k, n, step);
+        check_columns(dnnl_BA16a64b2a, dnnl_bf16, k, n, step);
+        check_columns(dnnl_BA16a32b2a, dnnl_bf16, k, n, step);
+    }
 }
 
 Test(dnn, matmul_with_bias_and_gelu) {

@@ -2,6 +2,7 @@
 #ifndef TERRA_EXEC_DNN_H
 #define TERRA_EXEC_DNN_H
 
+#include "exec/kernels/kernels.h"
 #include "terra/dnn.h"
 
 #include <oneapi/dnnl/dnnl.h>
@@ -32,6 +33,8 @@ bool tr__home_is_panels(const tr_home *home);
 dnnl_data_type_t tr__dnn_type(tr_dtype dtype);
 /* Weights [CO, CI, KH, KW] as our own convolutions take them (tr__conv). */
 tr_status tr__dnn_layout_panels(const tr_meta *meta, tr_dnn_layout **out);
+/* Is it one of a matrix in panels of columns, as tr__columns has them? Fills in n, width, rows and pairs, if so. */
+bool tr__dnn_layout_columns(const tr_dnn_layout *layout, tr__columns *out);
 /* A layout that takes over `md`. */
 tr_status tr__dnn_layout_of(dnnl_memory_desc_t md, tr_dnn_layout **out);
 

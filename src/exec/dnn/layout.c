@@ -192,6 +192,33 @@ bool tr_dnn_layout_is_plain(const tr_dnn_layout *l) {
     return kind == dnnl_blocked && inner_blocks(l) == 0;
 }
 
+bool tr__dnn_layout_columns(const tr_dnn_layout *l, tr__columns *out) {
+    static const dnnl_dim_t order[] = {0, 1, 0}; // blocks of rows, of columns, pairs of rows
+    dnnl_dims_t *dims, *padded, *strides, *blocks, *index;
+    int n = 0, inner = inner_blocks(l);
+    dnnl_data_type_t type;
+    dnnl_memory_desc_query(l->md, dnnl_query_ndims_s32, &n);
+    dnnl_memory_desc_query(l->md, dnnl_query_data_type, &type);
+    if (n != 2 || dnnl_memory_desc_query(l->md, dnnl_query_dims, &dims) != dnnl_success ||
+        dnnl_memory_desc_query(l->md, dnnl_query_padded_dims, &padded) != dnnl_success ||
+        dnnl_memory_desc_query(l->md, dnnl_query_strides, &strides) != dnnl_success ||
+        dnnl_memory_desc_query(l->md, dnnl_query_inner_blks, &blocks) != dnnl_success ||
+        dnnl_memory_desc_query(l->md, dnnl_query_inner_idxs, &index) != dnnl_success)
+        return false;
+    bool pairs = type == dnnl_bf16;
+    if (inner != (pairs ? 3 : 2) || (!pairs && type != dnnl_f32) || (pairs && (*blocks)[2] != 2))
+        return false;
+    dnnl_dim_t width = (*blocks)[1], rows = (*blocks)[0] * (pairs ? 2 : 1);
+    if (memcmp(*index, order, (size_t) inner * sizeof *order) != 0 || (*strides)[0] != rows * width ||
+        (*strides)[1] != (*padded)[0] * width)
+        return false;
+    out->n = (*dims)[1];
+    out->width = width;
+    out->rows = (*padded)[0];
+    out->pairs = pairs;
+    return true;
+}
+
 /* The order of dimensions by stride as letters, outermost first, upper case where a dimension is blocked; then the blocks. */
 const char *tr_dnn_layout_print(const tr_dnn_layout *l, char *text, size_t size) {
     dnnl_dims_t *dims, *strides, *blocks, *index;

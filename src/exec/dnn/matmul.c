@@ -117,11 +117,13 @@ static tr_status layout_of(const matrix *v, bool batched, tr_dtype dtype, tr_dnn
     return tr_dnn_layout_create(&m, out);
 }
 
-/* The library packs b for itself, each thread what it needs at the time. With rows enough to multiply, one reorder of all of b
- * into the library's blocks beforehand is cheaper: 5-15 % (docs/performance.md); where it would transpose b, it is not. */
-enum { MANY_ROWS = 512 };
+/* The library packs b for itself, each thread what it needs at the time. With rows enough to multiply, it is cheaper to bring all of b
+ * into the library's blocks beforehand (docs/performance.md), by ourselves where these are panels of columns; where b would be
+ * transposed, it is not. */
+enum { MANY_ROWS = 512, SOME_ROWS = 64, LARGE = 1 << 20 };
 static bool is_reordered(const product *p) {
-    return p->batch == 1 && p->m >= MANY_ROWS && p->n > 1 && p->k > 1 && p->b.column_step == 1;
+    return p->batch == 1 && p->n > 1 && p->k > 1 && p->b.column_step == 1 &&
+           (p->m >= MANY_ROWS || (p->m >= SOME_ROWS && p->n * p->k >= LARGE));
 }
 
 static tr_status compile(const product *p, int threads, tr__dnn_entry *e) {
@@ -152,7 +154,9 @@ static tr_status compile(const product *p, int threads, tr__dnn_entry *e) {
     s.dst = l[2];
     if (status == TR_OK)
         status = tr_dnn_matmul_create(&s, &e->op);
-    if (status == TR_OK && !tr_dnn_layout_equal(l[1], tr_dnn_op_layout(e->op, TR_DNN_WEIGHTS)))
+    tr__columns columns;
+    if (status == TR_OK && !tr_dnn_layout_equal(l[1], tr_dnn_op_layout(e->op, TR_DNN_WEIGHTS)) &&
+        !tr__dnn_layout_columns(tr_dnn_op_layout(e->op, TR_DNN_WEIGHTS), &columns))
         status = tr_dnn_reorder_create(l[1], tr_dnn_op_layout(e->op, TR_DNN_WEIGHTS), threads, &e->reorders[0]);
     if (status != TR_OK) { // no product without its reorder
         tr_dnn_op_destroy(e->op);
@@ -182,18 +186,29 @@ static tr__dnn_key key_of(const product *p, int threads) {
     return k;
 }
 
+/* b as the product takes it. */
+static tr_status reorder(const tr_kernel_call *c, const product *p, const tr__dnn_entry *e, void **b) {
+    const tr_dnn_layout *layout = tr_dnn_op_layout(e->op, TR_DNN_WEIGHTS);
+    tr__columns columns = {.from = p->b.data, .k = p->k, .step = p->b.row_step};
+    bool ours = tr__dnn_layout_columns(layout, &columns);
+    if (!ours && !e->reorders[0])
+        return TR_OK;
+    void *blocks = columns.to = *b = tr__scratch(c, tr_dnn_layout_bytes(layout));
+    if (!blocks)
+        return TR_E_NOMEM;
+    if (!ours)
+        return tr__dnn_run(c, e->reorders[0], (void *[TR_DNN_PORTS]){[TR_DNN_SRC] = (void *) p->b.data, [TR_DNN_DST] = blocks});
+    tr__isa_now->pack_columns(c->ctx, &columns);
+    return TR_OK;
+}
+
 static tr_status run_primitive(const tr_kernel_call *c, const product *p, const tr__dnn_entry *e) {
     void *data[TR_DNN_PORTS] = {[TR_DNN_SRC] = (void *) p->a.data,
                                 [TR_DNN_WEIGHTS] = (void *) p->b.data,
                                 [TR_DNN_BIAS] = (void *) p->bias,
                                 [TR_DNN_DST] = p->y};
-    if (e->reorders[0]) {
-        void *blocks = tr__scratch(c, tr_dnn_layout_bytes(tr_dnn_op_layout(e->op, TR_DNN_WEIGHTS)));
-        if (!blocks)
-            return TR_E_NOMEM;
-        TR_TRY(tr__dnn_run(c, e->reorders[0], (void *[TR_DNN_PORTS]){[TR_DNN_SRC] = (void *) p->b.data, [TR_DNN_DST] = blocks}));
-        data[TR_DNN_WEIGHTS] = blocks;
-    }
+    if (is_reordered(p))
+        TR_TRY(reorder(c, p, e, &data[TR_DNN_WEIGHTS]));
     return tr__dnn_run(c, e->op, data);
 }
 

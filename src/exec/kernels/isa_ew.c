@@ -780,6 +780,7 @@ const tr__isa
             .norm_forward = TR__SUFFIXED(tr__norm_forward),
             .norm_backward = TR__SUFFIXED(tr__norm_backward),
             .layer_norm_forward = TR__SUFFIXED(tr__layer_norm_forward),
+            .pack_columns = TR__SUFFIXED(tr__pack_columns),
 #if TR_ISA_LEVEL >= 3
             .convolve = TR__SUFFIXED(tr__convolve),
 #endif

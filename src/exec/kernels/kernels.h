@@ -144,6 +144,21 @@ tr_status TR__SUFFIXED(tr__convolve)(const tr_kernel_call *c, tr_op op, const tr
 tr_status TR__SUFFIXED(tr__convolve_bf16)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v);
 #endif
 
+/* ---- panels of columns (isa_columns.c) ---- */
+
+/* A matrix [k, n] of float32, `step` elements from a row to the next, and where it is wanted: [n / width, rows, width], zeros beyond
+ * its k rows and n columns. With `pairs` it is of bfloat16, and wanted as [n / width, rows / 2, width, 2]. */
+typedef struct tr__columns {
+    const void *from;
+    void *to;
+    int64_t k, n, step, width, rows;
+    bool pairs;
+} tr__columns;
+
+#ifdef TR_ISA
+void TR__SUFFIXED(tr__pack_columns)(tr_kernel_ctx *ctx, const tr__columns *m);
+#endif
+
 /* ---- elementwise step functions, one table per instruction set (isa_ew.c) ---- */
 typedef enum tr__class { TR__F, TR__D, TR__L, TR__B, TR__CLASSES } tr__class;
 
@@ -181,6 +196,7 @@ typedef struct tr__isa {
     tr_status (*norm_forward)(const tr_norm_forward *f, tr_kernel_ctx *ctx);
     tr_status (*norm_backward)(const tr_norm_backward *f, tr_kernel_ctx *ctx);
     tr_status (*layer_norm_forward)(const tr_layer_norm_forward *f, tr_kernel_ctx *ctx);
+    void (*pack_columns)(tr_kernel_ctx *ctx, const tr__columns *m);
     tr_status (*convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v); /* NULL: the library's */
     int64_t conv_panel;                                                          /* of its weights, at best */
     tr_status (*convolve_bf16)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v); /* NULL, or not for this processor: as well */
