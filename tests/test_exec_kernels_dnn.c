@@ -242,6 +242,34 @@ Test(dnn, float32_product_of_rounded_factors) {
     }
 }
 
+/* Rows enough for the right matrix to be brought into panels, which its rows need not fill. */
+Test(dnn, products_of_many_rows) {
+    enum { M = 515, K = 37, O = 70, STEP = 75 };
+    static float a[M * K], c[K * STEP], row[O], out[M * O], sum[M * O];
+    static uint16_t ha[M * K], hc[K * STEP];
+    static const int64_t shape[] = {K, O}, strides[] = {STEP, 1};
+    kc_noise(a, M * K, 1);
+    kc_noise(c, K * STEP, 2);
+    kc_noise(row, O, 3);
+    narrow(a, ha, M * K);
+    narrow(c, hc, K * STEP);
+    for (int i = 0; i < M; i++)
+        for (int j = 0; j < O; j++) {
+            double total = row[j];
+            for (int k = 0; k < K; k++)
+                total += (double) a[i * K + k] * (double) c[k * STEP + j];
+            sum[i * O + j] = (float) total;
+        }
+    for (int time = 0; time < 3; time++) {
+        kc_call(addmm, TR_F32, (0), (kc_tensor(TR_F32, out, M, O)), kc_tensor(TR_F32, row, O), kc_tensor(TR_F32, a, M, K),
+                kc_strided(TR_F32, c, 2, shape, strides), kc_integer(1), kc_integer(1));
+        kc_expect(out, sum, M * O, 1e-4, "float32");
+        kc_call(addmm, TR_BF16, (0), (kc_tensor(TR_F32, out, M, O)), kc_tensor(TR_F32, row, O), kc_tensor(TR_BF16, ha, M, K),
+                kc_strided(TR_BF16, hc, 2, shape, strides), kc_integer(1), kc_integer(1));
+        kc_expect(out, sum, M * O, 1e-4, "bfloat16");
+    }
+}
+
 Test(dnn, bfloat16_runs_in_no_reference_implementation) {
     tr_dnn_layout *l[3];
     tr_dnn_op *op = NULL;
