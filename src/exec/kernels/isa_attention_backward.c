@@ -45,24 +45,32 @@ static float dot(const float *a, const float *b, int64_t n) {
     return total;
 }
 
-/* p = exp(p * scale - lse), ds = p * (ds - delta) * by; with dropout, of what it left of ds, and p is what it leaves. */
+/* Two vectors of p = exp(p * scale - lse), ds = p * (ds - delta) * by, of which n elements count; with dropout, of what it left of
+ * ds, and p is what it leaves. */
+ALWAYS void differentiate_two(const job *j, float *p, float *ds, float scale, float lse, float delta, int64_t n,
+                              const uint8_t *keep) {
+    vF e[2], d;
+    exponentials2(e, p, scale, lse, n);
+    for (int i = 0; i < 2; i++) {
+        int64_t left = n - i * VN_F;
+        vF f = keep ? kept_factors(keep + i * VN_F, j->kept, left) : VF_CONST(1.0f);
+        memcpy(&d, ds + i * VN_F, sizeof d);
+        d = e[i] * (d * f - delta) * j->scale;
+        e[i] *= f;
+        if (left < VN_F)
+            d = lanes_below(left, d, (vF){0}); // of keys that are not seen: 0 * inf
+        memcpy(p + i * VN_F, &e[i], sizeof e[i]);
+        memcpy(ds + i * VN_F, &d, sizeof d);
+    }
+}
+
 ALWAYS void differentiate(const job *j, const span *s, float *p, float *ds, float scale, float lse, float delta, int64_t n,
                           const uint8_t *keep) {
-    vF e[2], d[2];
-    for (int64_t k = 0; k < n; k += NR) {
-        exponentials2(e, p + k, scale, lse, n - k);
-        memcpy(d, ds + k, sizeof d);
-        for (int i = 0; i < 2; i++) {
-            int64_t left = n - k - i * VN_F;
-            vF f = keep ? kept_factors(keep + k + i * VN_F, j->kept, left) : VF_CONST(1.0f);
-            d[i] = e[i] * (d[i] * f - delta) * j->scale;
-            e[i] *= f;
-            if (left < VN_F)
-                d[i] = lanes_below(left, d[i], (vF){0}); // of keys that are not seen: 0 * inf
-        }
-        memcpy(p + k, e, sizeof e);
-        memcpy(ds + k, d, sizeof d);
-    }
+    int64_t k = 0;
+    for (; k + NR <= n; k += NR)
+        differentiate_two(j, p + k, ds + k, scale, lse, delta, NR, keep ? keep + k : NULL);
+    if (k < n)
+        differentiate_two(j, p + k, ds + k, scale, lse, delta, n - k, keep ? keep + k : NULL);
     clear_rest(s, p, n);
     clear_rest(s, ds, n);
 }
