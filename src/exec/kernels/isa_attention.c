@@ -39,7 +39,8 @@ static float row_max(const float *x, int64_t n) {
     return greatest(m);
 }
 
-/* Two vectors of x = exp(x * scale - m), of which n elements count, and of these what dropout leaves, if there is any; sum: of all. */
+/* Two vectors of x = exp(x * scale - m), of which n elements count, and of these what dropout leaves, if there is any; sums of
+ * all. */
 ALWAYS void exponentials_of(const job *j, float *x, float scale, float m, int64_t n, const uint8_t *keep, vF sum[2]) {
     vF e[2];
     exponentials2(e, x, scale, m, n);
@@ -132,6 +133,25 @@ static size_t forward_floats(const job *j) {
     return (size_t) ((padded(j->s) * j->d + padded(j->e) * j->s) + TILE * (ROW + padded(j->d) + padded(j->e)) + BLOCK + 6 * 16);
 }
 
+/* Before tile t of unit i, the units' end being `end`: where its results go, the next tile's queries, and a share of the keys and
+ * values of the head that comes next. */
+static void wish_ahead(const unit *u, int64_t i, int64_t end, int64_t t) {
+    const job *j = u->j;
+    int64_t next = t + j->groups, head = i / j->groups, then = i + 1 < end ? (i + 1) / j->groups : head;
+    wish(u->wishes, &j->out, u->b, u->h, t * TILE, tr__min(TILE, j->l - t * TILE), j->e);
+    if (next >= j->tiles) {
+        next = (i + 1) % j->groups;
+        head = then;
+    }
+    wish(u->wishes, &j->q, head / j->heads, head % j->heads, next * TILE, tr__min(TILE, j->l - next * TILE), j->d);
+    if (then != i / j->groups) {
+        int64_t share = t / j->groups, shares = j->tiles / j->groups, from = share * j->s / shares;
+        int64_t rows = (share + 1) * j->s / shares - from;
+        wish(u->wishes, &j->k, then / j->heads, then % j->heads, from, rows, j->d);
+        wish(u->wishes, &j->v, then / j->heads, then % j->heads, from, rows, j->e);
+    }
+}
+
 static void forward_units(void *env, int64_t begin, int64_t end, int thread) {
     const job *j = env;
     float *p = j->scratch + (size_t) thread * j->per_thread;
@@ -141,16 +161,19 @@ static void forward_units(void *env, int64_t begin, int64_t end, int thread) {
                        .tile = take(&p, TILE * ROW),
                        .o = take(&p, TILE * padded(j->e))};
     int64_t packed = -1;
+    wishes wishes = {.n = 0};
     for (int64_t i = begin; i < end; i++) {
         int64_t head = i / j->groups, group = i % j->groups;
-        unit u = {j, head / j->heads, head % j->heads, padded(j->d), padded(j->e), p};
+        unit u = {j, head / j->heads, head % j->heads, padded(j->d), padded(j->e), p, &wishes};
         if (head != packed) {
             pack_columns(j, w.kt, &j->k, u.b, u.h, j->d);
             pack_rows(j, w.v, &j->v, u.b, u.h, j->e);
             packed = head;
         }
-        for (int64_t t = group; t < j->tiles; t += j->groups)
+        for (int64_t t = group; t < j->tiles; t += j->groups) {
+            wish_ahead(&u, i, end, t);
             forward_tile(&u, &w, t * TILE, tr__min(TILE, j->l - t * TILE));
+        }
     }
 }
 
