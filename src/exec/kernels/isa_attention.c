@@ -39,17 +39,27 @@ static float row_max(const float *x, int64_t n) {
     return greatest(m);
 }
 
-/* x = exp(x * scale - m), 0 behind n, and of these what dropout leaves, if there is any; returns the sum of all. */
-static float exponentials(const job *j, const span *s, float *x, float scale, float m, int64_t n, const uint8_t *keep) {
-    vF sum[2] = {{0}}, e[2];
-    for (int64_t k = 0; k < n; k += NR) {
-        exponentials2(e, x + k, scale, m, n - k);
-        sum[0] += e[0];
-        sum[1] += e[1];
-        for (int i = 0; keep && i < 2; i++)
-            e[i] *= kept_factors(keep + k + i * VN_F, j->kept, n - k - i * VN_F);
-        memcpy(x + k, e, sizeof e);
+/* Two vectors of x = exp(x * scale - m), of which n elements count, and of these what dropout leaves, if there is any; sums of
+ * all. */
+ALWAYS void exponentials_of(const job *j, float *x, float scale, float m, int64_t n, const uint8_t *keep, vF sum[2]) {
+    vF e[2];
+    exponentials2(e, x, scale, m, n);
+    for (int i = 0; i < 2; i++) {
+        sum[i] += e[i];
+        if (keep)
+            e[i] *= kept_factors(keep + i * VN_F, j->kept, n - i * VN_F);
+        memcpy(x + i * VN_F, &e[i], sizeof e[i]);
     }
+}
+
+/* A row of them, 0 behind n; returns the sum. */
+ALWAYS float exponentials(const job *j, const span *s, float *x, float scale, float m, int64_t n, const uint8_t *keep) {
+    vF sum[2] = {{0}};
+    int64_t k = 0;
+    for (; k + NR <= n; k += NR)
+        exponentials_of(j, x + k, scale, m, NR, keep ? keep + k : NULL, sum);
+    if (k < n)
+        exponentials_of(j, x + k, scale, m, n - k, keep ? keep + k : NULL, sum);
     clear_rest(s, x, n);
     return total_of(sum[0] + sum[1]);
 }
@@ -69,9 +79,10 @@ static float raise_row(const unit *u, forward_space *w, const span *s, int64_t r
 /* Row r's scores become probabilities, as far as its greatest score is known. */
 static void soften_row(const unit *u, forward_space *w, const span *s, int64_t r, float scale) {
     float *x = w->tile + r * ROW, m = w->most[r], factor = w->shrinks[r];
-    const uint8_t *keep = u->j->keep ? keep_row(u, s->row + r, s->key) : NULL;
-    // A row without any key yet: its exponentials are those of -inf.
-    float total = exponentials(u->j, s, x, scale, m == -__builtin_inff() ? 0 : m, seen_by(u, s, r + 1), keep);
+    int64_t n = seen_by(u, s, r + 1);
+    m = m == -__builtin_inff() ? 0 : m; // a row without any key yet: its exponentials are those of -inf
+    float total = u->j->keep ? exponentials(u->j, s, x, scale, m, n, keep_row(u, s->row + r, s->key))
+                             : exponentials(u->j, s, x, scale, m, n, NULL);
     if (s->key) {
         float *o = w->o + r * u->e_pad;
         for (int64_t c = 0; c < u->e_pad; c++)
@@ -122,6 +133,25 @@ static size_t forward_floats(const job *j) {
     return (size_t) ((padded(j->s) * j->d + padded(j->e) * j->s) + TILE * (ROW + padded(j->d) + padded(j->e)) + BLOCK + 6 * 16);
 }
 
+/* Before tile t of unit i, the units' end being `end`: where its results go, the next tile's queries, and a share of the keys and
+ * values of the head that comes next. */
+static void wish_ahead(const unit *u, int64_t i, int64_t end, int64_t t) {
+    const job *j = u->j;
+    int64_t next = t + j->groups, head = i / j->groups, then = i + 1 < end ? (i + 1) / j->groups : head;
+    wish(u->wishes, &j->out, u->b, u->h, t * TILE, tr__min(TILE, j->l - t * TILE), j->e);
+    if (next >= j->tiles) {
+        next = (i + 1) % j->groups;
+        head = then;
+    }
+    wish(u->wishes, &j->q, head / j->heads, head % j->heads, next * TILE, tr__min(TILE, j->l - next * TILE), j->d);
+    if (then != i / j->groups) {
+        int64_t share = t / j->groups, shares = j->tiles / j->groups, from = share * j->s / shares;
+        int64_t rows = (share + 1) * j->s / shares - from;
+        wish(u->wishes, &j->k, then / j->heads, then % j->heads, from, rows, j->d);
+        wish(u->wishes, &j->v, then / j->heads, then % j->heads, from, rows, j->e);
+    }
+}
+
 static void forward_units(void *env, int64_t begin, int64_t end, int thread) {
     const job *j = env;
     float *p = j->scratch + (size_t) thread * j->per_thread;
@@ -131,16 +161,19 @@ static void forward_units(void *env, int64_t begin, int64_t end, int thread) {
                        .tile = take(&p, TILE * ROW),
                        .o = take(&p, TILE * padded(j->e))};
     int64_t packed = -1;
+    wishes wishes = {.n = 0};
     for (int64_t i = begin; i < end; i++) {
         int64_t head = i / j->groups, group = i % j->groups;
-        unit u = {j, head / j->heads, head % j->heads, padded(j->d), padded(j->e), p};
+        unit u = {j, head / j->heads, head % j->heads, padded(j->d), padded(j->e), p, &wishes};
         if (head != packed) {
             pack_columns(j, w.kt, &j->k, u.b, u.h, j->d);
             pack_rows(j, w.v, &j->v, u.b, u.h, j->e);
             packed = head;
         }
-        for (int64_t t = group; t < j->tiles; t += j->groups)
+        for (int64_t t = group; t < j->tiles; t += j->groups) {
+            wish_ahead(&u, i, end, t);
             forward_tile(&u, &w, t * TILE, tr__min(TILE, j->l - t * TILE));
+        }
     }
 }
 

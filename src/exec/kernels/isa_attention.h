@@ -35,25 +35,64 @@ static int64_t padded(int64_t n) {
 
 /* ------------------------------------------------------------------------------------------ products of small matrices */
 
-/* c [R, NR] (+)= a [R, k] b [k, NR]; steps of a by row and by k, of b by k, of c by row. k counts words. */
-ALWAYS void micro(int R, int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c,
-                  int64_t c_row, bool add) {
-    vF acc[MR][2];
-    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = (vF){0};
-    for (int64_t i = 0; i < k; i++) {
-        vF columns[2];
-        tile_load(2, columns, b + i * b_k, VN_F);
-        _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_add(2, acc[r], a[r * a_row + i * a_k], columns);
+/* Lines `step` bytes apart that are wanted soon, in the second-level cache. */
+typedef struct ahead {
+    const char *from;
+    int64_t step;
+} ahead;
+
+/* A tile's rows of the left matrix, by threes: so many addresses stay in registers. */
+typedef struct left {
+    const float *three[MR / 3];
+    int64_t row;
+} left;
+
+ALWAYS left left_of(int R, const float *a, int64_t row) {
+    left l = {.row = row};
+    _Pragma("GCC unroll 4") for (int i = 0; 3 * i < R; i++) l.three[i] = a + 3 * i * row;
+    return l;
+}
+/* To the next k. The compiler, left to itself, keeps an address per row, and some of them in vector registers. */
+ALWAYS void left_step(int R, left *l, int64_t step) {
+    _Pragma("GCC unroll 4") for (int i = 0; 3 * i < R; i++) {
+        l->three[i] += step;
+        __asm__("" : "+r"(l->three[i]));
     }
+}
+
+ALWAYS void micro_step(int R, vF acc[MR][2], const left *l, const float *b) {
+    vF columns[2];
+    tile_load(2, columns, b, VN_F);
+    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_add(2, acc[r], l->three[r / 3][r % 3 * l->row], columns);
+}
+
+/* c [R, NR] (+)= a [R, k] b [k, NR]; steps of a by row and by k, of b by k, of c by row. k counts words. With each two of them a
+ * line of `next` is sent for. */
+ALWAYS void micro(int R, int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c,
+                  int64_t c_row, bool add, ahead next) {
+    vF acc[MR][2];
+    left l = left_of(R, a, a_row);
+    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = (vF){0};
+    for (; k >= 2; k -= 2) {
+        micro_step(R, acc, &l, b);
+        left_step(R, &l, a_k);
+        __builtin_prefetch(next.from, 0, 2);
+        next.from += next.step;
+        micro_step(R, acc, &l, b + b_k);
+        left_step(R, &l, a_k);
+        b += 2 * b_k;
+    }
+    if (k)
+        micro_step(R, acc, &l, b);
     _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_store(2, acc[r], c + r * c_row, VN_F, add);
 }
 
 typedef void micro_fn(int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c, int64_t c_row,
-                      bool add);
+                      bool add, ahead next);
 #define MICRO(R)                                                                                                          \
     static void micro_##R(int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c, \
-                          int64_t c_row, bool add) {                                                                      \
-        micro(R, k, a, a_row, a_k, b, b_k, c, c_row, add);                                                                \
+                          int64_t c_row, bool add, ahead next) {                                                          \
+        micro(R, k, a, a_row, a_k, b, b_k, c, c_row, add, next);                                                          \
     }
 #if TR_ISA_LEVEL >= 4
 #define EACH_R(f) f(1) f(2) f(3) f(4) f(5) f(6) f(7) f(8) f(9) f(10) f(11) f(12)
@@ -66,25 +105,37 @@ static micro_fn *const micro_of[MR + 1] = {NULL, EACH_R(NAMED)};
 
 #if TR_ISA_LEVEL >= 4
 /* The same of pairs of bfloat16. */
-ALWAYS PAIRS void micro_pairs(int R, int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c,
-                              int64_t c_row, bool add) {
-    vF acc[MR][2];
-    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = (vF){0};
-    for (int64_t i = 0; i < k; i++) {
-        vF columns[2];
-        tile_load(2, columns, b + i * b_k, VN_F);
-        _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) {
-            uint32_t pair;
-            memcpy(&pair, a + r * a_row + i * a_k, sizeof pair);
-            tile_add_pairs(2, acc[r], pair, columns);
-        }
+ALWAYS PAIRS void pairs_step(int R, vF acc[MR][2], const left *l, const float *b) {
+    vF columns[2];
+    tile_load(2, columns, b, VN_F);
+    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) {
+        uint32_t pair;
+        memcpy(&pair, l->three[r / 3] + r % 3 * l->row, sizeof pair);
+        tile_add_pairs(2, acc[r], pair, columns);
     }
+}
+ALWAYS PAIRS void micro_pairs(int R, int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c,
+                              int64_t c_row, bool add, ahead next) {
+    vF acc[MR][2];
+    left l = left_of(R, a, a_row);
+    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = (vF){0};
+    for (; k >= 2; k -= 2) {
+        pairs_step(R, acc, &l, b);
+        left_step(R, &l, a_k);
+        __builtin_prefetch(next.from, 0, 2);
+        next.from += next.step;
+        pairs_step(R, acc, &l, b + b_k);
+        left_step(R, &l, a_k);
+        b += 2 * b_k;
+    }
+    if (k)
+        pairs_step(R, acc, &l, b);
     _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_store(2, acc[r], c + r * c_row, VN_F, add);
 }
 #define MICRO_PAIRS(R)                                                                                                         \
     static PAIRS void pairs_##R(int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c, \
-                                int64_t c_row, bool add) {                                                                     \
-        micro_pairs(R, k, a, a_row, a_k, b, b_k, c, c_row, add);                                                               \
+                                int64_t c_row, bool add, ahead next) {                                                         \
+        micro_pairs(R, k, a, a_row, a_k, b, b_k, c, c_row, add, next);                                                         \
     }
 #define NAMED_PAIRS(R) pairs_##R,
 EACH_R(MICRO_PAIRS)
@@ -134,21 +185,9 @@ static void put(const matrix *m, int64_t r, const float *from, int64_t n) {
         memcpy(at(m, r, 0), from, (size_t) n * sizeof *from);
 }
 
-/* Rows are far apart: the processor does not see which come next. */
-enum { AHEAD = 8 };
-ALWAYS void send_for(const matrix *m, int64_t r, int64_t n, int write) {
-    const char *row = at(m, r, 0);
-    for (int64_t c = 0; c < n * m->element; c += 64)
-        if (write)
-            __builtin_prefetch(row + c, 1);
-        else
-            __builtin_prefetch(row + c, 0);
-}
-
-/* Rows [rows, step] of columns [0, n), padded with zeros; the next tile's are sent for. */
+/* Rows [rows, step] of columns [0, n), padded with zeros. */
 static void get_rows(float *to, int64_t step, const matrix *m, int64_t row, int64_t rows, int64_t n) {
     for (int64_t r = 0; r < rows; r++, to += step) {
-        send_for(m, row + r + TILE, n, 0);
         get(to, m, row + r, 0, n);
         memset(to + n, 0, (size_t) (step - n) * sizeof *to);
     }
@@ -248,11 +287,43 @@ typedef struct job {
     micro_fn *const *micro;
 } job;
 
+/* What products send for while they compute: columns of lines, because rows of a matrix are far apart and the processor does not
+ * see which come next. A wish that finds no room is dropped. */
+enum { WISHES = 64 };
+typedef struct wishes {
+    ahead lines[WISHES];
+    int64_t rows[WISHES];
+    int n, first;
+} wishes;
+
+static void wish(wishes *w, const matrix4 *m, int64_t b, int64_t h, int64_t row, int64_t rows, int64_t columns) {
+    matrix x = head_of(m, b, h);
+    for (int64_t c = 0; rows > 0 && c < columns * x.element && w->n < WISHES; c += 64, w->n++) {
+        w->lines[w->n] = (ahead){(char *) at(&x, row, 0) + c, x.row};
+        w->rows[w->n] = rows;
+    }
+}
+
+/* Those of a product of k, which may be more than were wished for; once there are none, a line that is there. */
+static ahead next_lines(wishes *w, int64_t k) {
+    if (w->first == w->n) {
+        w->first = w->n = 0;
+        return (ahead){(const char *) w, 0};
+    }
+    ahead *a = &w->lines[w->first], lines = *a;
+    int64_t n = k / 2;
+    a->from += n * a->step;
+    w->rows[w->first] -= n;
+    w->first += w->rows[w->first] <= 0;
+    return lines;
+}
+
 /* Where a unit is, and what it works on. */
 typedef struct unit {
     const job *j;
     int64_t b, h, d_pad, e_pad;
     float *bias; /* [BLOCK] */
+    wishes *wishes;
 } unit;
 
 /* A tile's rows against a block of keys. */
@@ -295,7 +366,7 @@ static void compare(const unit *u, const span *s, const float *a, int64_t k, con
         for (int64_t r = 0; r < s->rows; r += MR) {
             int64_t m = tr__min(MR, s->rows - r);
             if (col < seen_by(u, s, r + m))
-                u->j->micro[m](k, a + r * step, step, 1, b, NR, x + r * ROW + col, ROW, false);
+                u->j->micro[m](k, a + r * step, step, 1, b, NR, x + r * ROW + col, ROW, false, next_lines(u->wishes, k));
         }
 }
 
@@ -305,7 +376,8 @@ static void gather(const unit *u, const span *s, const float *x, const float *b,
     for (int64_t col = 0; col < columns; col += NR, b += words(u->j, u->j->s) * NR)
         for (int64_t r = 0; r < s->rows; r += MR) {
             int64_t m = tr__min(MR, s->rows - r), k = words(u->j, seen_by(u, s, r + m));
-            u->j->micro[m](k, x + r * ROW, ROW, 1, b, NR, c + r * columns + col, columns, s->key > 0);
+            u->j->micro[m](k, x + r * ROW, ROW, 1, b, NR, c + r * columns + col, columns, s->key > 0,
+                              next_lines(u->wishes, k));
         }
 }
 

@@ -9,11 +9,20 @@ typedef struct backward_space {
     float *q, *g, *out;      /* a tile's queries and gradients, [TILE, d] and [TILE, e]; a row of results, and one of gradients */
     float *dq, *part;        /* [TILE, d]; dk [s, d] and behind it dv [s, e], of a group */
     float *sum, *more;       /* as part: of a head, and of its second group and so on */
+    int64_t next;            /* head; -1: none */
 } backward_space;
+
+/* Into the first-level cache, from the second, where lines that were wished for lie. */
+enum { AHEAD = 8 };
+static void send_for(const matrix *m, int64_t r, int64_t n) {
+    const char *row = at(m, r, 0);
+    for (int64_t c = 0; c < n * m->element; c += 64)
+        __builtin_prefetch(row + c, 1);
+}
 
 static void put_rows(const matrix *m, const float *from, int64_t step, int64_t rows, int64_t n) {
     for (int64_t r = 0; r < rows; r++) {
-        send_for(m, r + AHEAD, n, 1);
+        send_for(m, r + AHEAD, n);
         put(m, r, from + r * step, n);
     }
 }
@@ -27,7 +36,7 @@ static void spread(const unit *u, const span *s, const float *x, int64_t step, c
         first = u->j->pairs ? first / 2 : first;
         for (int64_t col = 0; col < columns && first < rows; col += NR)
             u->j->micro[m](rows - first, x + first * step + k, 1, step, b + first * columns + col, columns, c + k * columns + col,
-                           columns, true);
+                           columns, true, next_lines(u->wishes, rows - first));
     }
 }
 
@@ -45,24 +54,32 @@ static float dot(const float *a, const float *b, int64_t n) {
     return total;
 }
 
-/* p = exp(p * scale - lse), ds = p * (ds - delta) * by; with dropout, of what it left of ds, and p is what it leaves. */
+/* Two vectors of p = exp(p * scale - lse), ds = p * (ds - delta) * by, of which n elements count; with dropout, of what it left of
+ * ds, and p is what it leaves. */
+ALWAYS void differentiate_two(const job *j, float *p, float *ds, float scale, float lse, float delta, int64_t n,
+                              const uint8_t *keep) {
+    vF e[2], d;
+    exponentials2(e, p, scale, lse, n);
+    for (int i = 0; i < 2; i++) {
+        int64_t left = n - i * VN_F;
+        vF f = keep ? kept_factors(keep + i * VN_F, j->kept, left) : VF_CONST(1.0f);
+        memcpy(&d, ds + i * VN_F, sizeof d);
+        d = e[i] * (d * f - delta) * j->scale;
+        e[i] *= f;
+        if (left < VN_F)
+            d = lanes_below(left, d, (vF){0}); // of keys that are not seen: 0 * inf
+        memcpy(p + i * VN_F, &e[i], sizeof e[i]);
+        memcpy(ds + i * VN_F, &d, sizeof d);
+    }
+}
+
 ALWAYS void differentiate(const job *j, const span *s, float *p, float *ds, float scale, float lse, float delta, int64_t n,
                           const uint8_t *keep) {
-    vF e[2], d[2];
-    for (int64_t k = 0; k < n; k += NR) {
-        exponentials2(e, p + k, scale, lse, n - k);
-        memcpy(d, ds + k, sizeof d);
-        for (int i = 0; i < 2; i++) {
-            int64_t left = n - k - i * VN_F;
-            vF f = keep ? kept_factors(keep + k + i * VN_F, j->kept, left) : VF_CONST(1.0f);
-            d[i] = e[i] * (d[i] * f - delta) * j->scale;
-            e[i] *= f;
-            if (left < VN_F)
-                d[i] = lanes_below(left, d[i], (vF){0}); // of keys that are not seen: 0 * inf
-        }
-        memcpy(p + k, e, sizeof e);
-        memcpy(ds + k, d, sizeof d);
-    }
+    int64_t k = 0;
+    for (; k + NR <= n; k += NR)
+        differentiate_two(j, p + k, ds + k, scale, lse, delta, NR, keep ? keep + k : NULL);
+    if (k < n)
+        differentiate_two(j, p + k, ds + k, scale, lse, delta, n - k, keep ? keep + k : NULL);
     clear_rest(s, p, n);
     clear_rest(s, ds, n);
 }
@@ -166,12 +183,43 @@ static size_t backward_floats(const job *j) {
                      16 * 16);
 }
 
+/* The rows of a tile that it reads. */
+static void wish_tile(const unit *u, int64_t head, int64_t t) {
+    const job *j = u->j;
+    int64_t row = t * TILE, rows = tr__min(TILE, j->l - row), b = head / j->heads, h = head % j->heads;
+    wish(u->wishes, &j->q, b, h, row, rows, j->d);
+    wish(u->wishes, &j->g, b, h, row, rows, j->e);
+    wish(u->wishes, &j->out, b, h, row, rows, j->e);
+}
+
+/* Before tile t: where its results go, what the next one reads, and a share of what the head's end writes and the next head
+ * reads. */
+static void wish_ahead(const unit *u, const backward_space *w, int64_t t) {
+    const job *j = u->j;
+    int64_t head = u->b * j->heads + u->h, from = t * j->s / j->tiles, rows = (t + 1) * j->s / j->tiles - from;
+    wish(u->wishes, &j->dq, u->b, u->h, t * TILE, tr__min(TILE, j->l - t * TILE), j->d);
+    if (t + j->groups < j->tiles)
+        wish_tile(u, head, t + j->groups);
+    else if (w->next >= 0)
+        wish_tile(u, w->next, 0);
+    if (!j->parts) {
+        wish(u->wishes, &j->dk, u->b, u->h, from, rows, j->d);
+        wish(u->wishes, &j->dv, u->b, u->h, from, rows, j->e);
+    }
+    if (w->next >= 0 && w->next != head) {
+        wish(u->wishes, &j->k, w->next / j->heads, w->next % j->heads, from, rows, j->d);
+        wish(u->wishes, &j->v, w->next / j->heads, w->next % j->heads, from, rows, j->e);
+    }
+}
+
 static void run_group(const unit *u, backward_space *w, int64_t group, float *part) {
     const job *j = u->j;
     w->part = part;
     memset(part, 0, (size_t) part_floats(j) * sizeof *part);
-    for (int64_t t = group; t < j->tiles; t += j->groups)
+    for (int64_t t = group; t < j->tiles; t += j->groups) {
+        wish_ahead(u, w, t);
         backward_tile(u, w, t * TILE, tr__min(TILE, j->l - t * TILE));
+    }
 }
 
 static void add_part(const job *j, float *sum, const float *part) {
@@ -201,9 +249,11 @@ static void backward_units(void *env, int64_t begin, int64_t end, int thread) {
                         .sum = take(&p, part_floats(j)),
                         .more = j->groups > 1 ? take(&p, part_floats(j)) : NULL};
     int64_t packed = -1;
+    wishes wishes = {.n = 0};
     for (int64_t i = begin; i < end; i++) {
         int64_t head = j->parts ? i / j->groups : i;
-        unit u = {j, head / j->heads, head % j->heads, d, e, p};
+        unit u = {j, head / j->heads, head % j->heads, d, e, p, &wishes};
+        w.next = i + 1 == end ? -1 : j->parts ? (i + 1) / j->groups : i + 1;
         if (head != packed) {
             pack_columns(j, w.kt, &j->k, u.b, u.h, j->d);
             pack_rows(j, w.k, &j->k, u.b, u.h, j->d);

@@ -1,8 +1,9 @@
 /* isa_loss.c - the negative log-likelihood, by itself and of log-softmax (cross-entropy).
  *
  * Cross-entropy reads a row of logits once, block by block, with a running maximum, and keeps the logarithm of the sum of its
- * exponentials; backward writes the gradient in one pass from that. Rows' losses are added up in order, in double: the
- * number of threads changes nothing. Logits of bfloat16 are met as floats, block by block, and their gradient is rounded once. */
+ * exponentials, while the next block is on its way; backward writes the gradient in one pass from that. Rows' losses are added
+ * up in order, in double: the number of threads changes nothing. Logits of bfloat16 are met as floats, block by block, and their
+ * gradient is rounded once. */
 #include "exec/kernels/kernels.h"
 #include "exec/kernels/ew_math.h"
 #include "exec/kernels/isa_bf16.h"
@@ -167,13 +168,15 @@ static void keep_double(const entropy *e, int64_t at, int64_t n, const double *y
             m = x[i] > m ? x[i] : m;                                                                                   \
         return m;                                                                                                      \
     }                                                                                                                  \
-    static double block_sum_##T(const T *x, int64_t n, T m) {                                                          \
+    static double block_sum_##T(const T *x, int64_t n, T m, const char *next, int64_t size) {                          \
         V s = {0}, t = s, u, w;                                                                                        \
         int64_t i = 0;                                                                                                 \
         double total = 0;                                                                                              \
         for (; i + 2 * VN <= n; i += 2 * VN) {                                                                         \
             memcpy(&u, x + i, sizeof u);                                                                               \
             memcpy(&w, x + i + VN, sizeof w);                                                                          \
+            __builtin_prefetch(next + i * size);                                                                       \
+            __builtin_prefetch(next + (i + VN) * size);                                                                \
             s += V##_exp_down(u - m);                                                                                  \
             t += V##_exp_down(w - m);                                                                                  \
         }                                                                                                              \
@@ -189,7 +192,7 @@ static void keep_double(const entropy *e, int64_t at, int64_t n, const double *y
     }                                                                                                                  \
     static void entropy_rows_##T(void *env, int64_t begin, int64_t end, int thread) {                                  \
         const entropy *e = env;                                                                                        \
-        int64_t n = e->n.classes;                                                                                      \
+        int64_t n = e->n.classes, size = e->bf16 ? 2 : sizeof(T);                                                      \
         T room[BLOCK];                                                                                                 \
         for (int64_t r = begin; r < end; r++) {                                                                        \
             T m = -(T) __builtin_inff();                                                                               \
@@ -203,7 +206,7 @@ static void keep_double(const entropy *e, int64_t at, int64_t n, const double *y
                     m = most;                                                                                          \
                 }                                                                                                      \
                 if (m != -(T) __builtin_inff())                                                                        \
-                    sum += block_sum_##T(x, k, m);                                                                     \
+                    sum += block_sum_##T(x, k, m, (const char *) e->x + (r * n + i + BLOCK) * size, size);             \
                 else                                                                                                   \
                     for (int64_t c = 0; c < k; c++)                                                                    \
                         sum += x[c] != x[c] ? (double) x[c] : 0;                                                       \
