@@ -213,6 +213,10 @@ MEDIUM, HIGHEST, MIXED = ("medium", "medium"), ("highest", "highest"), ("medium"
 def test_same_by_itself_and_from_plans():
     before = terra.stats()["iterations_coexecuted"]
     found = losses([MEDIUM] * 12)
+    for _ in range(50):  # the compile thread may be late where the cores are taken
+        if terra.stats()["iterations_coexecuted"] > before:
+            break
+        found = losses([MEDIUM] * 12)
     assert terra.stats()["iterations_coexecuted"] > before
     np.testing.assert_allclose(found, np.broadcast_to(found[0], found.shape), rtol=2e-6)
 
