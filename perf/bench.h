@@ -1,4 +1,4 @@
-/* bench.h - what the benchmarks share: the time, medians, pinning, scratch for kernels. */
+/* bench.h - what the benchmarks share: the time, medians, pinning, memory, scratch for kernels. */
 #ifndef TERRA_PERF_BENCH_H
 #define TERRA_PERF_BENCH_H
 
@@ -6,8 +6,10 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <time.h>
 
+#include "terra/alloc.h"
 #include "terra/event.h"
 #include "terra/kernel.h"
 #include "terra/status.h"
@@ -17,6 +19,17 @@ static inline double bench_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double) t.tv_sec + 1e-9 * (double) t.tv_nsec;
+}
+
+/* In huge pages, as tensors lie; freed by tr_free. */
+static inline void *bench_memory(size_t bytes) {
+    enum { HUGE_PAGE = 2 << 20 };
+    bytes = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    void *p = tr_aligned_alloc(HUGE_PAGE, bytes);
+    if (!p)
+        exit(1);
+    madvise(p, bytes, MADV_HUGEPAGE);
+    return p;
 }
 
 /* A kernel context's scratch: one block, which the caller of a kernel allocates, and empties between calls. */

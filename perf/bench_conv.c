@@ -11,7 +11,6 @@
 
 #include <omp.h>
 #include <string.h>
-#include <sys/mman.h>
 
 enum { SIZE = 128, LAYERS = 64, DIRECTIONS = 3 };
 
@@ -26,19 +25,8 @@ typedef struct layer {
 static layer layers[LAYERS];
 static int n_layers;
 
-/* In huge pages, as tensors lie. */
-static void *memory(size_t bytes) {
-    enum { HUGE_PAGE = 2 << 20 };
-    bytes = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-    void *p = tr_aligned_alloc(HUGE_PAGE, bytes);
-    if (!p)
-        exit(1);
-    madvise(p, bytes, MADV_HUGEPAGE);
-    return p;
-}
-
 static tr_arg filled(const tr_meta *m) {
-    tr_arg a = {.meta = m, .data = memory((size_t) m->numel * sizeof(float) + 64)};
+    tr_arg a = {.meta = m, .data = bench_memory((size_t) m->numel * sizeof(float) + 64)};
     for (int64_t i = 0; i < m->numel; i++) {
         float x = (float) (i * 2654435761u % 1000) * 0.002f - 1;
         if (dtype == TR_BF16)
@@ -147,7 +135,7 @@ int main(int argc, char **argv) {
     ctx.threads = argc > 1 && atoi(argv[1]) > 0 ? atoi(argv[1]) : omp_get_max_threads();
     int batch = argc > 2 ? atoi(argv[2]) : 8, rounds = argc > 3 ? atoi(argv[3]) : 8;
     omp_set_num_threads(ctx.threads);
-    ctx.scratch_base = memory(BENCH_SCRATCH);
+    ctx.scratch_base = bench_memory(BENCH_SCRATCH);
     if (argc > 4 && strcmp(argv[4], "bfloat16") == 0)
         dtype = TR_BF16;
     if (tr_op_init() != TR_OK || tr_kernel_init(getenv("TERRA_ISA")) != TR_OK)

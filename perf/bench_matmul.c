@@ -5,12 +5,10 @@
  *   bench_matmul [threads] [rounds] */
 #include "bench.h"
 
-#include "terra/alloc.h"
 #include "terra/op.h"
 
 #include <omp.h>
 #include <stdbool.h>
-#include <sys/mman.h>
 
 enum { SETS = 3, MOST = 200 };
 
@@ -29,19 +27,8 @@ static const shape shapes[] = {
     {"nn", 128, 3072, 768},   {"nn", 64, 1024, 1024},   {"tn", 128, 256, 2048},   {"nn", 64, 64, 64},
 };
 
-/* In huge pages, as tensors lie. */
-static void *memory(size_t bytes) {
-    enum { HUGE_PAGE = 2 << 20 };
-    bytes = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-    void *p = tr_aligned_alloc(HUGE_PAGE, bytes);
-    if (!p)
-        exit(1);
-    madvise(p, bytes, MADV_HUGEPAGE);
-    return p;
-}
-
 static tr_arg filled(int64_t rows, int64_t columns, bool transposed) {
-    float *p = memory((size_t) (rows * columns) * sizeof *p);
+    float *p = bench_memory((size_t) (rows * columns) * sizeof *p);
     for (int64_t i = 0; i < rows * columns; i++)
         p[i] = (float) (i * 2654435761u % 1000) * 0.002f - 1;
     return (tr_arg){.data = p, .meta = tr_meta_get(TR_F32, 2, (int64_t[]){rows, columns},
@@ -73,8 +60,8 @@ static void measure(const shape *s, int rounds) {
             ns[r - SETS] = t;
     }
     double flops = 2.0 * (double) s->m * (double) s->n * (double) s->k, median = (double) bench_median(ns, rounds);
-    printf("%s %6lld %6lld %6lld: best %6.1f, median %6.1f GFLOP/s\n", s->kind, (long long) s->m, (long long) s->n, (long long) s->k,
-           flops / (double) ns[0], flops / median);
+    printf("%s %6lld %6lld %6lld: best %6.1f, median %6.1f GFLOP/s\n", s->kind, (long long) s->m, (long long) s->n,
+           (long long) s->k, flops / (double) ns[0], flops / median);
     for (int i = 0; i < SETS; i++) {
         tr_free(in[i][0].data);
         tr_free(in[i][1].data);
@@ -87,7 +74,7 @@ int main(int argc, char **argv) {
     int rounds = argc > 2 ? atoi(argv[2]) : 20;
     rounds = rounds < 1 ? 1 : rounds > MOST ? MOST : rounds;
     omp_set_num_threads(ctx.threads);
-    ctx.scratch_base = memory(BENCH_SCRATCH);
+    ctx.scratch_base = bench_memory(BENCH_SCRATCH);
     if (tr_op_init() != TR_OK || tr_kernel_init(getenv("TERRA_ISA")) != TR_OK)
         return 1;
     printf("float32, %s, %d threads: kind, rows, columns, depth\n", tr_kernel_isa(), ctx.threads);
