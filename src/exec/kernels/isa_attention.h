@@ -66,26 +66,29 @@ ALWAYS void micro_step(int R, vF acc[MR][2], const left *l, const float *b) {
     _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_add(2, acc[r], l->three[r / 3][r % 3 * l->row], columns);
 }
 
-/* c [R, NR] (+)= a [R, k] b [k, NR]; steps of a by row and by k, of b by k, of c by row. k counts words. With each two of them a
+/* The function of a tile's product, by what adds one step of it:
+ * c [R, NR] (+)= a [R, k] b [k, NR]; steps of a by row and by k, of b by k, of c by row. k counts words. With each two of them a
  * line of `next` is sent for. */
-ALWAYS void micro(int R, int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c,
-                  int64_t c_row, bool add, ahead next) {
-    vF acc[MR][2];
-    left l = left_of(R, a, a_row);
-    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = (vF){0};
-    for (; k >= 2; k -= 2) {
-        micro_step(R, acc, &l, b);
-        left_step(R, &l, a_k);
-        __builtin_prefetch(next.from, 0, 2);
-        next.from += next.step;
-        micro_step(R, acc, &l, b + b_k);
-        left_step(R, &l, a_k);
-        b += 2 * b_k;
+#define PRODUCT(name, add_step, target)                                                                                         \
+    ALWAYS target void name(int R, int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k,          \
+                            float *c, int64_t c_row, bool add, ahead next) {                                                    \
+        vF acc[MR][2];                                                                                                          \
+        left l = left_of(R, a, a_row);                                                                                          \
+        _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = (vF){0};                                   \
+        for (; k >= 2; k -= 2) {                                                                                                \
+            add_step(R, acc, &l, b);                                                                                            \
+            left_step(R, &l, a_k);                                                                                              \
+            __builtin_prefetch(next.from, 0, 2);                                                                                \
+            next.from += next.step;                                                                                             \
+            add_step(R, acc, &l, b + b_k);                                                                                      \
+            left_step(R, &l, a_k);                                                                                              \
+            b += 2 * b_k;                                                                                                       \
+        }                                                                                                                       \
+        if (k)                                                                                                                  \
+            add_step(R, acc, &l, b);                                                                                            \
+        _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_store(2, acc[r], c + r * c_row, VN_F, add);                   \
     }
-    if (k)
-        micro_step(R, acc, &l, b);
-    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_store(2, acc[r], c + r * c_row, VN_F, add);
-}
+PRODUCT(micro, micro_step, )
 
 typedef void micro_fn(int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c, int64_t c_row,
                       bool add, ahead next);
@@ -114,24 +117,7 @@ ALWAYS PAIRS void pairs_step(int R, vF acc[MR][2], const left *l, const float *b
         tile_add_pairs(2, acc[r], pair, columns);
     }
 }
-ALWAYS PAIRS void micro_pairs(int R, int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c,
-                              int64_t c_row, bool add, ahead next) {
-    vF acc[MR][2];
-    left l = left_of(R, a, a_row);
-    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = (vF){0};
-    for (; k >= 2; k -= 2) {
-        pairs_step(R, acc, &l, b);
-        left_step(R, &l, a_k);
-        __builtin_prefetch(next.from, 0, 2);
-        next.from += next.step;
-        pairs_step(R, acc, &l, b + b_k);
-        left_step(R, &l, a_k);
-        b += 2 * b_k;
-    }
-    if (k)
-        pairs_step(R, acc, &l, b);
-    _Pragma("GCC unroll 12") for (int r = 0; r < R; r++) tile_store(2, acc[r], c + r * c_row, VN_F, add);
-}
+PRODUCT(micro_pairs, pairs_step, PAIRS)
 #define MICRO_PAIRS(R)                                                                                                         \
     static PAIRS void pairs_##R(int64_t k, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, float *c, \
                                 int64_t c_row, bool add, ahead next) {                                                         \
@@ -376,8 +362,7 @@ static void gather(const unit *u, const span *s, const float *x, const float *b,
     for (int64_t col = 0; col < columns; col += NR, b += words(u->j, u->j->s) * NR)
         for (int64_t r = 0; r < s->rows; r += MR) {
             int64_t m = tr__min(MR, s->rows - r), k = words(u->j, seen_by(u, s, r + m));
-            u->j->micro[m](k, x + r * ROW, ROW, 1, b, NR, c + r * columns + col, columns, s->key > 0,
-                              next_lines(u->wishes, k));
+            u->j->micro[m](k, x + r * ROW, ROW, 1, b, NR, c + r * columns + col, columns, s->key > 0, next_lines(u->wishes, k));
         }
 }
 
