@@ -221,8 +221,8 @@ static void repack_panels(void *env, int64_t begin, int64_t end, int thread) {
 
 static tr__conv sizes_of(const tr_kernel_call *c, const conv *v) {
     const int64_t *a = c->attrs, *x = v->t[0]->meta->shape, *w = v->t[1]->meta->shape, *y = v->t[2]->meta->shape;
-    tr__conv k = {.n = x[0], .ci = x[1], .co = y[1], .panel = tr__conv_panel(y[1]), .size = {x[2], x[3]}, .out = {y[2], y[3]},
-                  .kernel = {w[2], w[3]}, .stride = {a[0], a[1]}, .padding = {a[2], a[3]}, .dilation = {a[4], a[5]}};
+    tr__conv k = {.n = x[0], .ci = x[1], .co = y[1], .size = {x[2], x[3]}, .out = {y[2], y[3]}, .kernel = {w[2], w[3]},
+                  .stride = {a[0], a[1]}, .padding = {a[2], a[3]}, .dilation = {a[4], a[5]}};
     memcpy(k.src_strides, v->t[0]->meta->strides, sizeof k.src_strides);
     return k;
 }

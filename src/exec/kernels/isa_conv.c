@@ -335,7 +335,7 @@ static tr_status run_gather(const tr_kernel_call *c, gather *g) {
 }
 
 static shape shape_of(const tr__conv *v) {
-    return (shape){v->panel, v->kernel[0] * v->kernel[1], v->ci};
+    return (shape){tr__conv_panel(v->co), v->kernel[0] * v->kernel[1], v->ci};
 }
 
 static tr_status forward(const tr_kernel_call *c, const tr__conv *v) {
@@ -379,7 +379,7 @@ static void clear_rows(void *env, int64_t begin, int64_t end, int thread) {
 static tr_status by_image(const tr_kernel_call *c, const tr__conv *v) {
     gather g = {.of = {.from = v->dst, .to = (float *) v->src, .images = v->n, .channels = v->co, .columns = v->ci},
                 .weights = v->weights, .from = shape_of(v)};
-    g.lies = (shape){v->ci % (WIDE * NR) ? NR : WIDE * NR, g.from.taps, v->co};
+    g.lies = (shape){tr__conv_panel(v->ci), g.from.taps, v->co};
     int64_t blocks = upward(v->n * v->size[0] * v->size[1] / (v->stride[0] * v->stride[1]), BLOCK);
     if (blocks > FEW || v->co < CHUNK / 4)
         TR_TRY(transpose_weights(c, &g));

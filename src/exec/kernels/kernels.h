@@ -118,11 +118,11 @@ tr__axis tr__axis_of(const tr_meta *m, int64_t dim);
 enum { TR__CONV_PANEL = 16 }; /* of weights, at least */
 
 /* A float32 convolution or a derivative: src [n, size, ci] and dst [n, out, co] lie channels last, densely; weights in panels
- * [co / panel, kernel, ci, panel] (tr__conv_panel). ci and co are multiples of TR__CONV_PANEL. The weights' derivative also takes
+ * [co / panel, kernel, ci, panel], panel being tr__conv_panel(co). ci and co are multiples of TR__CONV_PANEL. The weights' derivative also takes
  * fewer channels in; src lies anyhow then, by its strides [n, ci, size], and dilation[1] is 1. Index 0: height, 1: width. The
  * derivatives write src or weights. */
 typedef struct tr__conv {
-    int64_t n, ci, co, panel, size[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
+    int64_t n, ci, co, size[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
     int64_t src_strides[4];
     const float *src, *weights, *bias; /* bias [co], or NULL */
     float *dst;
