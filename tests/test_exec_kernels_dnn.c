@@ -129,7 +129,8 @@ static void check_columns(dnnl_format_tag_t tag, dnnl_data_type_t type, int64_t 
 }
 
 Test(dnn, panels_of_columns_as_the_librarys_reorder_makes_them) {
-    static const int64_t sizes[][3] = {{16, 64, 64}, {1, 1, 1}, {33, 65, 70}, {64, 640, 640}, {127, 48, 50}, {200, 700, 700}, {31, 17, 300}};
+    static const int64_t sizes[][3] = {{16, 64, 64},  {1, 1, 1},       {33, 65, 70}, {64, 640, 640},
+                                       {127, 48, 50}, {200, 700, 700}, {31, 17, 300}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         int64_t k = sizes[i][0], n = sizes[i][1], step = sizes[i][2];
         check_columns(dnnl_BA16a64b, dnnl_f32, k, n, step);

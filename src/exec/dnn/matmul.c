@@ -117,9 +117,9 @@ static tr_status layout_of(const matrix *v, bool batched, tr_dtype dtype, tr_dnn
     return tr_dnn_layout_create(&m, out);
 }
 
-/* The library packs b for itself, each thread what it needs at the time. With rows enough to multiply, it is cheaper to bring all of b
- * into the library's blocks beforehand (docs/performance.md), by ourselves where these are panels of columns; where b would be
- * transposed, it is not. */
+/* The library packs b for itself, each thread what it needs at the time. With rows enough to multiply, it is cheaper to bring all
+ * of b into the library's blocks beforehand (docs/performance.md), by ourselves where these are panels of columns; where b would
+ * be transposed, it is not. */
 enum { MANY_ROWS = 512, SOME_ROWS = 64, LARGE = 1 << 20 };
 static bool is_reordered(const product *p) {
     return p->batch == 1 && p->n > 1 && p->k > 1 && p->b.column_step == 1 &&

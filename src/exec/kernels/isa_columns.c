@@ -1,5 +1,5 @@
 /* isa_columns.c - a matrix brought into panels of its columns, in which the library multiplies by it. The library's own reorder takes
- * two to six times as long: it goes down one panel after the other, a few lines of every row at a time (docs/performance.md). */
+ * two to five times as long: it goes down one panel after the other, a few lines of every row at a time (docs/performance.md). */
 #include "exec/kernels/ew_math.h"
 #include "exec/kernels/kernels.h"
 
