@@ -162,7 +162,8 @@ static float widened(uint16_t h) {
 /* Does the kernel round what products of these are computed from? */
 static bool has_pairs(const sizes *z) {
 #ifdef __x86_64__
-    return strcmp(tr_kernel_isa(), "v4") == 0 && __builtin_cpu_supports("avx512bf16") && z->d % 2 == 0 && z->e % 2 == 0;
+    bool v4 = strcmp(tr_kernel_isa(), "v4") == 0 || strcmp(tr_kernel_isa(), "amx") == 0;
+    return v4 && __builtin_cpu_supports("avx512bf16") && z->d % 2 == 0 && z->e % 2 == 0;
 #else
     return false;
 #endif

@@ -138,6 +138,8 @@ typedef struct tr__conv_bf16 {
 
 /* Does this processor multiply pairs of bfloat16? Kernels that do are compiled from v4 on (isa_bf16.h). Any thread. */
 bool tr__has_avx512_bf16(void);
+/* May kernels multiply AMX's tiles of bfloat16 (isa_amx.h)? Not under TERRA_ISA=v4. Any thread. */
+bool tr__has_amx(void);
 
 #ifdef TR_ISA
 tr_status TR__SUFFIXED(tr__convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v);

@@ -1,6 +1,18 @@
 /* table.c - the choice of instruction set. The kernel tables themselves, made from the op table, are in isa_ew.c. */
 #include "exec/kernels/kernels.h"
 
+#if defined __x86_64__ && defined __linux__
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+static bool amx; /* may tiles be used? Set once, before there are other threads */
+
+bool tr__has_amx(void) {
+    return amx;
+}
+
 #ifdef TR_HAVE_ISA_v2
 extern const tr__isa tr__isa_v2, tr__isa_v3, tr__isa_v4;
 #else
@@ -23,10 +35,24 @@ bool tr__has_avx512_bf16(void) {
     return __builtin_cpu_supports("avx512bf16");
 }
 
+/* Does the processor multiply tiles of bfloat16, and does the system keep them for this process? It must be asked to. */
+static bool take_amx(void) {
+#ifdef __linux__
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18, AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24 };
+    unsigned a, b, c, d;
+    return tr__has_avx512_bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_BF16) && (d & AMX_TILE) &&
+           syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
+#else
+    return false;
+#endif
+}
+
+/* "amx" is v4 and tiles. */
 static const tr__isa *find_isa(const char *name) {
     static const tr__isa *const all[] = {&tr__isa_v2, &tr__isa_v3, &tr__isa_v4};
     const tr__isa *best = best_isa();
-    if (!name)
+    amx = (!name || strcmp(name, "amx") == 0) && best == &tr__isa_v4 && take_amx();
+    if (!name || amx)
         return best;
     for (int i = 0; i < 3; i++) {
         if (strcmp(all[i]->name, name) == 0)
@@ -55,7 +81,7 @@ tr_status tr_kernel_init(const char *isa) {
 }
 
 const char *tr_kernel_isa(void) {
-    return tr__isa_now ? tr__isa_now->name : "none";
+    return !tr__isa_now ? "none" : amx ? "amx" : tr__isa_now->name;
 }
 
 tr_kernel tr_kernel_of(tr_op op) {
