@@ -264,6 +264,36 @@ static tr_status prepare_sum(const tr_kernel_call *c, product *p, const tr_arg *
     return TR_OK;
 }
 
+/* ------------------------------------------------------------------------------------------ our own */
+
+/* Are tiles faster than the library? Plans cut a product into slices only where the right factor is smaller than that (pass_rows.c), so
+ * that all of its slices go the same way. */
+static bool is_ours(const product *p, int batches) {
+    enum { LEAST = 64 << 10, THICK = 16 };
+    return tr__isa_now->multiply && tr__has_amx() && batches == 1 && p->dtype == TR_BF16 && p->n * p->k > LEAST && p->m >= THICK &&
+           p->n >= THICK;
+}
+
+static tr_status multiply(const tr_kernel_call *c, const product *p, const tr_arg *a, const tr_arg *b) {
+    tr__bf16_product q = {.m = p->m,
+                     .n = p->n,
+                     .k = p->k,
+                     .a = p->a.data,
+                     .a_row = p->a.row_step,
+                     .a_column = p->a.column_step,
+                     .a_wide = a->meta->dtype == TR_F32,
+                     .b = p->b.data,
+                     .b_row = p->b.row_step,
+                     .b_column = p->b.column_step,
+                     .b_wide = b->meta->dtype == TR_F32,
+                     .bias = p->bias,
+                     .y = p->y,
+                     .alpha = p->alpha,
+                     .beta = p->beta,
+                     .wide = p->to == TR_F32};
+    return tr__isa_now->multiply(c, &q);
+}
+
 static tr_status matmul(const tr_kernel_call *c) {
     bool adds = c->op == TR_OP_addmm || c->op == TR_OP_baddbmm, done = false;
     const tr_arg *a = &c->in[adds ? 1 : 0], *b = &c->in[adds ? 2 : 1], *out = &c->out[0];
@@ -280,8 +310,9 @@ static tr_status matmul(const tr_kernel_call *c) {
     if (!library)
         return tr__plain_matmul(c);
     void *y;
-    TR_TRY(take(c, a, dtype, &p.a));
-    TR_TRY(take(c, b, dtype, &p.b));
+    bool ours = is_ours(&p, nd - 1); // takes factors of either dtype
+    TR_TRY(take(c, a, ours ? (tr_dtype) a->meta->dtype : dtype, &p.a));
+    TR_TRY(take(c, b, ours ? (tr_dtype) b->meta->dtype : dtype, &p.b));
     TR_TRY(tr__dense_out(c, out, to, &y));
     p.y = y;
     tr_meta m;
@@ -289,8 +320,11 @@ static tr_status matmul(const tr_kernel_call *c) {
     tr_arg dense = {.data = y, .meta = &m};
     if (adds)
         TR_TRY(prepare_sum(c, &p, &dense));
-    TR_TRY(run(c, &p, &done));
-    if (!done)
+    if (ours)
+        TR_TRY(multiply(c, &p, a, b));
+    else
+        TR_TRY(run(c, &p, &done));
+    if (!ours && !done)
         return tr__widened(c, matmul);
     return tr__dense_out_end(c, out, to, y);
 }

@@ -14,14 +14,20 @@ static inline bool has_amx(void) {
 }
 
 #if TR_ISA_LEVEL >= 4
-#include <immintrin.h>
-
-#define AMX __attribute__((target("amx-tile,amx-bf16,avx512bf16")))
+#define AMX __attribute__((target("avx512bf16")))
 
 enum { TILE_ROWS = 16, TILE_BYTES = 64, TILE_PAIRS = 16, TILE_K = 32 };
 
+/* Instructions by hand: those of gcc 12's immintrin.h don't tell the compiler that they read memory, and it drops or delays what is stored
+ * there before. t, sum, left, right: numbers of tiles; step: bytes from one row to the next. */
+#define AMX_TILE(t)                "%%tmm" #t
+#define AMX_LOAD(t, from, step)    __asm__ volatile("tileloadd (%0,%1,1), " AMX_TILE(t)::"r"(from), "r"((int64_t) (step)) : "memory")
+#define AMX_STORE(t, to, step)     __asm__ volatile("tilestored " AMX_TILE(t) ", (%0,%1,1)" ::"r"(to), "r"((int64_t) (step)) : "memory")
+#define AMX_ZERO(t)                __asm__ volatile("tilezero " AMX_TILE(t)::)
+#define AMX_DOT(sum, left, right)  __asm__ volatile("tdpbf16ps " AMX_TILE(right) ", " AMX_TILE(left) ", " AMX_TILE(sum)::)
+
 /* All eight tiles whole. */
-static inline AMX void tiles_begin(void) {
+static inline void tiles_begin(void) {
     struct {
         uint8_t palette, start, reserved[14];
         uint16_t bytes[16];
@@ -31,10 +37,10 @@ static inline AMX void tiles_begin(void) {
         config.bytes[i] = TILE_BYTES;
         config.rows[i] = TILE_ROWS;
     }
-    _tile_loadconfig(&config);
+    __asm__ volatile("ldtilecfg %0" ::"m"(config));
 }
-static inline AMX void tiles_end(void) {
-    _tile_release();
+static inline void tiles_end(void) {
+    __asm__ volatile("tilerelease" ::);
 }
 #endif
 

@@ -34,11 +34,6 @@ typedef vF tile[MR][WIDE * VECTORS];
 #define TABLE_OF(name) {{NULL}, ROW_OF(name, 1)}
 #endif
 
-/* n / by, rounded up. */
-static inline int64_t upward(int64_t n, int64_t by) {
-    return (n + by - 1) / by;
-}
-
 /* Pixels [images, size], each the sum over taps. Pixel (i, j) is (i * to_step + to_from, ...) of `to`, and reads (i * step + off of
  * the tap, ...) of `from`. Index 0: height, 1: width. */
 typedef struct grid {

@@ -9,6 +9,11 @@
 #include <stdbool.h>
 #include <string.h>
 
+/* n / by, rounded up. */
+static inline int64_t upward(int64_t n, int64_t by) {
+    return (n + by - 1) / by;
+}
+
 /* n vectors, a constant wherever these are used, `step` floats apart in memory. */
 #define EACH_COLUMN _Pragma("GCC unroll 4") for (int j = 0; j < n; j++)
 
