@@ -66,15 +66,15 @@ Test(arena, statistics) {
     tr_arena_destroy(NULL);
 }
 
-// A step's allocations, big and small, in a different order each time: after the first steps no page is faulted in and
-// nothing is mapped.
+// A step's allocations, big and small, freed in a different order each time: once all orders have come, no page is faulted in and nothing
+// is mapped. (Until then jemalloc's own index may meet places for the first time, according to the arena's address.)
 Test(arena, steady_state_neither_faults_nor_maps) {
     tr_arena *arena = new_arena();
-    enum { COUNT = 60, STEPS = 50 };
+    enum { COUNT = 60, STEPS = 3 * COUNT };
     void *blocks[COUNT];
     int64_t mapped = 0, faults = 0;
     for (int step = 0; step < STEPS; step++) {
-        if (step == 10) {
+        if (step == COUNT) {
             mapped = stats_of(arena).touched_bytes;
             faults = minor_faults();
         }
