@@ -1,7 +1,7 @@
 /* isa_product.c - products of matrices in bfloat16, by AMX's tiles; of float32 factors as well, which are rounded on their way.
  *
  * The result is dealt out in units of some columns and some rows. Whoever gets one packs the right factor's columns, as many and as deep
- * as half of a second-level cache holds, and goes through the left factor's panels of 32 rows, which stream past: read where they lie, if
+ * as a third of a second-level cache holds, and goes through the left factor's panels of 32 rows, which stream past: read where they lie, if
  * they are rows of bfloat16, else packed first. Only if a sum is deeper than that, it lies in float32 in between. Two by two tiles are
  * summed up at a time: each that is loaded is used twice, the most that eight tiles allow.
  *
@@ -16,8 +16,9 @@ enum {
     SIDE = 2 * TILE_ROWS,          /* rows and columns of a panel */
     STEP = SIDE * TILE_K,          /* elements of a panel that 32 terms take: two tiles */
     TILE = TILE_ROWS * TILE_K,     /* elements */
-    DEPTH = 2048,                  /* terms, at most, of what is packed of the right factor, */
-    NEAR = 512 << 10,              /* and its elements: half of a second-level cache */
+    DEPTH = 1536,                  /* terms, at most, of what is packed of the right factor, */
+    NEAR = 384 << 10,              /* and its elements: a third of a second-level cache */
+    AHEAD = 2,                     /* steps that the right factor's tiles are fetched before they are multiplied */
     SHARES = 2,                    /* units of work for each thread: cores are not always equally fast */
 };
 
@@ -123,6 +124,11 @@ ALWAYS void fetch_step(ahead *w) {
     w->result += w->step;
 }
 
+/* To the first-level cache. */
+ALWAYS void fetch_tile(const uint16_t *tile) {
+    _Pragma("GCC unroll 16") for (int r = 0; r < TILE_ROWS; r++) __builtin_prefetch(tile + r * TILE_K);
+}
+
 /* A panel of the left factor: rows `row` bytes apart, each step's terms `step` behind the last one's. */
 typedef struct left {
     const char *from;
@@ -151,8 +157,10 @@ static AMX void multiply_panels(left a, const uint16_t *b, int64_t steps, float 
         AMX_LOAD(7, b + TILE, TILE_BYTES);
         AMX_LOAD(5, second, a.row);
         fetch_step(&w);
+        fetch_tile(b + AHEAD * STEP);
         AMX_DOT(0, 4, 6);
         AMX_DOT(1, 4, 7);
+        fetch_tile(b + AHEAD * STEP + TILE);
         AMX_DOT(2, 5, 6);
         AMX_DOT(3, 5, 7);
     }
