@@ -27,8 +27,12 @@ static void init_v3(void) {
 static void init_v4(void) {
     init("v4");
 }
+static void init_amx(void) {
+    init("amx");
+}
 TestSuite(conv_v3, .init = init_v3);
 TestSuite(conv_v4, .init = init_v4);
+TestSuite(conv_amx, .init = init_amx);
 
 static unsigned seed;
 static int64_t pick(int64_t low, int64_t high) {
@@ -270,25 +274,37 @@ static void check_all_halves(const geometry *g, int i) {
     check_halves(g, TR_OP_conv2d_backward_weights, false, i % 4);
 }
 
-Test(conv_v4, bfloat16_in_all_directions, .timeout = 300) {
+static void bfloat16_in_all_directions(void) {
     for (int i = 0; i < CASES; i++) {
         seed = (unsigned) i * 2654435761u + 29;
         geometry g = make();
         check_all_halves(&g, i);
     }
 }
+Test(conv_v4, bfloat16_in_all_directions, .timeout = 300) {
+    bfloat16_in_all_directions();
+}
+Test(conv_amx, bfloat16_in_all_directions, .timeout = 300) {
+    bfloat16_in_all_directions();
+}
 
 /* Channels that make no panels, and groups, are the library's. */
-Test(conv_v4, bfloat16_of_other_channels, .timeout = 300) {
+static void bfloat16_of_other_channels(void) {
     for (int i = 0; i < CASES; i++) {
         seed = (unsigned) i * 2654435761u + 41;
         geometry g = make_odd();
         check_all_halves(&g, i);
     }
 }
+Test(conv_v4, bfloat16_of_other_channels, .timeout = 300) {
+    bfloat16_of_other_channels();
+}
+Test(conv_amx, bfloat16_of_other_channels, .timeout = 300) {
+    bfloat16_of_other_channels();
+}
 
 /* Rows of fewer pixels than the stride: the library's derivative by the weights takes what its scratch held before. */
-Test(conv_v4, bfloat16_of_rows_shorter_than_the_stride) {
+static void bfloat16_of_rows_shorter_than_the_stride(void) {
     for (int64_t w = 1; w <= 3; w++)
         for (int64_t n = 1; n <= 2; n++)
             for (int64_t stride = 2; stride <= 4; stride++) {
@@ -297,6 +313,12 @@ Test(conv_v4, bfloat16_of_rows_shorter_than_the_stride) {
                 check_halves(&g, TR_OP_conv2d_backward_data, false, 0);
                 check_halves(&g, TR_OP_conv2d_backward_weights, false, 0);
             }
+}
+Test(conv_v4, bfloat16_of_rows_shorter_than_the_stride) {
+    bfloat16_of_rows_shorter_than_the_stride();
+}
+Test(conv_amx, bfloat16_of_rows_shorter_than_the_stride) {
+    bfloat16_of_rows_shorter_than_the_stride();
 }
 
 /* Elements of an image of bfloat16, wherever they lie. */
@@ -336,7 +358,7 @@ static void check_layouts(const geometry *g, tr_op op) {
     }
 }
 
-Test(conv_v4, bfloat16_is_the_same_in_any_layout, .timeout = 300) {
+static void bfloat16_is_the_same_in_any_layout(void) {
     for (int i = 0; i < CASES / 4; i++) {
         seed = (unsigned) i * 2654435761u + 5;
         geometry g = make();
@@ -344,6 +366,12 @@ Test(conv_v4, bfloat16_is_the_same_in_any_layout, .timeout = 300) {
         check_layouts(&g, TR_OP_conv2d_backward_data);
         check_layouts(&g, TR_OP_conv2d_backward_weights);
     }
+}
+Test(conv_v4, bfloat16_is_the_same_in_any_layout, .timeout = 300) {
+    bfloat16_is_the_same_in_any_layout();
+}
+Test(conv_amx, bfloat16_is_the_same_in_any_layout, .timeout = 300) {
+    bfloat16_is_the_same_in_any_layout();
 }
 
 /* Channels innermost, but rows with something between them, and behind them: not what kernels for channels-last images take. */

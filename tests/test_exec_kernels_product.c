@@ -73,7 +73,7 @@ static void check(int64_t m, int64_t n, int64_t k) {
     fill(&b, b_count);
     fill(&bias, n);
     fill(&old, m * n);
-    tr__bf16_product p = {.m = m, .n = n, .k = k, .a = a.data, .b = b.data, .y = y.data, .a_wide = a.wide, .b_wide = b.wide, .wide = wide,
+    tr__bf16_product p = {.m = m, .n = n, .k = k, .a = a.data, .b = b.data, .y = y.data, .a_wide = a.wide, .b_wide = b.wide, .wide = wide, .bias_wide = wide,
                           .a_row = a_turned ? 1 : a_row, .a_column = a_turned ? a_row : 1, .b_row = b_turned ? 1 : b_row,
                           .b_column = b_turned ? b_row : 1, .bias = pick(0, 1) ? bias.data : NULL, .alpha = pick(0, 1) ? 1 : 0.5f,
                           .beta = pick(0, 2) ? 0 : -1.5f};

@@ -4,7 +4,7 @@
  * reordered in and out, through scratch. (A plan keeps them there: see terra/dnn.h.) bfloat16 images always have their channels
  * last; where the library has no bfloat16, float32 copies are convolved. What it refuses otherwise, and float64, is plain.c's. Our
  * own kernels, which are faster, take images that lie channels last and have multiples of 16: float32 from AVX2 on
- * (kernels/isa_conv.c), bfloat16 with AVX512-BF16 (kernels/isa_conv_bf16.c). */
+ * (kernels/isa_conv.c), bfloat16 with AVX512-BF16 (kernels/isa_conv_bf16.c) or AMX (kernels/isa_conv_amx.c). */
 #include "exec/dnn/cache.h"
 #include "exec/dnn/dnn.h"
 #include "exec/dnn/plain.h"
@@ -263,7 +263,7 @@ static tr_status convolve_ourselves_bf16(const tr_kernel_call *c, const conv *v)
         TR_TRY(tr__dense_in(c, v->bias, TR_F32, &bias));
     k.of.bias = bias;
     memcpy(k.strides, v->t[1]->meta->strides, sizeof k.strides);
-    return tr__isa_now->convolve_bf16(c, c->op, &k);
+    return (tr__has_amx() ? tr__isa_now->convolve_tiles : tr__isa_now->convolve_bf16)(c, c->op, &k);
 }
 
 /* An image that would be another one with channels last. */

@@ -290,7 +290,8 @@ static tr_status multiply(const tr_kernel_call *c, const product *p, const tr_ar
                      .y = p->y,
                      .alpha = p->alpha,
                      .beta = p->beta,
-                     .wide = p->to == TR_F32};
+                     .wide = p->to == TR_F32,
+                     .bias_wide = p->to == TR_F32};
     return tr__isa_now->multiply(c, &q);
 }
 

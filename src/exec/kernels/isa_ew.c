@@ -787,6 +787,7 @@ const tr__isa
             .conv_panel = TR_ISA_LEVEL >= 4 ? 64 : TR__CONV_PANEL,
 #if TR_ISA_LEVEL >= 4
             .convolve_bf16 = TR__SUFFIXED(tr__convolve_bf16),
+            .convolve_tiles = TR__SUFFIXED(tr__convolve_tiles),
             .multiply = TR__SUFFIXED(tr__multiply),
 #endif
             .kernel =

@@ -221,7 +221,7 @@ static PAIRS void unpack_rows(const unpack *u, uint16_t *to, const float *from, 
     }
 }
 
-static PAIRS void unpack_panel(const unpack *u) {
+static inline PAIRS void unpack_panel(const unpack *u) {
     if (u->channel_step == 1) {
         for (int64_t t = 0; t < u->taps; t++)
             unpack_rows(u, u->to + u->at[t], u->from + t * u->channels * u->from_step, u->channels, 1);

@@ -10,167 +10,12 @@
 
 #if TR_ISA_LEVEL >= 4
 #include "exec/kernels/isa_amx.h"
-#include "exec/kernels/isa_bf16.h"
 
 enum {
-    SIDE = 2 * TILE_ROWS,          /* rows and columns of a panel */
-    STEP = SIDE * TILE_K,          /* elements of a panel that 32 terms take: two tiles */
-    TILE = TILE_ROWS * TILE_K,     /* elements */
     DEPTH = 1536,                  /* terms, at most, of what is packed of the right factor, */
     NEAR = 384 << 10,              /* and its elements: a third of a second-level cache */
-    AHEAD = 2,                     /* steps that the right factor's tiles are fetched before they are multiplied */
     SHARES = 2,                    /* units of work for each thread: cores are not always equally fast */
 };
-
-/* ------------------------------------------------------------------------------------------ packing */
-
-/* A factor as lines of what is summed over, `line` apart, or as terms, `term` apart, of lines that lie side by side. Elements. */
-typedef struct factor {
-    const char *from;
-    int64_t lines, terms, line, term;
-    bool wide; /* of float32 */
-} factor;
-
-/* 32 elements as bfloat16, those from n on 0. */
-ALWAYS PAIRS vF take_line(const factor *f, int64_t at, int64_t n) {
-    if (f->wide) {
-        const float *x = (const float *) (const void *) f->from + at;
-        __mmask16 low = n >= 16 ? 0xffff : (__mmask16) ((1u << n) - 1), high = n >= 32 ? 0xffff : n <= 16 ? 0 : (__mmask16) ((1u << (n - 16)) - 1);
-        return narrow_pairs((vF) _mm512_maskz_loadu_ps(low, x), (vF) _mm512_maskz_loadu_ps(high, x + 16));
-    }
-    __mmask32 mask = n >= 32 ? 0xffffffff : (1u << n) - 1;
-    return (vF) _mm512_maskz_loadu_epi16(mask, (const uint16_t *) (const void *) f->from + at);
-}
-
-/* Pairs of 16 elements at `low` and at `high`, those from n on 0; no `high` at all if there is none. */
-ALWAYS PAIRS vF take_pairs(const factor *f, int64_t low, int64_t high, int64_t n, bool both) {
-    __mmask16 mask = n >= 16 ? 0xffff : (__mmask16) ((1u << n) - 1), second = both ? mask : 0;
-    if (f->wide) {
-        const float *x = (const float *) (const void *) f->from;
-        return zip_pairs((vF) _mm512_maskz_loadu_ps(mask, x + low), (vF) _mm512_maskz_loadu_ps(second, x + high));
-    }
-    const uint16_t *x = (const uint16_t *) (const void *) f->from;
-    __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x + low));
-    __m512i b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second, x + high));
-    return (vF) _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
-}
-
-/* A tile of 16 lines and 32 terms: rows are lines of a left factor, pairs of terms of a right one. Terms lie side by side: */
-ALWAYS PAIRS void pack_lines(const factor *f, int64_t line, int64_t term, bool right, uint16_t *to) {
-    vF x[TILE_ROWS];
-    int64_t lines = f->lines - line, terms = f->terms - term, at = line * f->line + term;
-    _Pragma("GCC unroll 16") for (int r = 0; r < TILE_ROWS; r++, at += f->line) {
-        x[r] = (vF){0};
-        if (r < lines)
-            x[r] = take_line(f, at, terms);
-    }
-    if (right)
-        turn(x);
-    memcpy(to, x, sizeof x);
-}
-
-/* Lines do: */
-ALWAYS PAIRS void pack_terms(const factor *f, int64_t line, int64_t term, bool right, uint16_t *to) {
-    vF x[TILE_ROWS];
-    int64_t lines = f->lines - line, terms = f->terms - term, at = line + term * f->term;
-    int64_t element = f->wide ? sizeof(float) : sizeof(uint16_t);
-    _Pragma("GCC unroll 16") for (int r = 0; r < TILE_ROWS; r++, at += 2 * f->term) {
-        x[r] = (vF){0};
-        if (2 * r < terms)
-            x[r] = take_pairs(f, at, at + f->term, lines, 2 * r + 1 < terms);
-        __builtin_prefetch(f->from + (at + TILE_K * f->term) * element, 0, 2);
-        __builtin_prefetch(f->from + (at + (TILE_K + 1) * f->term) * element, 0, 2);
-    }
-    if (!right)
-        turn(x);
-    memcpy(to, x, sizeof x);
-}
-
-/* 32 terms of the panel at `line`, from `term` on. */
-ALWAYS PAIRS void pack_step(const factor *f, bool by_lines, bool right, int64_t line, int64_t term, uint16_t *to) {
-    for (int half = 0; half < 2; half++, line += TILE_ROWS, to += TILE)
-        if (line >= f->lines)
-            memset(to, 0, TILE * sizeof *to);
-        else if (by_lines)
-            pack_lines(f, line, term, right, to);
-        else
-            pack_terms(f, line, term, right, to);
-}
-
-/* `panels` of so many steps, from line and term on. Each step of lines that lie side by side goes through all panels: rows in memory are
- * read as far as they are wanted. */
-static PAIRS void pack_panels(const factor *f, bool right, int64_t line, int64_t panels, int64_t term, int64_t steps, uint16_t *to) {
-    if (f->term == 1) {
-        for (int64_t p = 0; p < panels; p++)
-            for (int64_t s = 0; s < steps; s++, to += STEP)
-                pack_step(f, true, right, line + p * SIDE, term + s * TILE_K, to);
-        return;
-    }
-    for (int64_t s = 0; s < steps; s++, to += STEP)
-        for (int64_t p = 0; p < panels; p++)
-            pack_step(f, false, right, line + p * SIDE, term + s * TILE_K, to + p * steps * STEP);
-}
-/* ------------------------------------------------------------------------------------------ products of panels */
-
-/* Where the result goes, which its cache lines are wanted for soon: two of them with each step. Bytes. */
-typedef struct ahead {
-    const char *result;
-    int64_t step, line;
-} ahead;
-
-ALWAYS void fetch_step(ahead *w) {
-    __builtin_prefetch(w->result, 1, 2);
-    __builtin_prefetch(w->result + w->line, 1, 2);
-    w->result += w->step;
-}
-
-/* To the first-level cache. */
-ALWAYS void fetch_tile(const uint16_t *tile) {
-    _Pragma("GCC unroll 16") for (int r = 0; r < TILE_ROWS; r++) __builtin_prefetch(tile + r * TILE_K);
-}
-
-/* A panel of the left factor: rows `row` bytes apart, each step's terms `step` behind the last one's. */
-typedef struct left {
-    const char *from;
-    int64_t row, step;
-} left;
-
-/* sums [32, 32] = (or +=) a b, of panels of so many steps. */
-static AMX void multiply_panels(left a, const uint16_t *b, int64_t steps, float *sums, bool add, ahead w) {
-    enum { ROW = SIDE * sizeof *sums };
-    char *low = (char *) sums, *high = low + TILE_ROWS * ROW;
-    if (add) {
-        AMX_LOAD(0, low, ROW);
-        AMX_LOAD(1, low + TILE_BYTES, ROW);
-        AMX_LOAD(2, high, ROW);
-        AMX_LOAD(3, high + TILE_BYTES, ROW);
-    } else {
-        AMX_ZERO(0);
-        AMX_ZERO(1);
-        AMX_ZERO(2);
-        AMX_ZERO(3);
-    }
-    const char *second = a.from + TILE_ROWS * a.row;
-    for (int64_t s = 0; s < steps; s++, a.from += a.step, second += a.step, b += STEP) {
-        AMX_LOAD(4, a.from, a.row);
-        AMX_LOAD(6, b, TILE_BYTES);
-        AMX_LOAD(7, b + TILE, TILE_BYTES);
-        AMX_LOAD(5, second, a.row);
-        fetch_step(&w);
-        fetch_tile(b + AHEAD * STEP);
-        AMX_DOT(0, 4, 6);
-        AMX_DOT(1, 4, 7);
-        fetch_tile(b + AHEAD * STEP + TILE);
-        AMX_DOT(2, 5, 6);
-        AMX_DOT(3, 5, 7);
-    }
-    AMX_STORE(0, low, ROW);
-    AMX_STORE(1, low + TILE_BYTES, ROW);
-    AMX_STORE(2, high, ROW);
-    AMX_STORE(3, high + TILE_BYTES, ROW);
-}
-
-/* ------------------------------------------------------------------------------------------ the result */
 
 typedef struct multiplication {
     const tr__bf16_product *of;
@@ -198,7 +43,7 @@ static AMX void finish(const tr__bf16_product *p, const float *sums, int64_t row
     __mmask16 half[] = {(__mmask16) mask, (__mmask16) (mask >> 16)};
     vF bias[2] = {{0}}, alpha = (vF){0} + p->alpha, beta = (vF){0} + p->beta;
     for (int h = 0; h < 2 && p->bias; h++)
-        bias[h] = get_results(p->bias, column + h * VN_F, half[h], p->wide);
+        bias[h] = get_results(p->bias, column + h * VN_F, half[h], p->bias_wide);
     for (int64_t r = 0; r < rows; r++, sums += SIDE) {
         int64_t at = (row + r) * p->n + column;
         vF x[2];
@@ -232,8 +77,8 @@ static AMX left left_of(const multiplication *m, const unit *u, int64_t i) {
     if (m->lies_well && (i + 1) * SIDE <= a->lines)
         return (left){a->from + (i * SIDE * a->line + u->step * TILE_K) * (int64_t) sizeof(uint16_t), a->line * (int64_t) sizeof(uint16_t),
                       TILE_BYTES};
-    pack_panels(a, false, i * SIDE, 1, u->step * TILE_K, u->steps, u->left);
-    return (left){(const char *) u->left, TILE_BYTES, STEP * sizeof(uint16_t)};
+    pack_factor(a, false, i * SIDE, 1, u->step * TILE_K, u->steps, u->left);
+    return (left){(const char *) u->left, TILE_BYTES, STEP_BYTES};
 }
 
 static ahead result_of(const multiplication *m, const unit *u, int64_t i, int64_t j) {
@@ -244,12 +89,12 @@ static ahead result_of(const multiplication *m, const unit *u, int64_t i, int64_
 }
 
 static AMX void multiply_piece(const multiplication *m, const unit *u) {
-    pack_panels(&m->b, true, u->column * SIDE, u->wide, u->step * TILE_K, u->steps, u->right);
+    pack_factor(&m->b, true, u->column * SIDE, u->wide, u->step * TILE_K, u->steps, u->right);
     for (int64_t i = u->first; i < u->last; i++) {
         left l = left_of(m, u, i);
         for (int64_t j = 0; j < u->wide; j++) {
             float *sums = u->sums + (m->steps > m->depth ? (i - u->first) * u->wide + j : 0) * SIDE * SIDE;
-            multiply_panels(l, u->right + j * u->steps * STEP, u->steps, sums, u->step > 0, result_of(m, u, i, j));
+            multiply_panels(l, (right){(const char *) (u->right + j * u->steps * STEP), TILE_BYTES, STEP_BYTES / 2, STEP_BYTES}, u->steps, sums, u->step > 0, result_of(m, u, i, j));
             if (u->step + u->steps == m->steps)
                 finish(m->of, sums, i * SIDE, (u->column + j) * SIDE);
         }

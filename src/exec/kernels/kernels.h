@@ -144,6 +144,7 @@ bool tr__has_amx(void);
 #ifdef TR_ISA
 tr_status TR__SUFFIXED(tr__convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v);
 tr_status TR__SUFFIXED(tr__convolve_bf16)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v);
+tr_status TR__SUFFIXED(tr__convolve_tiles)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v); /* isa_conv_amx.c */
 #endif
 
 /* ---- panels of columns (isa_columns.c) ---- */
@@ -164,14 +165,14 @@ void TR__SUFFIXED(tr__pack_columns)(tr_kernel_ctx *ctx, const tr__columns *m);
 /* ---- products in bfloat16 (isa_product.c) ---- */
 
 /* y [m, n], row-major, = alpha * a [m, k] b [k, n] + bias [n] + beta * y, computed from bfloat16 factors with sums in float32. Factors lie
- * at these steps, in elements, one of either's two being 1; a_wide, b_wide: in float32, to be rounded. y and the bias, which may be
- * NULL, are of float32 if `wide`, else of bfloat16. */
+ * at these steps, in elements, one of either's two being 1; a_wide, b_wide: in float32, to be rounded. y, and the bias, which may be
+ * NULL, are of float32 if `wide` and `bias_wide`, else of bfloat16. */
 typedef struct tr__bf16_product {
     int64_t m, n, k, a_row, a_column, b_row, b_column;
     const void *a, *b, *bias;
     void *y;
     float alpha, beta;
-    bool a_wide, b_wide, wide;
+    bool a_wide, b_wide, wide, bias_wide;
 } tr__bf16_product;
 
 #ifdef TR_ISA
@@ -219,7 +220,8 @@ typedef struct tr__isa {
     tr_status (*convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v); /* NULL: the library's */
     int64_t conv_panel;                                                          /* of its weights, at best */
     tr_status (*convolve_bf16)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v); /* NULL, or not for this processor: as well */
-    tr_status (*multiply)(const tr_kernel_call *c, const tr__bf16_product *p);                  /* NULL, or without AMX: as well */
+    tr_status (*convolve_tiles)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v); /* NULL, or without AMX: convolve_bf16 */
+    tr_status (*multiply)(const tr_kernel_call *c, const tr__bf16_product *p);                  /* NULL, or without AMX: the library's */
 } tr__isa;
 extern const tr__isa *tr__isa_now;
 

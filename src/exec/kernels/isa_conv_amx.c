@@ -1,0 +1,387 @@
+/* isa_conv_amx.c - convolutions of bfloat16 images that lie channels last, and their derivatives, by AMX's tiles. A filter of one pixel,
+ * step 1, is a product of matrices as they lie (isa_product.c). Otherwise:
+ *
+ * Forward and by the image, a unit of work is some pixels by some columns. It packs these columns of the weights, as many channels at a
+ * time as stay in a near cache, and for each 32 pixels gathers what their taps read: tiles are read for all columns then.
+ * The derivative by the weights sums over pixels. A unit is some channels of the gradient by some of the image: of each block of
+ * pixels it packs the gradient once, and for each tap the pixels that it meets.
+ *
+ * Every sum is made in an order that depends on the sizes alone, not on the number of threads. */
+#include "exec/kernels/kernels.h"
+
+#if TR_ISA_LEVEL >= 4
+#include "exec/kernels/isa_amx.h"
+#include "exec/kernels/isa_pairs.h"
+
+enum {
+    TERMS = 1536,       /* by taps, at most, of weights that are packed at a time, */
+    NEAR = 384 << 10,   /* and their elements: a third of a second-level cache */
+    SPAN = 512,         /* pixels of a unit, at most */
+    BLOCK = 512,        /* pixels that the weights' derivative packs at a time */
+    SUMS = 96 << 10,    /* its sums, at most, that stay in a near cache */
+    SHARES = 2,         /* units of work for each thread: cores are not always equally fast */
+    BLOCK_SUMS = SIDE * SIDE,
+};
+
+/* Where part i of n things begins: all are alike but for one. */
+static int64_t share(int64_t i, int64_t n, int64_t parts) {
+    return i * n / parts;
+}
+
+/* ------------------------------------------------------------------------------------------ one pixel */
+
+static bool is_product(const tr__conv *v) {
+    for (int d = 0; d < 2; d++)
+        if (v->kernel[d] != 1 || v->stride[d] != 1 || v->padding[d] != 0)
+            return false;
+    return true;
+}
+
+static tr_status multiply(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *conv) {
+    const tr__conv *v = &conv->of;
+    int64_t pixels = v->n * v->size[0] * v->size[1], co = conv->strides[0], ci = conv->strides[1];
+    tr__bf16_product p = {.alpha = 1};
+    if (op == TR_OP_conv2d)
+        p = (tr__bf16_product){.m = pixels, .n = v->co, .k = v->ci, .a = conv->src, .a_row = v->ci, .a_column = 1, .b = conv->weights, .b_row = ci,
+                               .b_column = co, .y = conv->dst, .bias = v->bias, .alpha = 1, .bias_wide = true};
+    else if (op == TR_OP_conv2d_backward_data)
+        p = (tr__bf16_product){.m = pixels, .n = v->ci, .k = v->co, .a = conv->dst, .a_row = v->co, .a_column = 1, .b = conv->weights, .b_row = co,
+                               .b_column = ci, .y = conv->src, .alpha = 1};
+    else
+        p = (tr__bf16_product){.m = v->co, .n = v->ci, .k = pixels, .a = conv->dst, .a_row = 1, .a_column = v->co, .b = conv->src, .b_row = v->ci,
+                               .b_column = 1, .y = conv->weights, .alpha = 1};
+    return TR__SUFFIXED(tr__multiply)(c, &p);
+}
+
+/* ------------------------------------------------------------------------------------------ forward, and by the image */
+
+typedef struct gather {
+    grid of;
+    const float *bias;
+    matrices weights;
+    int64_t spans, width; /* of pixels; pairs of panels of a unit, at most */
+    int64_t chunk;        /* words of channels, a multiple of 16 */
+    char *scratch;
+    size_t per_thread;
+} gather;
+
+/* A unit's place and its room. */
+typedef struct piece {
+    int64_t first, count;   /* pixels */
+    int64_t pair, wide;     /* of panels */
+    int64_t from, words;    /* of channels */
+    const void **rows, **to; /* [taps, count], [count] */
+    word *weights, *strip;
+    char *left;
+    float *sums; /* [count / 32, wide, 32, 32], or of one panel if there is but one piece */
+} piece;
+
+/* What 32 pixels' taps read of the piece's channels, in tiles: [taps, words / 16, 32, 64 bytes]; zeros beyond the last pixel. */
+static void gather_panel(const gather *g, const piece *p, int64_t pixel) {
+    int64_t n = tr__min(SIDE, p->count - pixel), steps = p->words / TILE_ROWS;
+    char *to = p->left;
+    for (int64_t t = 0; t < g->of.n_taps; t++, to += steps * STEP_BYTES)
+        for (int64_t r = 0; r < SIDE; r++) {
+            const char *row = r < n ? (const char *) p->rows[t * p->count + pixel + r] + p->from * (int64_t) sizeof(word) : NULL;
+            for (int64_t s = 0; s < steps; s++) {
+                __m512i x = row ? _mm512_loadu_si512(row + s * TILE_BYTES) : _mm512_setzero_si512();
+                _mm512_storeu_si512(to + s * STEP_BYTES + r * TILE_BYTES, x);
+            }
+        }
+}
+
+/* Sums [32, 32], with the bias, rounded to pixels' columns. */
+static AMX void put_panel(const gather *g, const piece *p, int64_t pixel, int64_t column, const float *sums) {
+    int64_t n = tr__min(SIDE, p->count - pixel), columns = tr__min(SIDE, g->of.columns - column);
+    __mmask32 mask = columns == SIDE ? 0xffffffff : 0xffff;
+    vF bias[2] = {{0}};
+    if (g->bias)
+        for (int64_t h = 0; h < columns / VN_F; h++)
+            memcpy(&bias[h], g->bias + column + h * VN_F, sizeof bias[h]);
+    for (int64_t r = 0; r < n; r++, sums += SIDE) {
+        vF low = load_float(sums) + bias[0], high = load_float(sums + VN_F) + bias[1];
+        _mm512_mask_storeu_epi16((uint16_t *) p->to[pixel + r] + column, mask, (__m512i) narrow_pairs(low, high));
+    }
+}
+
+static AMX void gather_piece(const gather *g, const piece *p) {
+    int64_t panels = g->of.columns / NR, steps = g->of.n_taps * p->words / TILE_ROWS, words = g->of.channels / 2;
+    bool whole = p->words == words, last = p->from + p->words == words;
+    for (int64_t j = 0; j < p->wide; j++) {
+        int64_t panel = 2 * (p->pair + j);
+        pack_panels(&g->weights, 2 * p->from, p->words, panel * NR, (int) tr__min(2, panels - panel), p->weights + j * steps * STEP / 2, p->strip);
+    }
+    for (int64_t m = 0; m < p->count; m += SIDE) {
+        gather_panel(g, p, m);
+        for (int64_t j = 0; j < p->wide; j++) {
+            int64_t column = (p->pair + j) * SIDE;
+            bool both = column + NR < g->of.columns; // a panel by itself counts twice
+            right b = {(const char *) (p->weights + j * steps * STEP / 2), both ? 2 * TILE_BYTES : TILE_BYTES, both ? TILE_BYTES : 0,
+                       both ? STEP_BYTES : STEP_BYTES / 2};
+            float *sums = p->sums + (whole ? 0 : (m / SIDE * p->wide + j) * BLOCK_SUMS);
+            ahead w = {(const char *) p->to[m] + column * (int64_t) sizeof(uint16_t), 0, 0};
+            multiply_panels((left){p->left, TILE_BYTES, STEP_BYTES}, b, steps, sums, p->from > 0, w);
+            if (last)
+                put_panel(g, p, m, column, sums);
+        }
+    }
+}
+
+static AMX void gather_units(void *env, int64_t begin, int64_t end, int thread) {
+    const gather *g = env;
+    int64_t pixels = pixels_in(&g->of), pairs = upward(g->of.columns, SIDE), groups = upward(pairs, g->width), words = g->of.channels / 2;
+    int64_t most = upward(pixels, g->spans), terms = g->of.n_taps * g->chunk;
+    tiles_begin();
+    for (int64_t u = begin; u < end; u++) {
+        int64_t span = u / groups;
+        piece p = {.first = share(span, pixels, g->spans), .pair = u % groups * g->width};
+        p.count = share(span + 1, pixels, g->spans) - p.first;
+        p.wide = tr__min(g->width, pairs - p.pair);
+        p.left = g->scratch + (size_t) thread * g->per_thread;
+        p.weights = (word *) (void *) (p.left + SIDE * terms * (int64_t) sizeof(word));
+        p.sums = (float *) (void *) (p.weights + g->width * SIDE * terms);
+        p.strip = (word *) (p.sums + (g->chunk == words ? 1 : upward(most, SIDE) * g->width) * BLOCK_SUMS);
+        p.rows = (const void **) (void *) (p.strip + strip_words(&g->weights));
+        p.to = p.rows + g->of.n_taps * most;
+        find_rows(&g->of, sizeof(uint16_t), p.first, p.count, p.count, p.rows, (void **) p.to);
+        for (; p.from < words; p.from += p.words) {
+            p.words = tr__min(g->chunk, words - p.from);
+            gather_piece(g, &p);
+        }
+    }
+    tiles_end();
+}
+
+/* Cuts the result into units: each cut of the columns gathers all pixels once more, of the pixels packs all of the weights. */
+static void deal(gather *g, int64_t threads) {
+    int64_t pairs = upward(g->of.columns, SIDE), pixels = pixels_in(&g->of), wanted = SHARES * threads, least = INT64_MAX;
+    int64_t each = tr__max(1, g->of.n_taps * g->chunk * 2 * SIDE), most = tr__max(1, NEAR / each), groups = upward(pairs, most);
+    for (int64_t n = groups; n <= tr__max(groups, tr__min(pairs, wanted)); n++) {
+        int64_t width = upward(pairs, n), real = upward(pairs, width);
+        int64_t spans = tr__max(upward(pixels, SPAN), tr__min(upward(wanted, real), upward(pixels, SIDE)));
+        int64_t cost = real * pixels + 3 * spans * pairs * SIDE;
+        if (cost < least) {
+            least = cost;
+            g->width = width;
+            g->spans = spans;
+        }
+    }
+}
+
+/* Where tap `tap` of a filter begins. */
+static int64_t tap_at(const tr__conv_bf16 *v, int64_t tap) {
+    return tap / v->of.kernel[1] * v->strides[2] + tap % v->of.kernel[1] * v->strides[3];
+}
+
+/* Do the weights' taps lie side by side, in order? How many, or 0. */
+static int64_t taps_together(const tr__conv_bf16 *v) {
+    const int64_t *k = v->of.kernel, *s = v->strides;
+    return (k[1] == 1 || s[3] == 1) && (k[0] == 1 || s[2] == k[1]) ? k[0] * k[1] : 0;
+}
+
+static tr_status run_gather(const tr_kernel_call *c, gather *g, const tr__conv_bf16 *conv) {
+    for (int64_t t = 0; t < g->of.n_taps; t++)
+        g->of.tap[t] = tap_at(conv, g->of.tap[t]);
+    g->weights.n = (int) g->of.n_taps;
+    g->weights.at = g->of.tap;
+    int64_t steps = g->of.channels / TILE_K, chunks = upward(steps * TILE_K * g->of.n_taps, TERMS);
+    g->chunk = upward(steps, tr__min(steps, tr__max(1, chunks))) * TILE_ROWS;
+    deal(g, c->ctx->threads);
+    int64_t count = upward(pixels_in(&g->of), g->spans), terms = g->of.n_taps * g->chunk, units = g->spans * upward(upward(g->of.columns, SIDE), g->width);
+    int64_t kept = g->chunk == g->of.channels / 2 ? 1 : upward(count, SIDE) * g->width;
+    size_t bytes = (size_t) ((1 + g->width) * SIDE * terms + kept * BLOCK_SUMS) * sizeof(word) + strip_words(&g->weights) * sizeof(word) +
+                   (size_t) ((g->of.n_taps + 1) * count) * sizeof(void *);
+    g->per_thread = (bytes + 127) / 64 * 64;
+    int64_t grain = tr__max(1, TR__GRAIN / tr__max(1, count * terms * g->width));
+    g->scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * g->per_thread);
+    if (!g->scratch)
+        return TR_E_NOMEM;
+    tr__parallel_units(c->ctx, units, grain, gather_units, g);
+    return TR_OK;
+}
+
+static tr_status forward(const tr_kernel_call *c, const tr__conv_bf16 *conv) {
+    const tr__conv *v = &conv->of;
+    gather g = {.of = {.from = conv->src, .to = conv->dst, .images = v->n, .channels = v->ci, .columns = v->co}, .bias = v->bias,
+                .weights = {.from = conv->weights, .channel_step = conv->strides[1], .column_step = conv->strides[0],
+                            .together = taps_together(conv)}};
+    TR_TRY(take_grid(c, v, sizeof(uint16_t), &g.of));
+    lay_forward(&g.of, v);
+    return run_gather(c, &g, conv);
+}
+
+static tr_status by_image(const tr_kernel_call *c, const tr__conv_bf16 *conv) {
+    const tr__conv *v = &conv->of;
+    gather g = {.of = {.from = conv->dst, .to = conv->src, .images = v->n, .channels = v->co, .columns = v->ci},
+                .weights = {.from = conv->weights, .channel_step = conv->strides[0], .column_step = conv->strides[1],
+                            .together = taps_together(conv)}};
+    TR_TRY(take_grid(c, v, sizeof(uint16_t), &g.of));
+    int64_t at[2];
+    for (at[0] = 0; at[0] < v->stride[0]; at[0]++)
+        for (at[1] = 0; at[1] < v->stride[1]; at[1]++) {
+            lay_remainder(&g.of, v, at);
+            if (pixels_in(&g.of))
+                TR_TRY(run_gather(c, &g, conv));
+        }
+    return TR_OK;
+}
+
+/* ------------------------------------------------------------------------------------------ by the weights */
+
+typedef struct sum {
+    const tr__conv_bf16 *v;
+    grid of;       /* forward's */
+    int64_t *at;   /* [taps] where they begin in the weights */
+    int64_t co, ci; /* panels of a unit, at most, of either side */
+    char *scratch;
+    size_t per_thread;
+} sum;
+
+/* A unit's place, in panels, and its room. */
+typedef struct corner {
+    int64_t co, co_panels, ci, ci_panels;
+    const void **rows, **to; /* [taps, BLOCK], [BLOCK] */
+    uint16_t *left, *right;  /* [co_panels, BLOCK / 32 steps], [steps] */
+    float *sums;             /* [taps, ci_panels, co_panels, 32, 32] */
+} corner;
+
+/* Pairs of pixels by 32 channels, in tiles; `half`: by 16. */
+ALWAYS void pack_pixels(const void **rows, int64_t channel, bool half, int64_t steps, uint16_t *to) {
+    for (int64_t s = 0; s < steps; s++, rows += TILE_K, to += STEP)
+        for (int r = 0; r < TILE_ROWS; r++) {
+            const uint16_t *low = (const uint16_t *) rows[2 * r] + channel, *high = (const uint16_t *) rows[2 * r + 1] + channel;
+            interleave((word *) (void *) (to + r * TILE_K), low, high, NR);
+            if (!half)
+                interleave((word *) (void *) (to + TILE + r * TILE_K), low + NR, high + NR, NR);
+        }
+}
+
+static AMX void sum_block(const sum *s, const corner *k, int64_t first, int64_t n) {
+    const tr__conv *v = &s->v->of;
+    int64_t steps = upward(n, TILE_K), taps = s->of.n_taps;
+    factor gradient = {.from = (const char *) (s->v->dst + first * v->co), .lines = v->co, .terms = n, .line = 1, .term = v->co};
+    pack_factor(&gradient, false, k->co * SIDE, k->co_panels, 0, steps, k->left);
+    find_rows(&s->of, sizeof(uint16_t), first, n, BLOCK, k->rows, (void **) k->to);
+    for (int64_t t = 0; t < taps; t++)
+        for (int64_t p = n; p < steps * TILE_K; p++)
+            k->rows[t * BLOCK + p] = s->of.zeros;
+    float *sums = k->sums;
+    for (int64_t t = 0; t < taps; t++)
+        for (int64_t i = 0; i < k->ci_panels; i++) {
+            int64_t channel = (k->ci + i) * SIDE;
+            bool half = channel + NR >= v->ci;
+            pack_pixels(k->rows + t * BLOCK, channel, half, steps, k->right);
+            right b = {(const char *) k->right, TILE_BYTES, half ? 0 : STEP_BYTES / 2, STEP_BYTES};
+            for (int64_t o = 0; o < k->co_panels; o++, sums += BLOCK_SUMS)
+                multiply_panels((left){(const char *) (k->left + o * steps * STEP), TILE_BYTES, STEP_BYTES}, b, steps, sums, first > 0,
+                                (ahead){(const char *) sums, 0, 0});
+        }
+}
+
+/* 16 of the image's channels and all taps of one of the gradient's, which lie `step` floats apart, rounded to the weights at `to`. */
+static AMX void put_taps(const sum *s, const float *from, int64_t step, uint16_t *to) {
+    int64_t taps = s->of.n_taps, ci = s->v->strides[1];
+    if (ci == 1) {
+        for (int64_t t = 0; t < taps; t++)
+            narrow_pairs_to(to + s->at[t], load_float(from + t * step));
+        return;
+    }
+    bool together = taps_together(s->v) == taps;
+    for (int64_t first = 0; first < taps; first += VN_F) {
+        int64_t n = tr__min(VN_F, taps - first);
+        vF x[VN_F];
+        _Pragma("GCC unroll 16") for (int t = 0; t < VN_F; t++) x[t] = t < n ? load_float(from + (first + t) * step) : (vF){0};
+        turn(x);
+        _Pragma("GCC unroll 16") for (int i = 0; i < VN_F; i++) {
+            uint16_t row[VN_F];
+            narrow_pairs_to(row, x[i]);
+            if (together)
+                memcpy(to + i * ci + first, row, (size_t) n * sizeof *row);
+            else
+                for (int64_t t = 0; t < n; t++)
+                    to[i * ci + s->at[first + t]] = row[t];
+        }
+    }
+}
+
+static AMX void put_weights(const sum *s, const corner *k) {
+    const tr__conv *v = &s->v->of;
+    for (int64_t i = 0; i < k->ci_panels; i++)
+        for (int64_t o = 0; o < k->co_panels; o++)
+            for (int64_t r = 0; r < tr__min(SIDE, v->co - (k->co + o) * SIDE); r++)
+                for (int64_t h = 0; h < SIDE; h += NR) {
+                    int64_t channel = (k->ci + i) * SIDE + h;
+                    if (channel < v->ci)
+                        put_taps(s, k->sums + ((i * k->co_panels + o) * SIDE + r) * SIDE + h, k->ci_panels * k->co_panels * BLOCK_SUMS,
+                                 s->v->weights + ((k->co + o) * SIDE + r) * s->v->strides[0] + channel * s->v->strides[1]);
+                }
+}
+
+static AMX void sum_units(void *env, int64_t begin, int64_t end, int thread) {
+    const sum *s = env;
+    int64_t co = upward(s->v->of.co, SIDE), ci = upward(s->v->of.ci, SIDE), groups = upward(ci, s->ci), pixels = pixels_in(&s->of);
+    tiles_begin();
+    for (int64_t u = begin; u < end; u++) {
+        corner k = {.co = u / groups * s->co, .ci = u % groups * s->ci};
+        k.co_panels = tr__min(s->co, co - k.co);
+        k.ci_panels = tr__min(s->ci, ci - k.ci);
+        k.left = (uint16_t *) (void *) (s->scratch + (size_t) thread * s->per_thread);
+        k.right = k.left + s->co * (BLOCK / TILE_K) * STEP;
+        k.sums = (float *) (void *) (k.right + (BLOCK / TILE_K) * STEP);
+        k.rows = (const void **) (void *) (k.sums + s->of.n_taps * s->co * s->ci * BLOCK_SUMS);
+        k.to = k.rows + s->of.n_taps * BLOCK;
+        for (int64_t p = 0; p < pixels; p += BLOCK)
+            sum_block(s, &k, p, tr__min(BLOCK, pixels - p));
+        put_weights(s, &k);
+    }
+    tiles_end();
+}
+
+/* Cuts the weights into units: each cut of the gradient's channels packs the image once more, for each tap, of the image's the gradient. */
+static void cut(sum *s, int64_t threads) {
+    int64_t co = upward(s->v->of.co, SIDE), ci = upward(s->v->of.ci, SIDE), most = tr__max(1, SUMS / (s->of.n_taps * BLOCK_SUMS));
+    int64_t least = INT64_MAX, wanted = tr__min(SHARES * threads, co * ci);
+    for (int64_t a = 1; a <= tr__min(co, most); a++)
+        for (int64_t b = 1; a * b <= most && b <= ci; b++) {
+            int64_t units = upward(co, a) * upward(ci, b), cost = upward(co, a) * ci * s->of.n_taps + 3 * upward(ci, b) * co;
+            if (units >= wanted && cost < least) {
+                least = cost;
+                s->co = a;
+                s->ci = b;
+            }
+        }
+}
+
+static tr_status by_weights(const tr_kernel_call *c, const tr__conv_bf16 *conv) {
+    const tr__conv *v = &conv->of;
+    sum s = {.v = conv, .of = {.from = conv->src, .to = conv->dst, .images = v->n, .channels = v->ci, .columns = v->co}, .co = 1, .ci = 1};
+    TR_TRY(take_grid(c, v, sizeof(uint16_t), &s.of));
+    lay_forward(&s.of, v);
+    s.at = s.of.tap;
+    for (int64_t t = 0; t < s.of.n_taps; t++)
+        s.at[t] = tap_at(conv, t);
+    cut(&s, c->ctx->threads);
+    int64_t steps = BLOCK / TILE_K, units = upward(upward(v->co, SIDE), s.co) * upward(upward(v->ci, SIDE), s.ci);
+    size_t bytes = (size_t) ((s.co + 1) * steps * STEP_BYTES) + (size_t) (s.of.n_taps * s.co * s.ci * BLOCK_SUMS) * sizeof(float) +
+                   (size_t) ((s.of.n_taps + 1) * BLOCK) * sizeof(void *);
+    s.per_thread = (bytes + 127) / 64 * 64;
+    int64_t grain = tr__max(1, TR__GRAIN / tr__max(1, pixels_in(&s.of) * s.of.n_taps * s.co * s.ci * SIDE));
+    s.scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * s.per_thread);
+    if (!s.scratch)
+        return TR_E_NOMEM;
+    tr__parallel_units(c->ctx, units, grain, sum_units, &s);
+    return TR_OK;
+}
+
+tr_status TR__SUFFIXED(tr__convolve_tiles)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v) {
+    bool weights = op == TR_OP_conv2d_backward_weights, image = op == TR_OP_conv2d_backward_data;
+    bool rows = v->strides[1] == 1 && v->strides[0] == v->of.ci, columns = v->strides[0] == 1 && v->strides[1] == v->of.co;
+    if (is_product(&v->of) && (rows || (columns && !weights)))
+        return multiply(c, op, v);
+    if (weights)
+        return by_weights(c, v);
+    if ((image ? v->of.co : v->of.ci) % TILE_K)
+        return TR__SUFFIXED(tr__convolve_bf16)(c, op, v);
+    return image ? by_image(c, v) : forward(c, v);
+}
+#endif
