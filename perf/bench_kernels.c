@@ -381,7 +381,7 @@ int main(int argc, char **argv) {
     n_words = argc > 2 ? argc - 2 : 0;
     omp_set_num_threads(ctx.threads);
     ctx.scratch_base = tr_aligned_alloc(64, BENCH_SCRATCH);
-    if (!ctx.scratch_base || tr_op_init() != TR_OK || tr_kernel_init(NULL) != TR_OK)
+    if (!ctx.scratch_base || tr_op_init() != TR_OK || tr_kernel_init(getenv("TERRA_ISA")) != TR_OK)
         return 1;
     measure_copy();
     measure_fma();

@@ -274,6 +274,23 @@ Test(attention, bfloat16_causal) {
     check_bfloat16((sizes){.b = 1, .h = 2, .l = 1103, .s = 1101, .d = 8, .e = 6, .causal = true});
 }
 
+/* Sizes that tiles of AMX take; and the same by pairs, where the processor has tiles. */
+static void check_panels(void) {
+    check_bfloat16((sizes){.b = 2, .h = 3, .l = 96, .s = 128, .d = 64, .e = 64});
+    check_bfloat16((sizes){.b = 2, .h = 2, .l = 160, .s = 96, .d = 32, .e = 96, .mask = true});
+    check_bfloat16((sizes){.b = 1, .h = 3, .l = 128, .s = 128, .d = 64, .e = 64, .keep = true});
+    check_bfloat16((sizes){.b = 2, .h = 2, .l = 224, .s = 224, .d = 64, .e = 64, .causal = true, .keep = true});
+    check_bfloat16((sizes){.b = 1, .h = 2, .l = 1088, .s = 1056, .d = 32, .e = 32, .causal = true});
+    check_bfloat16((sizes){.b = 1, .h = 1, .l = 672, .s = 1120, .d = 96, .e = 32, .causal = true});
+}
+Test(attention, bfloat16_panels) {
+    check_panels();
+}
+Test(attention, bfloat16_panels_by_pairs) {
+    if (tr_kernel_init("v4") == TR_OK)
+        check_panels();
+}
+
 Test(attention, a_row_without_keys_is_zero) {
     float q[] = {1, 2}, k[] = {1, 2, 3, 4}, y[2], lse[1], d[3][4], g[] = {1, 1};
     uint8_t mask[] = {0, 0};

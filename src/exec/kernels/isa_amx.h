@@ -17,10 +17,11 @@ enum {
     TILE_ROWS = 16,
     TILE_BYTES = 64, /* of a row */
     TILE_K = 32,     /* terms */
-    TILE = TILE_ROWS * TILE_K, /* elements */
+    TILE_SIZE = TILE_ROWS * TILE_K, /* elements */
     SIDE = 2 * TILE_ROWS,      /* rows, or columns, of a panel: two tiles */
     STEP = SIDE * TILE_K,      /* elements of a panel that 32 terms take */
     STEP_BYTES = 2 * STEP,
+    ROW_BYTES = SIDE * sizeof(float), /* of sums that lie by themselves */
     AHEAD = 2, /* steps that the right factor's tiles are fetched before they are multiplied */
 };
 
@@ -115,9 +116,9 @@ ALWAYS PAIRS void pack_terms(const factor *f, int64_t line, int64_t term, bool r
 
 /* 32 terms of the panel at `line`, from `term` on. */
 ALWAYS PAIRS void pack_step(const factor *f, bool by_lines, bool right, int64_t line, int64_t term, uint16_t *to) {
-    for (int half = 0; half < 2; half++, line += TILE_ROWS, to += TILE)
+    for (int half = 0; half < 2; half++, line += TILE_ROWS, to += TILE_SIZE)
         if (line >= f->lines)
-            memset(to, 0, TILE * sizeof *to);
+            memset(to, 0, TILE_SIZE * sizeof *to);
         else if (by_lines)
             pack_lines(f, line, term, right, to);
         else
@@ -126,7 +127,7 @@ ALWAYS PAIRS void pack_step(const factor *f, bool by_lines, bool right, int64_t 
 
 /* `panels` of so many steps, from line and term on. Each step of lines that lie side by side goes through all panels: rows in memory are
  * read as far as they are wanted. */
-static PAIRS void pack_factor(const factor *f, bool right, int64_t line, int64_t panels, int64_t term, int64_t steps, uint16_t *to) {
+static inline PAIRS void pack_factor(const factor *f, bool right, int64_t line, int64_t panels, int64_t term, int64_t steps, uint16_t *to) {
     if (f->term == 1) {
         for (int64_t p = 0; p < panels; p++)
             for (int64_t s = 0; s < steps; s++, to += STEP)
@@ -140,12 +141,12 @@ static PAIRS void pack_factor(const factor *f, bool right, int64_t line, int64_t
 /* ------------------------------------------------------------------------------------------ products of panels */
 
 /* Where the result goes, which its cache lines are wanted for soon: two of them with each step. Bytes. */
-typedef struct ahead {
+typedef struct wanted {
     const char *result;
     int64_t step, line;
-} ahead;
+} wanted;
 
-ALWAYS void fetch_step(ahead *w) {
+ALWAYS void fetch_step(wanted *w) {
     __builtin_prefetch(w->result, 1, 2);
     __builtin_prefetch(w->result + w->line, 1, 2);
     w->result += w->step;
@@ -157,27 +158,26 @@ ALWAYS void fetch_tile(const char *tile) {
 }
 
 /* A panel of the left factor: rows `row` bytes apart, each step's terms `step` behind the last one's. */
-typedef struct left {
+typedef struct left_panel {
     const char *from;
     int64_t row, step;
-} left;
+} left_panel;
 
 /* A panel of the right factor: rows of tiles `row` bytes apart, a step's second tile `second` behind its first, a step `step` behind the
  * last one. */
-typedef struct right {
+typedef struct right_panel {
     const char *from;
     int64_t row, second, step;
-} right;
+} right_panel;
 
-/* sums [32, 32] = (or +=) a b, of panels of so many steps. */
-static AMX void multiply_panels(left a, right b, int64_t steps, float *sums, bool add, ahead w) {
-    enum { ROW = SIDE * sizeof *sums };
-    char *low = (char *) sums, *high = low + TILE_ROWS * ROW;
+/* sums [32, 32], `row` bytes from row to row, = (or +=) a b, of panels of so many steps. */
+static AMX void multiply_panels(left_panel a, right_panel b, int64_t steps, float *sums, int64_t row, bool add, wanted w) {
+    char *low = (char *) sums, *high = low + TILE_ROWS * row;
     if (add) {
-        AMX_LOAD(0, low, ROW);
-        AMX_LOAD(1, low + TILE_BYTES, ROW);
-        AMX_LOAD(2, high, ROW);
-        AMX_LOAD(3, high + TILE_BYTES, ROW);
+        AMX_LOAD(0, low, row);
+        AMX_LOAD(1, low + TILE_BYTES, row);
+        AMX_LOAD(2, high, row);
+        AMX_LOAD(3, high + TILE_BYTES, row);
     } else {
         AMX_ZERO(0);
         AMX_ZERO(1);
@@ -198,10 +198,10 @@ static AMX void multiply_panels(left a, right b, int64_t steps, float *sums, boo
         AMX_DOT(2, 5, 6);
         AMX_DOT(3, 5, 7);
     }
-    AMX_STORE(0, low, ROW);
-    AMX_STORE(1, low + TILE_BYTES, ROW);
-    AMX_STORE(2, high, ROW);
-    AMX_STORE(3, high + TILE_BYTES, ROW);
+    AMX_STORE(0, low, row);
+    AMX_STORE(1, low + TILE_BYTES, row);
+    AMX_STORE(2, high, row);
+    AMX_STORE(3, high + TILE_BYTES, row);
 }
 #endif
 

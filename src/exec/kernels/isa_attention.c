@@ -8,8 +8,8 @@
 
 typedef struct forward_space {
     float *kt, *v;        /* packed: [d, s] and [s, e] */
-    float *q, *tile, *o;  /* [TILE, d], [TILE, ROW], [TILE, e] */
-    float most[TILE], sum[TILE], shrinks[TILE];
+    float *q, *tile, *o;  /* [TILE_MOST, d], [TILE_MOST, ROW], [TILE_MOST, e] */
+    float most[TILE_MOST], sum[TILE_MOST], shrinks[TILE_MOST];
 } forward_space;
 
 static float greatest(vF m) {
@@ -60,7 +60,7 @@ ALWAYS float exponentials(const job *j, const span *s, float *x, float scale, fl
         exponentials_of(j, x + k, scale, m, NR, keep ? keep + k : NULL, sum);
     if (k < n)
         exponentials_of(j, x + k, scale, m, n - k, keep ? keep + k : NULL, sum);
-    clear_rest(s, x, n);
+    clear_rest(j, s, x, n);
     return total_of(sum[0] + sum[1]);
 }
 
@@ -96,7 +96,7 @@ static void soften_row(const unit *u, forward_space *w, const span *s, int64_t r
 
 /* Of all rows one thing after the other: each ends in a sum or a maximum that the next would wait for. */
 static void soften(const unit *u, forward_space *w, const span *s) {
-    float scale[TILE];
+    float scale[TILE_MOST];
     for (int64_t r = 0; r < s->rows; r++)
         scale[r] = raise_row(u, w, s, r);
     for (int64_t r = 0; r < s->rows; r++)
@@ -130,7 +130,7 @@ static void forward_tile(const unit *u, forward_space *w, int64_t row, int64_t r
 }
 
 static size_t forward_floats(const job *j) {
-    return (size_t) ((padded(j->s) * j->d + padded(j->e) * j->s) + TILE * (ROW + padded(j->d) + padded(j->e)) + BLOCK + 6 * 16);
+    return (size_t) ((padded(j->s) * j->d + padded(j->e) * j->s) + TILE_MOST * (ROW + padded(j->d) + padded(j->e)) + BLOCK + 6 * 16);
 }
 
 /* Before tile t of unit i, the units' end being `end`: where its results go, the next tile's queries, and a share of the keys and
@@ -138,12 +138,12 @@ static size_t forward_floats(const job *j) {
 static void wish_ahead(const unit *u, int64_t i, int64_t end, int64_t t) {
     const job *j = u->j;
     int64_t next = t + j->groups, head = i / j->groups, then = i + 1 < end ? (i + 1) / j->groups : head;
-    wish(u->wishes, &j->out, u->b, u->h, t * TILE, tr__min(TILE, j->l - t * TILE), j->e);
+    wish(u->wishes, &j->out, u->b, u->h, t * j->tile, tr__min(j->tile, j->l - t * j->tile), j->e);
     if (next >= j->tiles) {
         next = (i + 1) % j->groups;
         head = then;
     }
-    wish(u->wishes, &j->q, head / j->heads, head % j->heads, next * TILE, tr__min(TILE, j->l - next * TILE), j->d);
+    wish(u->wishes, &j->q, head / j->heads, head % j->heads, next * j->tile, tr__min(j->tile, j->l - next * j->tile), j->d);
     if (then != i / j->groups) {
         int64_t share = t / j->groups, shares = j->tiles / j->groups, from = share * j->s / shares;
         int64_t rows = (share + 1) * j->s / shares - from;
@@ -157,11 +157,12 @@ static void forward_units(void *env, int64_t begin, int64_t end, int thread) {
     float *p = j->scratch + (size_t) thread * j->per_thread;
     forward_space w = {.kt = take(&p, padded(j->s) * j->d),
                        .v = take(&p, padded(j->e) * j->s),
-                       .q = take(&p, TILE * padded(j->d)),
-                       .tile = take(&p, TILE * ROW),
-                       .o = take(&p, TILE * padded(j->e))};
+                       .q = take(&p, TILE_MOST * padded(j->d)),
+                       .tile = take(&p, TILE_MOST * ROW),
+                       .o = take(&p, TILE_MOST * padded(j->e))};
     int64_t packed = -1;
     wishes wishes = {.n = 0};
+    open_tiles(j);
     for (int64_t i = begin; i < end; i++) {
         int64_t head = i / j->groups, group = i % j->groups;
         unit u = {j, head / j->heads, head % j->heads, padded(j->d), padded(j->e), p, &wishes};
@@ -172,9 +173,10 @@ static void forward_units(void *env, int64_t begin, int64_t end, int thread) {
         }
         for (int64_t t = group; t < j->tiles; t += j->groups) {
             wish_ahead(&u, i, end, t);
-            forward_tile(&u, &w, t * TILE, tr__min(TILE, j->l - t * TILE));
+            forward_tile(&u, &w, t * j->tile, tr__min(j->tile, j->l - t * j->tile));
         }
     }
+    close_tiles(j);
 }
 
 TR__ISA_KERNEL(_sdpa) {

@@ -12,6 +12,7 @@
 #ifndef TERRA_EXEC_ISA_ATTENTION_H
 #define TERRA_EXEC_ISA_ATTENTION_H
 
+#include "exec/kernels/isa_amx.h"
 #include "exec/kernels/isa_bf16.h"
 #include "exec/kernels/isa_tile.h"
 #include "exec/kernels/kernels.h"
@@ -23,7 +24,8 @@ enum { MR = 6 };
 #endif
 enum {
     NR = 2 * VN_F,
-    TILE = 48, /* a multiple of MR */
+    TILE = 48,       /* rows of a tile, a multiple of MR; */
+    TILE_MOST = 64,  /* of AMX's */
     BLOCK = 512,
     ROW = BLOCK + 16, /* of a tile: a power of two would have its rows share a few sets of the cache */
     UNITS = 64, /* of work, at least, if there are tiles enough */
@@ -270,6 +272,8 @@ typedef struct job {
     size_t per_thread;     /* floats */
     float *parts;          /* backward, groups on several threads: [heads, groups, s, d + e padded], their dk and dv */
     bool pairs;            /* words are pairs */
+    bool panels;           /* and products by AMX: all sizes are multiples of 32 */
+    int64_t tile, together; /* rows of a tile, and of a product: what one of these sees, all do */
     micro_fn *const *micro;
 } job;
 
@@ -303,6 +307,14 @@ static ahead next_lines(wishes *w, int64_t k) {
     w->first += w->rows[w->first] <= 0;
     return lines;
 }
+
+#if TR_ISA_LEVEL >= 4
+/* The same for so many steps of tiles. */
+ALWAYS wanted next_wanted(wishes *w, int64_t steps) {
+    ahead lines = next_lines(w, 4 * steps);
+    return (wanted){lines.from, 2 * lines.step, lines.step};
+}
+#endif
 
 /* Where a unit is, and what it works on. */
 typedef struct unit {
@@ -344,8 +356,42 @@ static int64_t seen_by(const unit *u, const span *s, int64_t r) {
     return u->j->causal ? tr__max(0, tr__min(s->n, s->row + r - s->key)) : s->n;
 }
 
+#if TR_ISA_LEVEL >= 4
+/* The two products below by tiles of bfloat16 pairs. */
+static AMX void compare_panels(const unit *u, const span *s, const float *a, int64_t k, const float *b, float *x) {
+    int64_t step = words(u->j, padded(k)), steps = words(u->j, k) / TILE_ROWS;
+    for (int64_t col = 0; col < s->n; col += NR, b += steps * TILE_ROWS * NR)
+        for (int64_t r = 0; r < s->rows; r += SIDE)
+            if (col < seen_by(u, s, r + SIDE)) {
+                left_panel l = {(const char *) (a + r * step), step * (int64_t) sizeof *a, TILE_BYTES};
+                right_panel w = {(const char *) b, 2 * TILE_BYTES, TILE_BYTES, STEP_BYTES};
+                multiply_panels(l, w, steps, x + r * ROW + col, ROW * sizeof *x, false, next_wanted(u->wishes, steps));
+            }
+}
+
+static AMX void gather_panels(const unit *u, const span *s, const float *x, const float *b, float *c, int64_t columns) {
+    b += words(u->j, s->key) * NR;
+    for (int64_t col = 0; col < columns; col += NR, b += words(u->j, u->j->s) * NR)
+        for (int64_t r = 0; r < s->rows; r += SIDE) {
+            int64_t steps = words(u->j, seen_by(u, s, r + SIDE)) / TILE_ROWS;
+            left_panel l = {(const char *) (x + r * ROW), ROW * sizeof *x, TILE_BYTES};
+            right_panel w = {(const char *) b, 2 * TILE_BYTES, TILE_BYTES, STEP_BYTES};
+            multiply_panels(l, w, steps, c + r * columns + col, columns * (int64_t) sizeof *c, s->key > 0, next_wanted(u->wishes, steps));
+        }
+}
+#else
+static void compare_panels(const unit *u, const span *s, const float *a, int64_t k, const float *b, float *x) {
+}
+static void gather_panels(const unit *u, const span *s, const float *x, const float *b, float *c, int64_t columns) {
+}
+#endif
+
 /* x [rows, n] = a [rows, k] b, as far as it is seen; rows of a are padded, b in panels [k, NR]. */
 static void compare(const unit *u, const span *s, const float *a, int64_t k, const float *b, float *x) {
+    if (u->j->panels) {
+        compare_panels(u, s, a, k, b, x);
+        return;
+    }
     int64_t step = words(u->j, padded(k));
     k = words(u->j, k);
     for (int64_t col = 0; col < s->n; col += NR, b += k * NR)
@@ -358,6 +404,10 @@ static void compare(const unit *u, const span *s, const float *a, int64_t k, con
 
 /* c [rows, columns] (+)= x [rows, n] b; b in panels [keys, NR]. */
 static void gather(const unit *u, const span *s, const float *x, const float *b, float *c, int64_t columns) {
+    if (u->j->panels) {
+        gather_panels(u, s, x, b, c, columns);
+        return;
+    }
     b += words(u->j, s->key) * NR;
     for (int64_t col = 0; col < columns; col += NR, b += words(u->j, u->j->s) * NR)
         for (int64_t r = 0; r < s->rows; r += MR) {
@@ -432,9 +482,9 @@ ALWAYS void exponentials2(vF e[2], const float *x, float scale, float m, int64_t
     }
 }
 
-/* What other rows of the micro kernel see of this one, behind its own keys: nothing. */
-static void clear_rest(const span *s, float *x, int64_t n) {
-    int64_t from = padded(n), to = tr__min(padded(s->n), n + MR);
+/* What other rows of a product see of this one, behind its own keys: nothing. */
+static void clear_rest(const job *j, const span *s, float *x, int64_t n) {
+    int64_t from = padded(n), to = tr__min(padded(s->n), n + j->together);
     if (from < to)
         memset(x + from, 0, (size_t) (to - from) * sizeof *x);
 }
@@ -478,9 +528,9 @@ static void round_row(float *x, int64_t n) {
 }
 #endif
 
-/* Keys up to which others of the micro kernel look at row r. */
+/* Keys up to which others of a product look at row r. */
 static int64_t looked_at(const unit *u, const span *s, int64_t r) {
-    return padded(tr__min(s->n, seen_by(u, s, r + 1) + MR));
+    return padded(tr__min(s->n, seen_by(u, s, r + 1) + u->j->together));
 }
 
 /* ------------------------------------------------------------------------------------------ operands */
@@ -523,10 +573,28 @@ static tr_status close_out(const tr_kernel_call *c, const tr_arg *a, const matri
     return rows_adjacent(a->meta) ? TR_OK : tr__dense_out_end(c, a, (tr_dtype) a->meta->dtype, m->data);
 }
 
-/* Are all factors bfloat16, and their columns pairs? */
+/* Are all factors bfloat16, and their columns pairs? And how long are tiles? */
 static void choose_words(job *j, bool bf16) {
     j->pairs = has_pairs() && bf16 && j->d % 2 == 0 && j->e % 2 == 0;
     j->micro = j->pairs ? pairs_of : micro_of;
+    j->panels = j->pairs && tr__has_amx() && (j->l | j->s | j->d | j->e) % 32 == 0;
+    j->tile = j->panels ? TILE_MOST : TILE;
+    j->together = j->panels ? NR : MR;
+    j->tiles = (j->l + j->tile - 1) / j->tile;
+}
+
+/* A thread's share of a call begins, and ends. */
+static void open_tiles(const job *j) {
+#if TR_ISA_LEVEL >= 4
+    if (j->panels)
+        tiles_begin();
+#endif
+}
+static void close_tiles(const job *j) {
+#if TR_ISA_LEVEL >= 4
+    if (j->panels)
+        tiles_end();
+#endif
 }
 
 static tr_status open_job(const tr_kernel_call *c, job *j, const tr_arg *q, const tr_arg *k, const tr_arg *v, const tr_arg *mask,
@@ -541,7 +609,6 @@ static tr_status open_job(const tr_kernel_call *c, job *j, const tr_arg *q, cons
                .scale = (float) tr_arg_double(scale),
                .kept = 1 / (float) (1 - tr_arg_double(p)),
                .causal = c->attrs[0]};
-    j->tiles = (j->l + TILE - 1) / TILE;
     TR_TRY(open_in(c, q, &j->q));
     TR_TRY(open_in(c, k, &j->k));
     TR_TRY(open_in(c, v, &j->v));

@@ -5,15 +5,15 @@
 
 typedef struct backward_space {
     float *kt, *k, *vt;      /* packed: [d, s], [s, d], [e, s] */
-    float *p, *ds;           /* [TILE, ROW] */
-    float *q, *g, *out;      /* a tile's queries and gradients, [TILE, d] and [TILE, e]; a row of results, and one of gradients */
-    float *dq, *part;        /* [TILE, d]; dk [s, d] and behind it dv [s, e], of a group */
+    float *p, *ds;           /* [TILE_MOST, ROW] */
+    float *q, *g, *out;      /* a tile's queries and gradients, [TILE_MOST, d] and [TILE_MOST, e]; a row of results, and one of gradients */
+    float *dq, *part;        /* [TILE_MOST, d]; dk [s, d] and behind it dv [s, e], of a group */
     float *sum, *more;       /* as part: of a head, and of its second group and so on */
     int64_t next;            /* head; -1: none */
 } backward_space;
 
 /* Into the first-level cache, from the second, where lines that were wished for lie. */
-enum { AHEAD = 8 };
+enum { SOON = 8 };
 static void send_for(const matrix *m, int64_t r, int64_t n) {
     const char *row = at(m, r, 0);
     for (int64_t c = 0; c < n * m->element; c += 64)
@@ -22,14 +22,44 @@ static void send_for(const matrix *m, int64_t r, int64_t n) {
 
 static void put_rows(const matrix *m, const float *from, int64_t step, int64_t rows, int64_t n) {
     for (int64_t r = 0; r < rows; r++) {
-        send_for(m, r + AHEAD, n);
+        send_for(m, r + SOON, n);
         put(m, r, from + r * step, n);
     }
 }
 
+#if TR_ISA_LEVEL >= 4
+/* The product below by tiles: x is turned over, 32 keys at a time. */
+static AMX void spread_panels(const unit *u, const span *s, const float *x, int64_t step, const float *b, float *c, int64_t columns) {
+    _Alignas(64) float turned[TILE_MOST / 2 * NR];
+    for (int64_t k = 0; k < s->n; k += SIDE) {
+        int64_t first = u->j->causal ? tr__max(0, s->key + k - s->row) : 0, steps = (s->rows - first) / TILE_K;
+        for (int64_t t = 0; t < 2 * steps; t++) {
+            vF square[VN_F];
+            const float *from = x + (first / 2 + t / 2 * TILE_ROWS) * step + k + t % 2 * TILE_ROWS;
+            _Pragma("GCC unroll 16") for (int r = 0; r < VN_F; r++) square[r] = load_float(from + r * step);
+            turn(square);
+            memcpy(turned + t * TILE_ROWS * VN_F, square, sizeof square);
+        }
+        for (int64_t col = 0; col < columns && steps > 0; col += NR) {
+            left_panel l = {(const char *) turned, TILE_BYTES, STEP_BYTES};
+            right_panel w = {(const char *) (b + first / 2 * columns + col), columns * (int64_t) sizeof *b, TILE_BYTES,
+                             TILE_ROWS * columns * (int64_t) sizeof *b};
+            multiply_panels(l, w, steps, c + k * columns + col, columns * (int64_t) sizeof *c, true, next_wanted(u->wishes, steps));
+        }
+    }
+}
+#else
+static void spread_panels(const unit *u, const span *s, const float *x, int64_t step, const float *b, float *c, int64_t columns) {
+}
+#endif
+
 /* c [keys, columns] += x^T [n, rows] b [rows, columns]; rows of x, or pairs of them, are `step` apart. */
 static void spread(const unit *u, const span *s, const float *x, int64_t step, const float *b, float *c, int64_t columns) {
     c += s->key * columns;
+    if (u->j->panels) {
+        spread_panels(u, s, x, step, b, c, columns);
+        return;
+    }
     int64_t rows = words(u->j, s->rows);
     for (int64_t k = 0; k < s->n; k += MR) {
         int64_t m = tr__min(MR, s->n - k), first = u->j->causal ? tr__max(0, s->key + k - s->row) : 0;
@@ -80,8 +110,8 @@ ALWAYS void differentiate(const job *j, const span *s, float *p, float *ds, floa
         differentiate_two(j, p + k, ds + k, scale, lse, delta, NR, keep ? keep + k : NULL);
     if (k < n)
         differentiate_two(j, p + k, ds + k, scale, lse, delta, n - k, keep ? keep + k : NULL);
-    clear_rest(s, p, n);
-    clear_rest(s, ds, n);
+    clear_rest(j, s, p, n);
+    clear_rest(j, s, ds, n);
 }
 
 static void differentiate_row(const unit *u, const backward_space *w, const span *s, int64_t r, float lse, float delta) {
@@ -130,7 +160,7 @@ static const float *get_tile(const unit *u, float *to, const matrix4 *m, int64_t
     get_rows(to, words(j, step), &x, row, rows, words(j, n));
     if (!j->pairs)
         return to;
-    float *pairs = to + TILE * step / 2;
+    float *pairs = to + TILE_MOST * step / 2;
     const uint16_t *from = (const uint16_t *) to;
     for (int64_t r = 0; r < rows; r += 2)
         pair_up(pairs + r / 2 * step, from + r * step, r + 1 < rows ? from + (r + 1) * step : NULL, step);
@@ -154,7 +184,7 @@ static void backward_tile(const unit *u, const backward_space *w, int64_t row, i
     const float *lse = j->lse + (u->b * j->heads + u->h) * j->l + row;
     int64_t seen = j->causal ? tr__min(j->s, row + rows) : j->s;
     const float *q = get_tile(u, w->q, &j->q, row, rows, j->d), *g = get_tile(u, w->g, &j->g, row, rows, j->e);
-    float delta[TILE], *ds = j->pairs ? w->p + ROW : w->ds;
+    float delta[TILE_MOST], *ds = j->pairs ? w->p + ROW : w->ds;
     sum_products(u, delta, w, row, rows);
     for (int64_t key = 0; key < seen; key += BLOCK) {
         span s = {row, rows, key, tr__min(BLOCK, seen - key)};
@@ -179,14 +209,14 @@ static int64_t part_floats(const job *j) {
 
 static size_t backward_floats(const job *j) {
     int64_t s_pad = padded(j->s), d = padded(j->d), e = padded(j->e);
-    return (size_t) (s_pad * (2 * d + e) + TILE * (2 * ROW + 2 * d + e) + 2 * e + (j->groups > 1 ? 2 : 1) * part_floats(j) + BLOCK +
+    return (size_t) (s_pad * (2 * d + e) + TILE_MOST * (2 * ROW + 2 * d + e) + 2 * e + (j->groups > 1 ? 2 : 1) * part_floats(j) + BLOCK +
                      16 * 16);
 }
 
 /* The rows of a tile that it reads. */
 static void wish_tile(const unit *u, int64_t head, int64_t t) {
     const job *j = u->j;
-    int64_t row = t * TILE, rows = tr__min(TILE, j->l - row), b = head / j->heads, h = head % j->heads;
+    int64_t row = t * j->tile, rows = tr__min(j->tile, j->l - row), b = head / j->heads, h = head % j->heads;
     wish(u->wishes, &j->q, b, h, row, rows, j->d);
     wish(u->wishes, &j->g, b, h, row, rows, j->e);
     wish(u->wishes, &j->out, b, h, row, rows, j->e);
@@ -197,7 +227,7 @@ static void wish_tile(const unit *u, int64_t head, int64_t t) {
 static void wish_ahead(const unit *u, const backward_space *w, int64_t t) {
     const job *j = u->j;
     int64_t head = u->b * j->heads + u->h, from = t * j->s / j->tiles, rows = (t + 1) * j->s / j->tiles - from;
-    wish(u->wishes, &j->dq, u->b, u->h, t * TILE, tr__min(TILE, j->l - t * TILE), j->d);
+    wish(u->wishes, &j->dq, u->b, u->h, t * j->tile, tr__min(j->tile, j->l - t * j->tile), j->d);
     if (t + j->groups < j->tiles)
         wish_tile(u, head, t + j->groups);
     else if (w->next >= 0)
@@ -218,7 +248,7 @@ static void run_group(const unit *u, backward_space *w, int64_t group, float *pa
     memset(part, 0, (size_t) part_floats(j) * sizeof *part);
     for (int64_t t = group; t < j->tiles; t += j->groups) {
         wish_ahead(u, w, t);
-        backward_tile(u, w, t * TILE, tr__min(TILE, j->l - t * TILE));
+        backward_tile(u, w, t * j->tile, tr__min(j->tile, j->l - t * j->tile));
     }
 }
 
@@ -240,16 +270,17 @@ static void backward_units(void *env, int64_t begin, int64_t end, int thread) {
     backward_space w = {.kt = take(&p, s_pad * j->d),
                         .k = take(&p, d * j->s),
                         .vt = take(&p, s_pad * j->e),
-                        .p = take(&p, TILE * ROW),
-                        .ds = take(&p, TILE * ROW),
-                        .q = take(&p, TILE * d),
-                        .g = take(&p, TILE * e),
+                        .p = take(&p, TILE_MOST * ROW),
+                        .ds = take(&p, TILE_MOST * ROW),
+                        .q = take(&p, TILE_MOST * d),
+                        .g = take(&p, TILE_MOST * e),
                         .out = take(&p, 2 * e),
-                        .dq = take(&p, TILE * d),
+                        .dq = take(&p, TILE_MOST * d),
                         .sum = take(&p, part_floats(j)),
                         .more = j->groups > 1 ? take(&p, part_floats(j)) : NULL};
     int64_t packed = -1;
     wishes wishes = {.n = 0};
+    open_tiles(j);
     for (int64_t i = begin; i < end; i++) {
         int64_t head = j->parts ? i / j->groups : i;
         unit u = {j, head / j->heads, head % j->heads, d, e, p, &wishes};
@@ -271,6 +302,7 @@ static void backward_units(void *env, int64_t begin, int64_t end, int thread) {
         }
         put_sum(j, head, w.sum);
     }
+    close_tiles(j);
 }
 
 /* A head's dk and dv out of its groups', in their order. */

@@ -116,11 +116,11 @@ static AMX void gather_piece(const gather *g, const piece *p) {
         for (int64_t j = 0; j < p->wide; j++) {
             int64_t column = (p->pair + j) * SIDE;
             bool both = column + NR < g->of.columns; // a panel by itself counts twice
-            right b = {(const char *) (p->weights + j * steps * STEP / 2), both ? 2 * TILE_BYTES : TILE_BYTES, both ? TILE_BYTES : 0,
+            right_panel b = {(const char *) (p->weights + j * steps * STEP / 2), both ? 2 * TILE_BYTES : TILE_BYTES, both ? TILE_BYTES : 0,
                        both ? STEP_BYTES : STEP_BYTES / 2};
             float *sums = p->sums + (whole ? 0 : (m / SIDE * p->wide + j) * BLOCK_SUMS);
-            ahead w = {(const char *) p->to[m] + column * (int64_t) sizeof(uint16_t), 0, 0};
-            multiply_panels((left){p->left, TILE_BYTES, STEP_BYTES}, b, steps, sums, p->from > 0, w);
+            wanted w = {(const char *) p->to[m] + column * (int64_t) sizeof(uint16_t), 0, 0};
+            multiply_panels((left_panel){p->left, TILE_BYTES, STEP_BYTES}, b, steps, sums, ROW_BYTES, p->from > 0, w);
             if (last)
                 put_panel(g, p, m, column, sums);
         }
@@ -252,7 +252,7 @@ ALWAYS void pack_pixels(const void **rows, int64_t channel, bool half, int64_t s
             const uint16_t *low = (const uint16_t *) rows[2 * r] + channel, *high = (const uint16_t *) rows[2 * r + 1] + channel;
             interleave((word *) (void *) (to + r * TILE_K), low, high, NR);
             if (!half)
-                interleave((word *) (void *) (to + TILE + r * TILE_K), low + NR, high + NR, NR);
+                interleave((word *) (void *) (to + TILE_SIZE + r * TILE_K), low + NR, high + NR, NR);
         }
 }
 
@@ -271,10 +271,10 @@ static AMX void sum_block(const sum *s, const corner *k, int64_t first, int64_t 
             int64_t channel = (k->ci + i) * SIDE;
             bool half = channel + NR >= v->ci;
             pack_pixels(k->rows + t * BLOCK, channel, half, steps, k->right);
-            right b = {(const char *) k->right, TILE_BYTES, half ? 0 : STEP_BYTES / 2, STEP_BYTES};
+            right_panel b = {(const char *) k->right, TILE_BYTES, half ? 0 : STEP_BYTES / 2, STEP_BYTES};
             for (int64_t o = 0; o < k->co_panels; o++, sums += BLOCK_SUMS)
-                multiply_panels((left){(const char *) (k->left + o * steps * STEP), TILE_BYTES, STEP_BYTES}, b, steps, sums, first > 0,
-                                (ahead){(const char *) sums, 0, 0});
+                multiply_panels((left_panel){(const char *) (k->left + o * steps * STEP), TILE_BYTES, STEP_BYTES}, b, steps, sums, ROW_BYTES, first > 0,
+                                (wanted){(const char *) sums, 0, 0});
         }
 }
 

@@ -72,29 +72,29 @@ typedef struct unit {
 } unit;
 
 /* Panel i of the left factor, of this piece: as it lies if tiles can be read there, else packed. */
-static AMX left left_of(const multiplication *m, const unit *u, int64_t i) {
+static AMX left_panel left_of(const multiplication *m, const unit *u, int64_t i) {
     const factor *a = &m->a;
     if (m->lies_well && (i + 1) * SIDE <= a->lines)
-        return (left){a->from + (i * SIDE * a->line + u->step * TILE_K) * (int64_t) sizeof(uint16_t), a->line * (int64_t) sizeof(uint16_t),
+        return (left_panel){a->from + (i * SIDE * a->line + u->step * TILE_K) * (int64_t) sizeof(uint16_t), a->line * (int64_t) sizeof(uint16_t),
                       TILE_BYTES};
     pack_factor(a, false, i * SIDE, 1, u->step * TILE_K, u->steps, u->left);
-    return (left){(const char *) u->left, TILE_BYTES, STEP_BYTES};
+    return (left_panel){(const char *) u->left, TILE_BYTES, STEP_BYTES};
 }
 
-static ahead result_of(const multiplication *m, const unit *u, int64_t i, int64_t j) {
+static wanted result_of(const multiplication *m, const unit *u, int64_t i, int64_t j) {
     const tr__bf16_product *p = m->of;
     int64_t element = p->wide ? sizeof(float) : sizeof(uint16_t), row = p->n * element;
     const char *result = (const char *) p->y + i * SIDE * row + (u->column + j) * SIDE * element;
-    return p->wide ? (ahead){result, row, TILE_BYTES} : (ahead){result, 2 * row, row};
+    return p->wide ? (wanted){result, row, TILE_BYTES} : (wanted){result, 2 * row, row};
 }
 
 static AMX void multiply_piece(const multiplication *m, const unit *u) {
     pack_factor(&m->b, true, u->column * SIDE, u->wide, u->step * TILE_K, u->steps, u->right);
     for (int64_t i = u->first; i < u->last; i++) {
-        left l = left_of(m, u, i);
+        left_panel l = left_of(m, u, i);
         for (int64_t j = 0; j < u->wide; j++) {
             float *sums = u->sums + (m->steps > m->depth ? (i - u->first) * u->wide + j : 0) * SIDE * SIDE;
-            multiply_panels(l, (right){(const char *) (u->right + j * u->steps * STEP), TILE_BYTES, STEP_BYTES / 2, STEP_BYTES}, u->steps, sums, u->step > 0, result_of(m, u, i, j));
+            multiply_panels(l, (right_panel){(const char *) (u->right + j * u->steps * STEP), TILE_BYTES, STEP_BYTES / 2, STEP_BYTES}, u->steps, sums, ROW_BYTES, u->step > 0, result_of(m, u, i, j));
             if (u->step + u->steps == m->steps)
                 finish(m->of, sums, i * SIDE, (u->column + j) * SIDE);
         }
