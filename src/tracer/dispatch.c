@@ -285,7 +285,7 @@ static tr_status apply_compute(tr_op op, const tr_op_info *info, const tr_input 
         call.attrs = attrs;
         call.given = given;
         call.in_place = in_place;
-        call.cdtype = (uint8_t) (info->op_class == TR_CLASS_MM ? tr__product_dtype(op, o) : TR_DTYPE_COUNT);
+        call.cdtype = (uint8_t) (tr__multiplies(op, info) ? tr__product_dtype(op, o) : TR_DTYPE_COUNT);
         call.written = written;
         if (status == TR_OK)
             status = tr__issue(&call);

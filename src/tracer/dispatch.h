@@ -15,7 +15,10 @@ extern tr_host tr__host;
 /* autocast.c */
 extern _Thread_local tr_autocast tr__autocast;
 
-/* precision.c: what a product of these operands computes in. */
+/* precision.c: what a product of these operands computes in, if the op is one. */
+static inline bool tr__multiplies(tr_op op, const tr_op_info *info) {
+    return info->op_class == TR_CLASS_MM || op == TR_OP__sdpa || op == TR_OP__sdpa_backward;
+}
 tr_dtype tr__product_dtype(tr_op op, const tr_operand *in);
 
 /* trace.c: passes a call on to where the ops of this moment go, and gives its results' storages (new references) and metas.

@@ -21,17 +21,19 @@ void tr_set_products_lower(bool on) {
     lower = on && tr_dnn_has_fast_bf16();
 }
 
-/* The shapes have not been checked yet. */
-static bool is_large(const tr_meta *a, const tr_meta *b) {
+/* `across`: b's dimension, from the last, that the product keeps. The shapes have not been checked yet. */
+static bool is_large(const tr_meta *a, const tr_meta *b, int across) {
     if (a->ndim < 2 || a->ndim != b->ndim)
         return false;
-    int64_t rows = a->shape[a->ndim - 2], columns = b->shape[b->ndim - 1];
+    int64_t rows = a->shape[a->ndim - 2], columns = b->shape[b->ndim - across];
     return rows >= THICK && columns >= THICK && (double) a->numel * (double) columns >= LARGE;
 }
 
+/* Of attention, queries by keys decide for all of its products. */
 tr_dtype tr__product_dtype(tr_op op, const tr_operand *in) {
-    int first = op == TR_OP_addmm || op == TR_OP_baddbmm;
+    int first = op == TR_OP_addmm || op == TR_OP_baddbmm || op == TR_OP__sdpa_backward;
+    bool attention = op == TR_OP__sdpa || op == TR_OP__sdpa_backward;
     const tr_meta *a = in[first].meta, *b = in[first + 1].meta;
-    bool lowered = lower && a->dtype == TR_F32 && b->dtype == TR_F32 && is_large(a, b);
+    bool lowered = lower && a->dtype == TR_F32 && b->dtype == TR_F32 && is_large(a, b, attention ? 2 : 1);
     return lowered ? TR_BF16 : (tr_dtype) a->dtype;
 }

@@ -105,6 +105,15 @@ PRODUCTS = {
 }
 
 
+H, L, S, E = 4, 64, 96, 32  # heads, queries, keys, columns
+OPERANDS |= {"q": (2, H, L, E), "k": (2, H, S, E), "v": (2, H, S, E)}
+PRODUCTS |= {
+    "attention": ("qkv", lambda t, q, k, v: t.nn.functional.scaled_dot_product_attention(q, k, v)),
+    "attention, causal": ("kkk", lambda t, q, k, v: t.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)),
+    "attention, odd": ("qkv", lambda t, q, k, v: t.nn.functional.scaled_dot_product_attention(*(x[:, :, 3:, :27] for x in (q, k, v)))),
+}
+
+
 def rounded(x):
     return torch.from_numpy(x).bfloat16().float().numpy()
 

@@ -189,7 +189,7 @@ TR__ISA_KERNEL(_sdpa) {
         return TR_FAIL(TR_E_INTERNAL, "_sdpa: without keys or columns");
     TR_TRY(open_out(c, &out[0], &j.out));
     j.lse = out[1].data;
-    choose_words(&j, tr__is_bf16(&in[0]));
+    choose_words(&j, j.q.bf16);
     int64_t heads = j.batch * j.heads;
     j.groups = tr__min(j.tiles, tr__max(1, UNITS / heads));
     TR_TRY(run(c, &j, heads * j.groups, j.l / j.groups * j.s * (j.d + j.e), forward_floats(&j), forward_units));

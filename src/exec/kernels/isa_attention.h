@@ -559,6 +559,17 @@ static tr_status open_in(const tr_kernel_call *c, const tr_arg *a, matrix4 *m) {
     *m = as_packed((void *) p, a->meta);
     return TR_OK;
 }
+/* A factor; float32 that is to be multiplied in bfloat16 (tracer/precision.c) as a rounded copy. */
+static tr_status open_factor(const tr_kernel_call *c, const tr_arg *a, matrix4 *m) {
+    const void *p;
+    if (c->cdtype != TR_BF16 || tr__is_bf16(a))
+        return open_in(c, a, m);
+    TR_TRY(tr__dense_in(c, a, TR_BF16, &p));
+    tr_meta rounded;
+    tr__meta_make(&rounded, TR_BF16, 4, a->meta->shape, NULL);
+    *m = as_matrix4((void *) p, &rounded);
+    return TR_OK;
+}
 static tr_status open_out(const tr_kernel_call *c, const tr_arg *a, matrix4 *m) {
     void *p;
     if (rows_adjacent(a->meta)) {
@@ -609,9 +620,9 @@ static tr_status open_job(const tr_kernel_call *c, job *j, const tr_arg *q, cons
                .scale = (float) tr_arg_double(scale),
                .kept = 1 / (float) (1 - tr_arg_double(p)),
                .causal = c->attrs[0]};
-    TR_TRY(open_in(c, q, &j->q));
-    TR_TRY(open_in(c, k, &j->k));
-    TR_TRY(open_in(c, v, &j->v));
+    TR_TRY(open_factor(c, q, &j->q));
+    TR_TRY(open_factor(c, k, &j->k));
+    TR_TRY(open_factor(c, v, &j->v));
     if (!tr__absent(mask)) {
         const tr_meta *m = mask->meta;
         tr_meta packed;

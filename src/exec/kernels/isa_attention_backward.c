@@ -326,9 +326,9 @@ TR__ISA_KERNEL(_sdpa_backward) {
             TR_TRY(tr__fill(c->ctx, &out[i], TR_I64, (tr_number){.i = 0}));
         return TR_OK;
     }
-    TR_TRY(open_in(c, &in[0], &j.g));
+    TR_TRY(open_factor(c, &in[0], &j.g));
     TR_TRY(open_in(c, &in[6], &j.out));
-    choose_words(&j, tr__is_bf16(&in[0]) && tr__is_bf16(&in[1]));
+    choose_words(&j, j.g.bf16 && j.q.bf16);
     TR_TRY(tr__dense_in(c, &in[7], TR_F32, &lse));
     j.lse = (float *) lse;
     TR_TRY(open_out(c, &out[0], &j.dq));
