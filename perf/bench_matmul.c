@@ -1,7 +1,6 @@
-/* bench_matmul - products of matrices as linear layers take them: forward (nt), by their input (nn), by their weights (tn); of float32, of
- * bfloat16, or of float32 computed in bfloat16 (as set_float32_matmul_precision("medium") has it).
- * Operands and results in rotation over more memory than a cache has, as in a training step. The best and the median rate of some
- * rounds.
+/* bench_matmul - products of matrices as linear layers take them: forward (nt), by their input (nn), by their weights (tn); of
+ * float32, of bfloat16, or of float32 computed in bfloat16 (as set_float32_matmul_precision("medium") has it). Operands and
+ * results in rotation over more memory than a cache has, as in a training step. The best and the median rate of some rounds.
  *
  *   bench_matmul [threads] [rounds] [float32 | bfloat16 | medium] [another instruction set, measured in turn with TERRA_ISA's] */
 #include "bench.h"

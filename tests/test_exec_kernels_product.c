@@ -1,5 +1,5 @@
-/* Products in bfloat16 by AMX's tiles (isa_product.c), against sums in double of the rounded factors: all ways that factors lie, both
- * dtypes, edges of tiles, sums in several pieces. Memory behind each operand can't be read. */
+/* Products in bfloat16 by AMX's tiles (isa_product.c), against sums in double of the rounded factors: all ways that factors lie,
+ * both dtypes, edges of tiles, sums in several pieces. Memory behind each operand can't be read. */
 #include "kernel_call.h"
 
 #include "exec/kernels/kernels.h"
@@ -68,12 +68,14 @@ static void check(int64_t m, int64_t n, int64_t k) {
     int64_t b_lines = b_turned ? n : k, b_row = (b_turned ? k : n) + pick(0, 1) * pick(1, 40);
     int64_t a_count = (a_lines - 1) * a_row + (a_turned ? m : k), b_count = (b_lines - 1) * b_row + (b_turned ? k : n);
     bool wide = pick(0, 1);
-    numbers a = take(a_count, pick(0, 1)), b = take(b_count, pick(0, 1)), bias = take(n, wide), y = take(m * n, wide), old = take(m * n, wide);
+    numbers a = take(a_count, pick(0, 1)), b = take(b_count, pick(0, 1)), bias = take(n, wide);
+    numbers y = take(m * n, wide), old = take(m * n, wide);
     fill(&a, a_count);
     fill(&b, b_count);
     fill(&bias, n);
     fill(&old, m * n);
-    tr__bf16_product p = {.m = m, .n = n, .k = k, .a = a.data, .b = b.data, .y = y.data, .a_wide = a.wide, .b_wide = b.wide, .wide = wide, .bias_wide = wide,
+    tr__bf16_product p = {.m = m, .n = n, .k = k, .a = a.data, .b = b.data, .y = y.data,
+                          .a_wide = a.wide, .b_wide = b.wide, .wide = wide, .bias_wide = wide,
                           .a_row = a_turned ? 1 : a_row, .a_column = a_turned ? a_row : 1, .b_row = b_turned ? 1 : b_row,
                           .b_column = b_turned ? b_row : 1, .bias = pick(0, 1) ? bias.data : NULL, .alpha = pick(0, 1) ? 1 : 0.5f,
                           .beta = pick(0, 2) ? 0 : -1.5f};

@@ -266,8 +266,8 @@ static tr_status prepare_sum(const tr_kernel_call *c, product *p, const tr_arg *
 
 /* ------------------------------------------------------------------------------------------ our own */
 
-/* Are tiles faster than the library? Plans cut a product into slices only where the right factor is smaller than that (pass_rows.c), so
- * that all of its slices go the same way. */
+/* Are tiles faster than the library? Plans cut a product into slices only where the right factor is smaller than that
+ * (pass_rows.c), so that all of its slices go the same way. */
 static bool is_ours(const product *p, int batches) {
     enum { LEAST = 64 << 10, THICK = 16 };
     return tr__isa_now->multiply && tr__has_amx() && batches == 1 && p->dtype == TR_BF16 && p->n * p->k > LEAST && p->m >= THICK &&

@@ -1,10 +1,10 @@
-/* isa_amx.h - AMX: products of tiles of bfloat16 pairs, summed up in float32, and of panels of two tiles by two, into which factors are
- * packed. Functions that use tiles are AMX, and called if tr__has_amx().
+/* isa_amx.h - AMX: products of tiles of bfloat16 pairs, summed up in float32, and of panels of two tiles by two, into which
+ * factors are packed. Functions that use tiles are AMX, and called if tr__has_amx().
  *
- * A tile has 16 rows of 64 bytes. Tiles 0 to 3 are sums, 16 by 16 floats; 4 and 5 left factors, 16 rows of 32 bfloat16 that are summed
- * over; 6 and 7 right factors, 16 pairs of these by 16 columns. Denormals count as zero, and are rounded to it, as with AVX512-BF16.
- * A thread's tiles are configured when its part of a loop begins, and released at its end: the library brings its own configuration,
- * and a switch of threads then has no tiles to save. Included by isa_*.c only. */
+ * A tile has 16 rows of 64 bytes. Tiles 0 to 3 are sums, 16 by 16 floats; 4 and 5 left factors, 16 rows of 32 bfloat16 that are
+ * summed over; 6 and 7 right factors, 16 pairs of these by 16 columns. Denormals count as zero, and are rounded to it, as with
+ * AVX512-BF16. A thread's tiles are configured when its part of a loop begins, and released at its end: the library brings its own
+ * configuration, and a switch of threads then has no tiles to save. Included by isa_*.c only. */
 #ifndef TERRA_EXEC_ISA_AMX_H
 #define TERRA_EXEC_ISA_AMX_H
 
@@ -25,13 +25,15 @@ enum {
     AHEAD = 2, /* steps that the right factor's tiles are fetched before they are multiplied */
 };
 
-/* Instructions by hand: those of gcc 12's immintrin.h don't tell the compiler that they read memory, and it drops or delays what is stored
- * there before. t, sum, left, right: numbers of tiles; step: bytes from one row to the next. */
-#define AMX_TILE(t)                "%%tmm" #t
-#define AMX_LOAD(t, from, step)    __asm__ volatile("tileloadd (%0,%1,1), " AMX_TILE(t)::"r"(from), "r"((int64_t) (step)) : "memory")
-#define AMX_STORE(t, to, step)     __asm__ volatile("tilestored " AMX_TILE(t) ", (%0,%1,1)" ::"r"(to), "r"((int64_t) (step)) : "memory")
-#define AMX_ZERO(t)                __asm__ volatile("tilezero " AMX_TILE(t)::)
-#define AMX_DOT(sum, left, right)  __asm__ volatile("tdpbf16ps " AMX_TILE(right) ", " AMX_TILE(left) ", " AMX_TILE(sum)::)
+/* Instructions by hand: those of gcc 12's immintrin.h don't tell the compiler that they read memory, and it drops or delays what
+ * is stored there before. t, sum, left, right: numbers of tiles; step: bytes from one row to the next. */
+#define AMX_TILE(t)               "%%tmm" #t
+#define AMX_LOAD(t, from, step) \
+    __asm__ volatile("tileloadd (%0,%1,1), " AMX_TILE(t)::"r"(from), "r"((int64_t) (step)) : "memory")
+#define AMX_STORE(t, to, step) \
+    __asm__ volatile("tilestored " AMX_TILE(t) ", (%0,%1,1)" ::"r"(to), "r"((int64_t) (step)) : "memory")
+#define AMX_ZERO(t)               __asm__ volatile("tilezero " AMX_TILE(t)::)
+#define AMX_DOT(sum, left, right) __asm__ volatile("tdpbf16ps " AMX_TILE(right) ", " AMX_TILE(left) ", " AMX_TILE(sum)::)
 
 /* All eight tiles whole. */
 static inline void tiles_begin(void) {
@@ -61,12 +63,12 @@ typedef struct factor {
 
 /* 32 elements as bfloat16, those from n on 0. */
 ALWAYS PAIRS vF take_line(const factor *f, int64_t at, int64_t n) {
+    __mmask32 mask = n >= TILE_K ? 0xffffffff : (1u << n) - 1;
     if (f->wide) {
         const float *x = (const float *) (const void *) f->from + at;
-        __mmask16 low = n >= 16 ? 0xffff : (__mmask16) ((1u << n) - 1), high = n >= 32 ? 0xffff : n <= 16 ? 0 : (__mmask16) ((1u << (n - 16)) - 1);
-        return narrow_pairs((vF) _mm512_maskz_loadu_ps(low, x), (vF) _mm512_maskz_loadu_ps(high, x + 16));
+        __m512 low = _mm512_maskz_loadu_ps((__mmask16) mask, x), high = _mm512_maskz_loadu_ps((__mmask16) (mask >> 16), x + VN_F);
+        return narrow_pairs((vF) low, (vF) high);
     }
-    __mmask32 mask = n >= 32 ? 0xffffffff : (1u << n) - 1;
     return (vF) _mm512_maskz_loadu_epi16(mask, (const uint16_t *) (const void *) f->from + at);
 }
 
@@ -125,9 +127,10 @@ ALWAYS PAIRS void pack_step(const factor *f, bool by_lines, bool right, int64_t 
             pack_terms(f, line, term, right, to);
 }
 
-/* `panels` of so many steps, from line and term on. Each step of lines that lie side by side goes through all panels: rows in memory are
- * read as far as they are wanted. */
-static inline PAIRS void pack_factor(const factor *f, bool right, int64_t line, int64_t panels, int64_t term, int64_t steps, uint16_t *to) {
+/* `panels` of so many steps, from line and term on. Each step of lines that lie side by side goes through all panels: rows in
+ * memory are read as far as they are wanted. */
+static inline PAIRS void pack_factor(const factor *f, bool right, int64_t line, int64_t panels, int64_t term, int64_t steps,
+                                     uint16_t *to) {
     if (f->term == 1) {
         for (int64_t p = 0; p < panels; p++)
             for (int64_t s = 0; s < steps; s++, to += STEP)
@@ -163,8 +166,8 @@ typedef struct left_panel {
     int64_t row, step;
 } left_panel;
 
-/* A panel of the right factor: rows of tiles `row` bytes apart, a step's second tile `second` behind its first, a step `step` behind the
- * last one. */
+/* A panel of the right factor: rows of tiles `row` bytes apart, a step's second tile `second` behind its first, a step `step`
+ * behind the last one. */
 typedef struct right_panel {
     const char *from;
     int64_t row, second, step;

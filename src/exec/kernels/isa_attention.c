@@ -130,7 +130,8 @@ static void forward_tile(const unit *u, forward_space *w, int64_t row, int64_t r
 }
 
 static size_t forward_floats(const job *j) {
-    return (size_t) ((padded(j->s) * j->d + padded(j->e) * j->s) + TILE_MOST * (ROW + padded(j->d) + padded(j->e)) + BLOCK + 6 * 16);
+    int64_t d = padded(j->d), e = padded(j->e);
+    return (size_t) (padded(j->s) * j->d + e * j->s + TILE_MOST * (ROW + d + e) + BLOCK + 6 * 16);
 }
 
 /* Before tile t of unit i, the units' end being `end`: where its results go, the next tile's queries, and a share of the keys and

@@ -1,10 +1,10 @@
-/* isa_attention.h - what attention (isa_attention.c) and its derivative (isa_attention_backward.c) have in common: operands in memory
- * and in panels, products of small matrices over them, masks and dropout, and how a call is opened. Included by those only.
+/* isa_attention.h - what attention (isa_attention.c) and its derivative (isa_attention_backward.c) have in common: operands in
+ * memory and in panels, products of small matrices over them, masks and dropout, and how a call is opened. Included by those only.
  *
- * A head's keys and values are packed once into panels of NR columns. Its queries come in tiles of TILE rows, against blocks of
- * at most BLOCK keys: scores stay in a tile in the cache, and are turned into probabilities there. Of a causal tile each MR rows
- * look at the keys up to their last one. Work is cut by sizes alone, and sums by those of one head of a batch: results depend
- * neither on the number of threads nor on how a batch is cut.
+ * A head's keys and values are packed once into panels of NR columns. Its queries come in tiles of TILE rows, against blocks of at
+ * most BLOCK keys: scores stay in a tile in the cache, and are turned into probabilities there. Of a causal tile each MR rows look
+ * at the keys up to their last one. Work is cut by sizes alone, and sums by those of one head of a batch: results depend neither
+ * on the number of threads nor on how a batch is cut.
  *
  * Memory is counted in words of 32 bits: a float, or two bfloat16 that are neighbours along the dimension that a product sums.
  *
@@ -376,7 +376,8 @@ static AMX void gather_panels(const unit *u, const span *s, const float *x, cons
             int64_t steps = words(u->j, seen_by(u, s, r + SIDE)) / TILE_ROWS;
             left_panel l = {(const char *) (x + r * ROW), ROW * sizeof *x, TILE_BYTES};
             right_panel w = {(const char *) b, 2 * TILE_BYTES, TILE_BYTES, STEP_BYTES};
-            multiply_panels(l, w, steps, c + r * columns + col, columns * (int64_t) sizeof *c, s->key > 0, next_wanted(u->wishes, steps));
+            multiply_panels(l, w, steps, c + r * columns + col, columns * (int64_t) sizeof *c, s->key > 0,
+                            next_wanted(u->wishes, steps));
         }
 }
 #else

@@ -6,7 +6,8 @@
 typedef struct backward_space {
     float *kt, *k, *vt;      /* packed: [d, s], [s, d], [e, s] */
     float *p, *ds;           /* [TILE_MOST, ROW] */
-    float *q, *g, *out;      /* a tile's queries and gradients, [TILE_MOST, d] and [TILE_MOST, e]; a row of results, and one of gradients */
+    float *q, *g;            /* a tile's queries and gradients, [TILE_MOST, d] and [TILE_MOST, e] */
+    float *out;              /* a row of results, and one of gradients */
     float *dq, *part;        /* [TILE_MOST, d]; dk [s, d] and behind it dv [s, e], of a group */
     float *sum, *more;       /* as part: of a head, and of its second group and so on */
     int64_t next;            /* head; -1: none */
@@ -29,7 +30,8 @@ static void put_rows(const matrix *m, const float *from, int64_t step, int64_t r
 
 #if TR_ISA_LEVEL >= 4
 /* The product below by tiles: x is turned over, 32 keys at a time. */
-static AMX void spread_panels(const unit *u, const span *s, const float *x, int64_t step, const float *b, float *c, int64_t columns) {
+static AMX void spread_panels(const unit *u, const span *s, const float *x, int64_t step, const float *b, float *c,
+                              int64_t columns) {
     _Alignas(64) float turned[TILE_MOST / 2 * NR];
     for (int64_t k = 0; k < s->n; k += SIDE) {
         int64_t first = u->j->causal ? tr__max(0, s->key + k - s->row) : 0, steps = (s->rows - first) / TILE_K;
@@ -209,8 +211,8 @@ static int64_t part_floats(const job *j) {
 
 static size_t backward_floats(const job *j) {
     int64_t s_pad = padded(j->s), d = padded(j->d), e = padded(j->e);
-    return (size_t) (s_pad * (2 * d + e) + TILE_MOST * (2 * ROW + 2 * d + e) + 2 * e + (j->groups > 1 ? 2 : 1) * part_floats(j) + BLOCK +
-                     16 * 16);
+    int64_t parts = (j->groups > 1 ? 2 : 1) * part_floats(j);
+    return (size_t) (s_pad * (2 * d + e) + TILE_MOST * (2 * ROW + 2 * d + e) + 2 * e + parts + BLOCK + 16 * 16);
 }
 
 /* The rows of a tile that it reads. */

@@ -34,6 +34,11 @@ typedef vF tile[MR][WIDE * VECTORS];
 #define TABLE_OF(name) {{NULL}, ROW_OF(name, 1)}
 #endif
 
+/* Where part i of n things begins: all are alike but for one. */
+static inline int64_t share(int64_t i, int64_t n, int64_t parts) {
+    return i * n / parts;
+}
+
 /* Pixels [images, size], each the sum over taps. Pixel (i, j) is (i * to_step + to_from, ...) of `to`, and reads (i * step + off of
  * the tap, ...) of `from`. Index 0: height, 1: width. */
 typedef struct grid {

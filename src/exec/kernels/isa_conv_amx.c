@@ -1,9 +1,9 @@
-/* isa_conv_amx.c - convolutions of bfloat16 images that lie channels last, and their derivatives, by AMX's tiles. A filter of one pixel,
- * step 1, is a product of matrices as they lie (isa_product.c). Otherwise:
+/* isa_conv_amx.c - convolutions of bfloat16 images that lie channels last, and their derivatives, by AMX's tiles. A filter of one
+ * pixel, step 1, is a product of matrices as they lie (isa_product.c). Otherwise:
  *
- * Forward and by the image, a unit of work is some pixels by some columns. It packs these columns of the weights, as many channels at a
- * time as stay in a near cache, and for each 32 pixels gathers what their taps read: tiles are read for all columns then.
- * The derivative by the weights sums over pixels. A unit is some channels of the gradient by some of the image: of each block of
+ * Forward and by the image, a unit of work is some pixels by some columns. It packs these columns of the weights, as many channels
+ * at a time as stay in a near cache, and for each 32 pixels gathers what their taps read: tiles are read for all columns then. The
+ * derivative by the weights sums over pixels. A unit is some channels of the gradient by some of the image: of each block of
  * pixels it packs the gradient once, and for each tap the pixels that it meets.
  *
  * Every sum is made in an order that depends on the sizes alone, not on the number of threads. */
@@ -23,11 +23,6 @@ enum {
     BLOCK_SUMS = SIDE * SIDE,
 };
 
-/* Where part i of n things begins: all are alike but for one. */
-static int64_t share(int64_t i, int64_t n, int64_t parts) {
-    return i * n / parts;
-}
-
 /* ------------------------------------------------------------------------------------------ one pixel */
 
 static bool is_product(const tr__conv *v) {
@@ -40,16 +35,21 @@ static bool is_product(const tr__conv *v) {
 static tr_status multiply(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *conv) {
     const tr__conv *v = &conv->of;
     int64_t pixels = v->n * v->size[0] * v->size[1], co = conv->strides[0], ci = conv->strides[1];
-    tr__bf16_product p = {.alpha = 1};
-    if (op == TR_OP_conv2d)
-        p = (tr__bf16_product){.m = pixels, .n = v->co, .k = v->ci, .a = conv->src, .a_row = v->ci, .a_column = 1, .b = conv->weights, .b_row = ci,
-                               .b_column = co, .y = conv->dst, .bias = v->bias, .alpha = 1, .bias_wide = true};
-    else if (op == TR_OP_conv2d_backward_data)
-        p = (tr__bf16_product){.m = pixels, .n = v->ci, .k = v->co, .a = conv->dst, .a_row = v->co, .a_column = 1, .b = conv->weights, .b_row = co,
-                               .b_column = ci, .y = conv->src, .alpha = 1};
-    else
-        p = (tr__bf16_product){.m = v->co, .n = v->ci, .k = pixels, .a = conv->dst, .a_row = 1, .a_column = v->co, .b = conv->src, .b_row = v->ci,
-                               .b_column = 1, .y = conv->weights, .alpha = 1};
+    tr__bf16_product p = {.m = pixels, .alpha = 1, .a_column = 1, .b = conv->weights};
+    if (op == TR_OP_conv2d) {
+        p.a = conv->src, p.a_row = p.k = v->ci;
+        p.b_row = ci, p.b_column = co;
+        p.y = conv->dst, p.n = v->co;
+        p.bias = v->bias, p.bias_wide = true;
+    } else if (op == TR_OP_conv2d_backward_data) {
+        p.a = conv->dst, p.a_row = p.k = v->co;
+        p.b_row = co, p.b_column = ci;
+        p.y = conv->src, p.n = v->ci;
+    } else {
+        p.a = conv->dst, p.a_row = 1, p.a_column = p.m = v->co;
+        p.b = conv->src, p.b_row = p.n = v->ci, p.b_column = 1;
+        p.y = conv->weights, p.k = pixels;
+    }
     return TR__SUFFIXED(tr__multiply)(c, &p);
 }
 
@@ -109,15 +109,17 @@ static AMX void gather_piece(const gather *g, const piece *p) {
     bool whole = p->words == words, last = p->from + p->words == words;
     for (int64_t j = 0; j < p->wide; j++) {
         int64_t panel = 2 * (p->pair + j);
-        pack_panels(&g->weights, 2 * p->from, p->words, panel * NR, (int) tr__min(2, panels - panel), p->weights + j * steps * STEP / 2, p->strip);
+        word *to = p->weights + j * steps * STEP / 2;
+        pack_panels(&g->weights, 2 * p->from, p->words, panel * NR, (int) tr__min(2, panels - panel), to, p->strip);
     }
     for (int64_t m = 0; m < p->count; m += SIDE) {
         gather_panel(g, p, m);
         for (int64_t j = 0; j < p->wide; j++) {
             int64_t column = (p->pair + j) * SIDE;
             bool both = column + NR < g->of.columns; // a panel by itself counts twice
-            right_panel b = {(const char *) (p->weights + j * steps * STEP / 2), both ? 2 * TILE_BYTES : TILE_BYTES, both ? TILE_BYTES : 0,
-                       both ? STEP_BYTES : STEP_BYTES / 2};
+            right_panel b = {(const char *) (p->weights + j * steps * STEP / 2), TILE_BYTES, 0, STEP_BYTES / 2};
+            if (both)
+                b.row *= 2, b.second = TILE_BYTES, b.step *= 2;
             float *sums = p->sums + (whole ? 0 : (m / SIDE * p->wide + j) * BLOCK_SUMS);
             wanted w = {(const char *) p->to[m] + column * (int64_t) sizeof(uint16_t), 0, 0};
             multiply_panels((left_panel){p->left, TILE_BYTES, STEP_BYTES}, b, steps, sums, ROW_BYTES, p->from > 0, w);
@@ -129,8 +131,8 @@ static AMX void gather_piece(const gather *g, const piece *p) {
 
 static AMX void gather_units(void *env, int64_t begin, int64_t end, int thread) {
     const gather *g = env;
-    int64_t pixels = pixels_in(&g->of), pairs = upward(g->of.columns, SIDE), groups = upward(pairs, g->width), words = g->of.channels / 2;
-    int64_t most = upward(pixels, g->spans), terms = g->of.n_taps * g->chunk;
+    int64_t pixels = pixels_in(&g->of), pairs = upward(g->of.columns, SIDE), groups = upward(pairs, g->width);
+    int64_t words = g->of.channels / 2, most = upward(pixels, g->spans), terms = g->of.n_taps * g->chunk;
     tiles_begin();
     for (int64_t u = begin; u < end; u++) {
         int64_t span = u / groups;
@@ -168,28 +170,15 @@ static void deal(gather *g, int64_t threads) {
     }
 }
 
-/* Where tap `tap` of a filter begins. */
-static int64_t tap_at(const tr__conv_bf16 *v, int64_t tap) {
-    return tap / v->of.kernel[1] * v->strides[2] + tap % v->of.kernel[1] * v->strides[3];
-}
-
-/* Do the weights' taps lie side by side, in order? How many, or 0. */
-static int64_t taps_together(const tr__conv_bf16 *v) {
-    const int64_t *k = v->of.kernel, *s = v->strides;
-    return (k[1] == 1 || s[3] == 1) && (k[0] == 1 || s[2] == k[1]) ? k[0] * k[1] : 0;
-}
-
-static tr_status run_gather(const tr_kernel_call *c, gather *g, const tr__conv_bf16 *conv) {
-    for (int64_t t = 0; t < g->of.n_taps; t++)
-        g->of.tap[t] = tap_at(conv, g->of.tap[t]);
-    g->weights.n = (int) g->of.n_taps;
-    g->weights.at = g->of.tap;
+static tr_status run_gather(const tr_kernel_call *c, const filtered *f) {
+    gather own = {.of = f->of, .bias = f->bias, .weights = f->weights}, *g = &own;
     int64_t steps = g->of.channels / TILE_K, chunks = upward(steps * TILE_K * g->of.n_taps, TERMS);
     g->chunk = upward(steps, tr__min(steps, tr__max(1, chunks))) * TILE_ROWS;
     deal(g, c->ctx->threads);
-    int64_t count = upward(pixels_in(&g->of), g->spans), terms = g->of.n_taps * g->chunk, units = g->spans * upward(upward(g->of.columns, SIDE), g->width);
-    int64_t kept = g->chunk == g->of.channels / 2 ? 1 : upward(count, SIDE) * g->width;
-    size_t bytes = (size_t) ((1 + g->width) * SIDE * terms + kept * BLOCK_SUMS) * sizeof(word) + strip_words(&g->weights) * sizeof(word) +
+    int64_t count = upward(pixels_in(&g->of), g->spans), terms = g->of.n_taps * g->chunk;
+    int64_t units = g->spans * upward(upward(g->of.columns, SIDE), g->width);
+    int64_t kept = g->chunk == g->of.channels / 2 ? 1 : upward(count, SIDE) * g->width; // sums
+    size_t bytes = ((size_t) ((1 + g->width) * SIDE * terms + kept * BLOCK_SUMS) + strip_words(&g->weights)) * sizeof(word) +
                    (size_t) ((g->of.n_taps + 1) * count) * sizeof(void *);
     g->per_thread = (bytes + 127) / 64 * 64;
     int64_t grain = tr__max(1, TR__GRAIN / tr__max(1, count * terms * g->width));
@@ -197,32 +186,6 @@ static tr_status run_gather(const tr_kernel_call *c, gather *g, const tr__conv_b
     if (!g->scratch)
         return TR_E_NOMEM;
     tr__parallel_units(c->ctx, units, grain, gather_units, g);
-    return TR_OK;
-}
-
-static tr_status forward(const tr_kernel_call *c, const tr__conv_bf16 *conv) {
-    const tr__conv *v = &conv->of;
-    gather g = {.of = {.from = conv->src, .to = conv->dst, .images = v->n, .channels = v->ci, .columns = v->co}, .bias = v->bias,
-                .weights = {.from = conv->weights, .channel_step = conv->strides[1], .column_step = conv->strides[0],
-                            .together = taps_together(conv)}};
-    TR_TRY(take_grid(c, v, sizeof(uint16_t), &g.of));
-    lay_forward(&g.of, v);
-    return run_gather(c, &g, conv);
-}
-
-static tr_status by_image(const tr_kernel_call *c, const tr__conv_bf16 *conv) {
-    const tr__conv *v = &conv->of;
-    gather g = {.of = {.from = conv->dst, .to = conv->src, .images = v->n, .channels = v->co, .columns = v->ci},
-                .weights = {.from = conv->weights, .channel_step = conv->strides[0], .column_step = conv->strides[1],
-                            .together = taps_together(conv)}};
-    TR_TRY(take_grid(c, v, sizeof(uint16_t), &g.of));
-    int64_t at[2];
-    for (at[0] = 0; at[0] < v->stride[0]; at[0]++)
-        for (at[1] = 0; at[1] < v->stride[1]; at[1]++) {
-            lay_remainder(&g.of, v, at);
-            if (pixels_in(&g.of))
-                TR_TRY(run_gather(c, &g, conv));
-        }
     return TR_OK;
 }
 
@@ -272,13 +235,14 @@ static AMX void sum_block(const sum *s, const corner *k, int64_t first, int64_t 
             bool half = channel + NR >= v->ci;
             pack_pixels(k->rows + t * BLOCK, channel, half, steps, k->right);
             right_panel b = {(const char *) k->right, TILE_BYTES, half ? 0 : STEP_BYTES / 2, STEP_BYTES};
-            for (int64_t o = 0; o < k->co_panels; o++, sums += BLOCK_SUMS)
-                multiply_panels((left_panel){(const char *) (k->left + o * steps * STEP), TILE_BYTES, STEP_BYTES}, b, steps, sums, ROW_BYTES, first > 0,
-                                (wanted){(const char *) sums, 0, 0});
+            for (int64_t o = 0; o < k->co_panels; o++, sums += BLOCK_SUMS) {
+                left_panel l = {(const char *) (k->left + o * steps * STEP), TILE_BYTES, STEP_BYTES};
+                multiply_panels(l, b, steps, sums, ROW_BYTES, first > 0, (wanted){(const char *) sums, 0, 0});
+            }
         }
 }
 
-/* 16 of the image's channels and all taps of one of the gradient's, which lie `step` floats apart, rounded to the weights at `to`. */
+/* 16 of the image's channels and all taps, which lie `step` floats apart, of one of the gradient's, rounded to the weights at `to`. */
 static AMX void put_taps(const sum *s, const float *from, int64_t step, uint16_t *to) {
     int64_t taps = s->of.n_taps, ci = s->v->strides[1];
     if (ci == 1) {
@@ -311,8 +275,9 @@ static AMX void put_weights(const sum *s, const corner *k) {
             for (int64_t r = 0; r < tr__min(SIDE, v->co - (k->co + o) * SIDE); r++)
                 for (int64_t h = 0; h < SIDE; h += NR) {
                     int64_t channel = (k->ci + i) * SIDE + h;
+                    const float *sums = k->sums + ((i * k->co_panels + o) * SIDE + r) * SIDE + h;
                     if (channel < v->ci)
-                        put_taps(s, k->sums + ((i * k->co_panels + o) * SIDE + r) * SIDE + h, k->ci_panels * k->co_panels * BLOCK_SUMS,
+                        put_taps(s, sums, k->ci_panels * k->co_panels * BLOCK_SUMS,
                                  s->v->weights + ((k->co + o) * SIDE + r) * s->v->strides[0] + channel * s->v->strides[1]);
                 }
 }
@@ -337,7 +302,8 @@ static AMX void sum_units(void *env, int64_t begin, int64_t end, int thread) {
     tiles_end();
 }
 
-/* Cuts the weights into units: each cut of the gradient's channels packs the image once more, for each tap, of the image's the gradient. */
+/* Cuts the weights into units: each cut of the gradient's channels packs the image once more, for each tap, of the image's the
+ * gradient. */
 static void cut(sum *s, int64_t threads) {
     int64_t co = upward(s->v->of.co, SIDE), ci = upward(s->v->of.ci, SIDE), most = tr__max(1, SUMS / (s->of.n_taps * BLOCK_SUMS));
     int64_t least = INT64_MAX, wanted = tr__min(SHARES * threads, co * ci);
@@ -354,7 +320,8 @@ static void cut(sum *s, int64_t threads) {
 
 static tr_status by_weights(const tr_kernel_call *c, const tr__conv_bf16 *conv) {
     const tr__conv *v = &conv->of;
-    sum s = {.v = conv, .of = {.from = conv->src, .to = conv->dst, .images = v->n, .channels = v->ci, .columns = v->co}, .co = 1, .ci = 1};
+    sum s = {.v = conv, .of = {.from = conv->src, .to = conv->dst, .images = v->n, .channels = v->ci, .columns = v->co}};
+    s.co = s.ci = 1;
     TR_TRY(take_grid(c, v, sizeof(uint16_t), &s.of));
     lay_forward(&s.of, v);
     s.at = s.of.tap;
@@ -382,6 +349,6 @@ tr_status TR__SUFFIXED(tr__convolve_tiles)(const tr_kernel_call *c, tr_op op, co
         return by_weights(c, v);
     if ((image ? v->of.co : v->of.ci) % TILE_K)
         return TR__SUFFIXED(tr__convolve_bf16)(c, op, v);
-    return image ? by_image(c, v) : forward(c, v);
+    return image ? by_image(c, v, run_gather) : forward(c, v, run_gather);
 }
 #endif

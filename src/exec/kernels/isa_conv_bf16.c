@@ -21,11 +21,6 @@ enum {
     SIDE = 256,   /* its channels, at most, on either side */
 };
 
-/* Where part i of n things begins: all are alike but for one. */
-static int64_t share(int64_t i, int64_t n, int64_t parts) {
-    return i * n / parts;
-}
-
 /* ------------------------------------------------------------------------------------------ forward, and by the image */
 
 /* Row r of a tile: the products of a[t * a_step + r][from .. from + k] with b [n, k, P, NR], summed over taps t < n; on top of
@@ -119,22 +114,9 @@ static void gather_units(void *env, int64_t begin, int64_t end, int thread) {
         gather_unit(g, u, g->scratch + (size_t) thread * g->per_thread);
 }
 
-/* Where tap `tap` of a filter begins. */
-static int64_t tap_at(const tr__conv_bf16 *v, int64_t tap) {
-    return tap / v->of.kernel[1] * v->strides[2] + tap % v->of.kernel[1] * v->strides[3];
-}
-
-/* From taps by number to where they begin: nobody asks for the numbers again. */
-static void find_taps(const tr__conv_bf16 *v, matrices *weights, grid *g) {
-    for (int64_t t = 0; t < g->n_taps; t++)
-        g->tap[t] = tap_at(v, g->tap[t]);
-    weights->n = (int) g->n_taps;
-    weights->at = g->tap;
-}
-
-static tr_status run_gather(const tr_kernel_call *c, gather *g, const tr__conv_bf16 *conv) {
+static tr_status run_gather(const tr_kernel_call *c, const filtered *f) {
+    gather own = {.of = f->of, .bias = f->bias, .weights = f->weights}, *g = &own;
     int64_t pixels = pixels_in(&g->of);
-    find_taps(conv, &g->weights, &g->of);
     g->wides = upward(g->of.columns / NR, WIDE);
     // Units enough for all threads, but as long as it takes to be worth packing weights.
     int64_t wanted = upward(4 * c->ctx->threads, g->wides);
@@ -153,38 +135,6 @@ static tr_status run_gather(const tr_kernel_call *c, gather *g, const tr__conv_b
     if (!g->scratch)
         return TR_E_NOMEM;
     tr__parallel_units(c->ctx, units, grain, gather_units, g);
-    return TR_OK;
-}
-
-/* Do the weights' taps lie side by side, in order? How many, or 0. */
-static int64_t taps_together(const tr__conv_bf16 *v) {
-    const int64_t *k = v->of.kernel, *s = v->strides;
-    return (k[1] == 1 || s[3] == 1) && (k[0] == 1 || s[2] == k[1]) ? k[0] * k[1] : 0;
-}
-
-static tr_status forward(const tr_kernel_call *c, const tr__conv_bf16 *conv) {
-    const tr__conv *v = &conv->of;
-    gather g = {.of = {.from = conv->src, .to = conv->dst, .images = v->n, .channels = v->ci, .columns = v->co}, .bias = v->bias,
-                .weights = {.from = conv->weights, .channel_step = conv->strides[1], .column_step = conv->strides[0],
-                            .together = taps_together(conv)}};
-    TR_TRY(take_grid(c, v, sizeof(uint16_t), &g.of));
-    lay_forward(&g.of, v);
-    return run_gather(c, &g, conv);
-}
-
-static tr_status by_image(const tr_kernel_call *c, const tr__conv_bf16 *conv) {
-    const tr__conv *v = &conv->of;
-    gather g = {.of = {.from = conv->dst, .to = conv->src, .images = v->n, .channels = v->co, .columns = v->ci},
-                .weights = {.from = conv->weights, .channel_step = conv->strides[0], .column_step = conv->strides[1],
-                            .together = taps_together(conv)}};
-    TR_TRY(take_grid(c, v, sizeof(uint16_t), &g.of));
-    int64_t at[2];
-    for (at[0] = 0; at[0] < v->stride[0]; at[0]++)
-        for (at[1] = 0; at[1] < v->stride[1]; at[1]++) {
-            lay_remainder(&g.of, v, at);
-            if (pixels_in(&g.of))
-                TR_TRY(run_gather(c, &g, conv));
-        }
     return TR_OK;
 }
 
@@ -441,6 +391,8 @@ static tr_status by_weights(const tr_kernel_call *c, const tr__conv_bf16 *conv) 
 }
 
 tr_status TR__SUFFIXED(tr__convolve_bf16)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v) {
-    return op == TR_OP_conv2d ? forward(c, v) : op == TR_OP_conv2d_backward_data ? by_image(c, v) : by_weights(c, v);
+    if (op == TR_OP_conv2d_backward_weights)
+        return by_weights(c, v);
+    return op == TR_OP_conv2d ? forward(c, v, run_gather) : by_image(c, v, run_gather);
 }
 #endif

@@ -1,5 +1,6 @@
 /* isa_pairs.h - words of two bfloat16, which AVX512-BF16 multiplies and sums up at once; and a convolution's weights in panels
- * of them: of the two channels that a sum takes together, for 16 columns. Included by isa_conv_bf16.c only. */
+ * of them: of the two channels that a sum takes together, for 16 columns. Forward and by the image as far as it is the same for all
+ * kernels of bfloat16. Included by isa_conv_bf16.c and isa_conv_amx.c only. */
 #ifndef TERRA_EXEC_ISA_PAIRS_H
 #define TERRA_EXEC_ISA_PAIRS_H
 
@@ -240,6 +241,63 @@ static inline PAIRS void unpack_panel(const unpack *u) {
             for (int c = 0; c < NR; c++)
                 u->to[u->at[t] + i * u->channel_step + c * u->column_step] = row[c];
         }
+}
+
+/* ------------------------------------------------------------------------------------------ a convolution of bfloat16 images */
+
+/* Where tap `tap` of a filter begins. */
+static int64_t tap_at(const tr__conv_bf16 *v, int64_t tap) {
+    return tap / v->of.kernel[1] * v->strides[2] + tap % v->of.kernel[1] * v->strides[3];
+}
+
+/* Do the weights' taps lie side by side, in order? How many, or 0. */
+static int64_t taps_together(const tr__conv_bf16 *v) {
+    const int64_t *k = v->of.kernel, *s = v->strides;
+    return (k[1] == 1 || s[3] == 1) && (k[0] == 1 || s[2] == k[1]) ? k[0] * k[1] : 0;
+}
+
+/* Pixels that are gathered, and the weights that they are multiplied with. */
+typedef struct filtered {
+    grid of;
+    const float *bias;
+    matrices weights;
+} filtered;
+typedef tr_status run_filtered(const tr_kernel_call *c, const filtered *f);
+
+/* From taps by number to where they begin: nobody asks for the numbers again. */
+static void find_taps(const tr__conv_bf16 *v, filtered *f) {
+    for (int64_t t = 0; t < f->of.n_taps; t++)
+        f->of.tap[t] = tap_at(v, f->of.tap[t]);
+    f->weights.n = (int) f->of.n_taps;
+    f->weights.at = f->of.tap;
+}
+
+static tr_status forward(const tr_kernel_call *c, const tr__conv_bf16 *conv, run_filtered *run) {
+    const tr__conv *v = &conv->of;
+    filtered g = {.of = {.from = conv->src, .to = conv->dst, .images = v->n, .channels = v->ci, .columns = v->co}, .bias = v->bias,
+                .weights = {.from = conv->weights, .channel_step = conv->strides[1], .column_step = conv->strides[0],
+                            .together = taps_together(conv)}};
+    TR_TRY(take_grid(c, v, sizeof(uint16_t), &g.of));
+    lay_forward(&g.of, v);
+    find_taps(conv, &g);
+    return run(c, &g);
+}
+
+static tr_status by_image(const tr_kernel_call *c, const tr__conv_bf16 *conv, run_filtered *run) {
+    const tr__conv *v = &conv->of;
+    filtered g = {.of = {.from = conv->dst, .to = conv->src, .images = v->n, .channels = v->co, .columns = v->ci},
+                .weights = {.from = conv->weights, .channel_step = conv->strides[0], .column_step = conv->strides[1],
+                            .together = taps_together(conv)}};
+    TR_TRY(take_grid(c, v, sizeof(uint16_t), &g.of));
+    int64_t at[2];
+    for (at[0] = 0; at[0] < v->stride[0]; at[0]++)
+        for (at[1] = 0; at[1] < v->stride[1]; at[1]++) {
+            lay_remainder(&g.of, v, at);
+            find_taps(conv, &g);
+            if (pixels_in(&g.of))
+                TR_TRY(run(c, &g));
+        }
+    return TR_OK;
 }
 
 #endif

@@ -1,9 +1,9 @@
 /* isa_product.c - products of matrices in bfloat16, by AMX's tiles; of float32 factors as well, which are rounded on their way.
  *
- * The result is dealt out in units of some columns and some rows. Whoever gets one packs the right factor's columns, as many and as deep
- * as a third of a second-level cache holds, and goes through the left factor's panels of 32 rows, which stream past: read where they lie, if
- * they are rows of bfloat16, else packed first. Only if a sum is deeper than that, it lies in float32 in between. Two by two tiles are
- * summed up at a time: each that is loaded is used twice, the most that eight tiles allow.
+ * The result is dealt out in units of some columns and some rows. Whoever gets one packs the right factor's columns, as many and
+ * as deep as a third of a second-level cache holds, and goes through the left factor's panels of 32 rows, which stream past: read
+ * where they lie, if they are rows of bfloat16, else packed first. Only if a sum is deeper than that, it lies in float32 in
+ * between. Two by two tiles are summed up at a time: each that is loaded is used twice, the most that eight tiles allow.
  *
  * Every sum is made in the order of its terms, by 32, whatever the number of threads and rows. */
 #include "exec/kernels/kernels.h"
@@ -75,8 +75,7 @@ typedef struct unit {
 static AMX left_panel left_of(const multiplication *m, const unit *u, int64_t i) {
     const factor *a = &m->a;
     if (m->lies_well && (i + 1) * SIDE <= a->lines)
-        return (left_panel){a->from + (i * SIDE * a->line + u->step * TILE_K) * (int64_t) sizeof(uint16_t), a->line * (int64_t) sizeof(uint16_t),
-                      TILE_BYTES};
+        return (left_panel){a->from + (i * SIDE * a->line + u->step * TILE_K) * 2, a->line * 2, TILE_BYTES};
     pack_factor(a, false, i * SIDE, 1, u->step * TILE_K, u->steps, u->left);
     return (left_panel){(const char *) u->left, TILE_BYTES, STEP_BYTES};
 }
@@ -94,7 +93,8 @@ static AMX void multiply_piece(const multiplication *m, const unit *u) {
         left_panel l = left_of(m, u, i);
         for (int64_t j = 0; j < u->wide; j++) {
             float *sums = u->sums + (m->steps > m->depth ? (i - u->first) * u->wide + j : 0) * SIDE * SIDE;
-            multiply_panels(l, (right_panel){(const char *) (u->right + j * u->steps * STEP), TILE_BYTES, STEP_BYTES / 2, STEP_BYTES}, u->steps, sums, ROW_BYTES, u->step > 0, result_of(m, u, i, j));
+            right_panel r = {(const char *) (u->right + j * u->steps * STEP), TILE_BYTES, STEP_BYTES / 2, STEP_BYTES};
+            multiply_panels(l, r, u->steps, sums, ROW_BYTES, u->step > 0, result_of(m, u, i, j));
             if (u->step + u->steps == m->steps)
                 finish(m->of, sums, i * SIDE, (u->column + j) * SIDE);
         }
@@ -121,8 +121,8 @@ static AMX void multiply_units(void *env, int64_t begin, int64_t end, int thread
     tiles_end();
 }
 
-/* Cuts the result into units, by columns and by rows: each cut by columns reads, or packs, all of the left factor once more, by rows all
- * of the right one. */
+/* Cuts the result into units, by columns and by rows: each cut by columns reads, or packs, all of the left factor once more, by
+ * rows all of the right one. */
 static void deal(multiplication *m, int64_t columns, int64_t threads) {
     int64_t most = tr__max(1, tr__min(columns, NEAR / (m->depth * STEP))), wanted = SHARES * threads, least = INT64_MAX;
     double left = m->lies_well ? 1 : m->a.term == 1 ? 2 : 3, right = m->b.term == 1 ? 3 : 2;

@@ -117,10 +117,10 @@ tr__axis tr__axis_of(const tr_meta *m, int64_t dim);
 
 enum { TR__CONV_PANEL = 16 }; /* of weights, at least */
 
-/* A float32 convolution or a derivative: src [n, size, ci] and dst [n, out, co] lie channels last, densely; weights in panels
- * [co / panel, kernel, ci, panel], panel being tr__conv_panel(co). ci and co are multiples of TR__CONV_PANEL. The weights' derivative also takes
- * fewer channels in; src lies anyhow then, by its strides [n, ci, size], and dilation[1] is 1. Index 0: height, 1: width. The
- * derivatives write src or weights. */
+/* A float32 convolution or a derivative: src [n, size, ci] and dst [n, out, co] lie channels last, densely; weights in panels [co
+ * / panel, kernel, ci, panel], panel being tr__conv_panel(co). ci and co are multiples of TR__CONV_PANEL. The weights' derivative
+ * also takes fewer channels in; src lies anyhow then, by its strides [n, ci, size], and dilation[1] is 1. Index 0: height, 1:
+ * width. The derivatives write src or weights. */
 typedef struct tr__conv {
     int64_t n, ci, co, size[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
     int64_t src_strides[4];
@@ -149,8 +149,8 @@ tr_status TR__SUFFIXED(tr__convolve_tiles)(const tr_kernel_call *c, tr_op op, co
 
 /* ---- panels of columns (isa_columns.c) ---- */
 
-/* A matrix [k, n] of float32, `step` elements from a row to the next, and where it is wanted: [n / width, rows, width], zeros beyond
- * its k rows and n columns. With `pairs` it is of bfloat16, and wanted as [n / width, rows / 2, width, 2]. */
+/* A matrix [k, n] of float32, `step` elements from a row to the next, and where it is wanted: [n / width, rows, width], zeros
+ * beyond its k rows and n columns. With `pairs` it is of bfloat16, and wanted as [n / width, rows / 2, width, 2]. */
 typedef struct tr__columns {
     const void *from;
     void *to;
@@ -164,9 +164,9 @@ void TR__SUFFIXED(tr__pack_columns)(tr_kernel_ctx *ctx, const tr__columns *m);
 
 /* ---- products in bfloat16 (isa_product.c) ---- */
 
-/* y [m, n], row-major, = alpha * a [m, k] b [k, n] + bias [n] + beta * y, computed from bfloat16 factors with sums in float32. Factors lie
- * at these steps, in elements, one of either's two being 1; a_wide, b_wide: in float32, to be rounded. y, and the bias, which may be
- * NULL, are of float32 if `wide` and `bias_wide`, else of bfloat16. */
+/* y [m, n], row-major, = alpha * a [m, k] b [k, n] + bias [n] + beta * y, computed from bfloat16 factors with sums in float32.
+ * Factors lie at these steps, in elements, one of either's two being 1; a_wide, b_wide: in float32, to be rounded. y, and the
+ * bias, which may be NULL, are of float32 if `wide` and `bias_wide`, else of bfloat16. */
 typedef struct tr__bf16_product {
     int64_t m, n, k, a_row, a_column, b_row, b_column;
     const void *a, *b, *bias;
@@ -219,9 +219,10 @@ typedef struct tr__isa {
     void (*pack_columns)(tr_kernel_ctx *ctx, const tr__columns *m);
     tr_status (*convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v); /* NULL: the library's */
     int64_t conv_panel;                                                          /* of its weights, at best */
-    tr_status (*convolve_bf16)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v); /* NULL, or not for this processor: as well */
-    tr_status (*convolve_tiles)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v); /* NULL, or without AMX: convolve_bf16 */
-    tr_status (*multiply)(const tr_kernel_call *c, const tr__bf16_product *p);                  /* NULL, or without AMX: the library's */
+    /* NULL, or not for this processor: the library's as well. By tiles if there are any. */
+    tr_status (*convolve_bf16)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v);
+    tr_status (*convolve_tiles)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v);
+    tr_status (*multiply)(const tr_kernel_call *c, const tr__bf16_product *p);
 } tr__isa;
 extern const tr__isa *tr__isa_now;
 
