@@ -105,7 +105,7 @@ PRODUCTS = {
 }
 
 
-H, L, S, E = 4, 64, 96, 32  # heads, queries, keys, columns
+H, L, S, E = 4, 64, 192, 32  # heads, queries, keys, columns
 OPERANDS |= {"q": (2, H, L, E), "k": (2, H, S, E), "v": (2, H, S, E)}
 PRODUCTS |= {
     "attention": ("qkv", lambda t, q, k, v: t.nn.functional.scaled_dot_product_attention(q, k, v)),
