@@ -179,7 +179,8 @@ def main():
     p.add_argument("--dtypes", nargs="*", choices=harness.DTYPES, default=harness.DTYPES)
     p.add_argument("--threads", type=int, default=0, help="for all alike; 0: as each finds right")
     p.add_argument("--seconds", type=float, default=20.0, help="of timed steps per run at most")
-    p.add_argument("--search-seconds", type=float, default=5.0, help="the same, while the best tuning is looked for; 0: it is not, all of it at once")
+    p.add_argument("--search-seconds", type=float, default=5.0,
+                   help="the same, while the best tuning is looked for; 0: it is not, all of it at once")
     p.add_argument("--timeout", type=float, default=900.0, help="seconds for a run, compilation included")
     p.add_argument("--jax-python", help="an interpreter that has jax")
     p.add_argument("--install", action="store_true", help="first make .venv-perf, an environment with JAX")

@@ -4,7 +4,8 @@
  * compiles nothing; one that returns, through a primitive of its own. Operands are taken with their strides where the
  * library can (one of the last two steps is 1), else packed. Where the library has no bfloat16, the product is one of float32
  * copies. A product of float32 that computes in bfloat16 (tracer/precision.c) is one of copies that lie as its factors do: what
- * they take is some hundredths of what the product does, kept copies would spare a third of it. Everything else is plain.c's. */
+ * they take is some hundredths of what the product does, kept copies would spare a third of it. Large products in bfloat16 with AMX
+ * are our own (kernels/isa_product.c). Everything else is plain.c's. */
 #include "exec/dnn/cache.h"
 #include "exec/dnn/dnn.h"
 #include "exec/dnn/plain.h"
@@ -276,27 +277,27 @@ static bool is_ours(const product *p, int batches) {
 
 static tr_status multiply(const tr_kernel_call *c, const product *p, const tr_arg *a, const tr_arg *b) {
     tr__bf16_product q = {.m = p->m,
-                     .n = p->n,
-                     .k = p->k,
-                     .a = p->a.data,
-                     .a_row = p->a.row_step,
-                     .a_column = p->a.column_step,
-                     .a_wide = a->meta->dtype == TR_F32,
-                     .b = p->b.data,
-                     .b_row = p->b.row_step,
-                     .b_column = p->b.column_step,
-                     .b_wide = b->meta->dtype == TR_F32,
-                     .bias = p->bias,
-                     .y = p->y,
-                     .alpha = p->alpha,
-                     .beta = p->beta,
-                     .wide = p->to == TR_F32,
-                     .bias_wide = p->to == TR_F32};
+                          .n = p->n,
+                          .k = p->k,
+                          .a = p->a.data,
+                          .a_row = p->a.row_step,
+                          .a_column = p->a.column_step,
+                          .a_wide = a->meta->dtype == TR_F32,
+                          .b = p->b.data,
+                          .b_row = p->b.row_step,
+                          .b_column = p->b.column_step,
+                          .b_wide = b->meta->dtype == TR_F32,
+                          .bias = p->bias,
+                          .y = p->y,
+                          .alpha = p->alpha,
+                          .beta = p->beta,
+                          .wide = p->to == TR_F32,
+                          .bias_wide = p->to == TR_F32};
     return tr__isa_now->multiply(c, &q);
 }
 
 static tr_status matmul(const tr_kernel_call *c) {
-    bool adds = c->op == TR_OP_addmm || c->op == TR_OP_baddbmm, done = false;
+    bool adds = c->op == TR_OP_addmm || c->op == TR_OP_baddbmm;
     const tr_arg *a = &c->in[adds ? 1 : 0], *b = &c->in[adds ? 2 : 1], *out = &c->out[0];
     tr_dtype to = (tr_dtype) out->meta->dtype, dtype = c->cdtype == TR_BF16 ? TR_BF16 : to;
     int nd = out->meta->ndim;
@@ -311,7 +312,7 @@ static tr_status matmul(const tr_kernel_call *c) {
     if (!library)
         return tr__plain_matmul(c);
     void *y;
-    bool ours = is_ours(&p, nd - 1); // takes factors of either dtype
+    bool ours = is_ours(&p, nd - 1), done = ours; // takes factors of either dtype
     TR_TRY(take(c, a, ours ? (tr_dtype) a->meta->dtype : dtype, &p.a));
     TR_TRY(take(c, b, ours ? (tr_dtype) b->meta->dtype : dtype, &p.b));
     TR_TRY(tr__dense_out(c, out, to, &y));
@@ -321,11 +322,8 @@ static tr_status matmul(const tr_kernel_call *c) {
     tr_arg dense = {.data = y, .meta = &m};
     if (adds)
         TR_TRY(prepare_sum(c, &p, &dense));
-    if (ours)
-        TR_TRY(multiply(c, &p, a, b));
-    else
-        TR_TRY(run(c, &p, &done));
-    if (!ours && !done)
+    TR_TRY(ours ? multiply(c, &p, a, b) : run(c, &p, &done));
+    if (!done)
         return tr__widened(c, matmul);
     return tr__dense_out_end(c, out, to, y);
 }

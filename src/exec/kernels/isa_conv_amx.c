@@ -61,8 +61,7 @@ typedef struct gather {
     matrices weights;
     int64_t spans, width; /* of pixels; pairs of panels of a unit, at most */
     int64_t chunk;        /* words of channels, a multiple of 16 */
-    char *scratch;
-    size_t per_thread;
+    tr__rooms rooms;
 } gather;
 
 /* A unit's place and its room. */
@@ -139,7 +138,7 @@ static AMX void gather_units(void *env, int64_t begin, int64_t end, int thread) 
         piece p = {.first = share(span, pixels, g->spans), .pair = u % groups * g->width};
         p.count = share(span + 1, pixels, g->spans) - p.first;
         p.wide = tr__min(g->width, pairs - p.pair);
-        p.left = g->scratch + (size_t) thread * g->per_thread;
+        p.left = tr__room_of(&g->rooms, thread);
         p.weights = (word *) (void *) (p.left + SIDE * terms * (int64_t) sizeof(word));
         p.sums = (float *) (void *) (p.weights + g->width * SIDE * terms);
         p.strip = (word *) (p.sums + (g->chunk == words ? 1 : upward(most, SIDE) * g->width) * BLOCK_SUMS);
@@ -180,24 +179,17 @@ static tr_status run_gather(const tr_kernel_call *c, const filtered *f) {
     int64_t kept = g->chunk == g->of.channels / 2 ? 1 : upward(count, SIDE) * g->width; // sums
     size_t bytes = ((size_t) ((1 + g->width) * SIDE * terms + kept * BLOCK_SUMS) + strip_words(&g->weights)) * sizeof(word) +
                    (size_t) ((g->of.n_taps + 1) * count) * sizeof(void *);
-    g->per_thread = (bytes + 127) / 64 * 64;
     int64_t grain = tr__max(1, TR__GRAIN / tr__max(1, count * terms * g->width));
-    g->scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * g->per_thread);
-    if (!g->scratch)
-        return TR_E_NOMEM;
-    tr__parallel_units(c->ctx, units, grain, gather_units, g);
-    return TR_OK;
+    return tr__parallel_rooms(c, units, grain, bytes, &g->rooms, gather_units, g);
 }
 
 /* ------------------------------------------------------------------------------------------ by the weights */
 
 typedef struct sum {
     const tr__conv_bf16 *v;
-    grid of;       /* forward's */
-    int64_t *at;   /* [taps] where they begin in the weights */
+    grid of;        /* forward's; taps by where they begin in the weights */
     int64_t co, ci; /* panels of a unit, at most, of either side */
-    char *scratch;
-    size_t per_thread;
+    tr__rooms rooms;
 } sum;
 
 /* A unit's place, in panels, and its room. */
@@ -247,7 +239,7 @@ static AMX void put_taps(const sum *s, const float *from, int64_t step, uint16_t
     int64_t taps = s->of.n_taps, ci = s->v->strides[1];
     if (ci == 1) {
         for (int64_t t = 0; t < taps; t++)
-            narrow_pairs_to(to + s->at[t], load_float(from + t * step));
+            narrow_pairs_to(to + s->of.tap[t], load_float(from + t * step));
         return;
     }
     bool together = taps_together(s->v) == taps;
@@ -263,7 +255,7 @@ static AMX void put_taps(const sum *s, const float *from, int64_t step, uint16_t
                 memcpy(to + i * ci + first, row, (size_t) n * sizeof *row);
             else
                 for (int64_t t = 0; t < n; t++)
-                    to[i * ci + s->at[first + t]] = row[t];
+                    to[i * ci + s->of.tap[first + t]] = row[t];
         }
     }
 }
@@ -290,7 +282,7 @@ static AMX void sum_units(void *env, int64_t begin, int64_t end, int thread) {
         corner k = {.co = u / groups * s->co, .ci = u % groups * s->ci};
         k.co_panels = tr__min(s->co, co - k.co);
         k.ci_panels = tr__min(s->ci, ci - k.ci);
-        k.left = (uint16_t *) (void *) (s->scratch + (size_t) thread * s->per_thread);
+        k.left = tr__room_of(&s->rooms, thread);
         k.right = k.left + s->co * (BLOCK / TILE_K) * STEP;
         k.sums = (float *) (void *) (k.right + (BLOCK / TILE_K) * STEP);
         k.rows = (const void **) (void *) (k.sums + s->of.n_taps * s->co * s->ci * BLOCK_SUMS);
@@ -324,20 +316,14 @@ static tr_status by_weights(const tr_kernel_call *c, const tr__conv_bf16 *conv) 
     s.co = s.ci = 1;
     TR_TRY(take_grid(c, v, sizeof(uint16_t), &s.of));
     lay_forward(&s.of, v);
-    s.at = s.of.tap;
     for (int64_t t = 0; t < s.of.n_taps; t++)
-        s.at[t] = tap_at(conv, t);
+        s.of.tap[t] = tap_at(conv, t);
     cut(&s, c->ctx->threads);
     int64_t steps = BLOCK / TILE_K, units = upward(upward(v->co, SIDE), s.co) * upward(upward(v->ci, SIDE), s.ci);
     size_t bytes = (size_t) ((s.co + 1) * steps * STEP_BYTES) + (size_t) (s.of.n_taps * s.co * s.ci * BLOCK_SUMS) * sizeof(float) +
                    (size_t) ((s.of.n_taps + 1) * BLOCK) * sizeof(void *);
-    s.per_thread = (bytes + 127) / 64 * 64;
     int64_t grain = tr__max(1, TR__GRAIN / tr__max(1, pixels_in(&s.of) * s.of.n_taps * s.co * s.ci * SIDE));
-    s.scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * s.per_thread);
-    if (!s.scratch)
-        return TR_E_NOMEM;
-    tr__parallel_units(c->ctx, units, grain, sum_units, &s);
-    return TR_OK;
+    return tr__parallel_rooms(c, units, grain, bytes, &s.rooms, sum_units, &s);
 }
 
 tr_status TR__SUFFIXED(tr__convolve_tiles)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v) {

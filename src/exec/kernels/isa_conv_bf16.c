@@ -75,8 +75,7 @@ typedef struct gather {
     matrices weights;
     int64_t spans, wides; /* of pixels; tiles' widths: a unit is a span by a width */
     int64_t chunk;        /* words */
-    char *scratch;
-    size_t per_thread;
+    tr__rooms rooms;
 } gather;
 
 /* Some panels of a span of pixels. */
@@ -111,7 +110,7 @@ static void gather_unit(const gather *g, int64_t unit, char *own) {
 static void gather_units(void *env, int64_t begin, int64_t end, int thread) {
     const gather *g = env;
     for (int64_t u = begin; u < end; u++)
-        gather_unit(g, u, g->scratch + (size_t) thread * g->per_thread);
+        gather_unit(g, u, tr__room_of(&g->rooms, thread));
 }
 
 static tr_status run_gather(const tr_kernel_call *c, const filtered *f) {
@@ -128,14 +127,9 @@ static tr_status run_gather(const tr_kernel_call *c, const filtered *f) {
     int64_t count = upward(pixels, g->spans);
     size_t bytes = (size_t) (count + g->weights.n * g->chunk) * WIDE * NR * sizeof(word) + strip_words(&g->weights) * sizeof(word) +
                    (size_t) ((g->weights.n + 1) * count) * sizeof(void *);
-    g->per_thread = (bytes + 127) / 64 * 64;
     int64_t units = g->spans * g->wides, work = count * g->weights.n * g->of.channels * WIDE / 2;
     int64_t grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
-    g->scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * g->per_thread);
-    if (!g->scratch)
-        return TR_E_NOMEM;
-    tr__parallel_units(c->ctx, units, grain, gather_units, g);
-    return TR_OK;
+    return tr__parallel_rooms(c, units, grain, bytes, &g->rooms, gather_units, g);
 }
 
 /* ------------------------------------------------------------------------------------------ by the weights */
@@ -151,8 +145,7 @@ typedef struct sum {
     int64_t parts, groups; /* that 16s of channels and panels are cut into */
     const uint16_t *zeros;
     int64_t *at; /* [taps] the weights' */
-    char *scratch;
-    size_t per_thread;
+    tr__rooms rooms;
 } sum;
 
 /* Row r of a tile: the sum over pairs of pixels p of a[index[p] + r] times b[p] [P, NR], to (or added to) c [., P, NR]. */
@@ -326,7 +319,7 @@ static void sum_units(void *env, int64_t begin, int64_t end, int thread) {
         u.channels = share(part + 1, of_channels, s->parts) * NR - u.channel;
         u.panels = share(group + 1, of_panels, s->groups) - u.panel;
         u.x_step = (u.channels / NR | 1) * NR; // an odd number of cache lines: pixels lie in different sets
-        u.sums = (float *) (void *) (s->scratch + (size_t) thread * s->per_thread);
+        u.sums = tr__room_of(&s->rooms, thread);
         u.x = (word *) (u.sums + s->taps * u.channels * u.panels * NR);
         u.g = u.x + s->pixels * u.x_step;
         u.index = (int32_t *) (u.g + s->rows * v->out[1] * u.panels * NR);
@@ -374,20 +367,17 @@ static tr_status by_weights(const tr_kernel_call *c, const tr__conv_bf16 *conv) 
     cut(&s, c->ctx->threads);
     int64_t channels = upward(v->ci / NR, s.parts) * NR, panels = upward(v->co / NR, s.groups), n = s.rows * v->out[1];
     size_t words = (size_t) (s.taps * channels * panels * NR + s.pixels * (channels + NR) + n * panels * NR + n);
-    s.per_thread = (words * sizeof(word) + 127) / 64 * 64;
     int64_t units = s.parts * s.groups, work = s.pairs * s.height * v->out[1] * s.taps * channels * panels;
     int64_t grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
     size_t zeros = (size_t) tr__max(v->ci, v->co) * 2;
     char *room = tr__scratch(c, zeros + (size_t) s.taps * sizeof(int64_t));
-    s.scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * s.per_thread);
-    if (!room || !s.scratch)
+    if (!room)
         return TR_E_NOMEM;
     s.zeros = memset(room, 0, zeros);
     s.at = (int64_t *) (void *) (room + zeros);
     for (int64_t t = 0; t < s.taps; t++)
         s.at[t] = tap_at(conv, t);
-    tr__parallel_units(c->ctx, units, grain, sum_units, &s);
-    return TR_OK;
+    return tr__parallel_rooms(c, units, grain, words * sizeof(word), &s.rooms, sum_units, &s);
 }
 
 tr_status TR__SUFFIXED(tr__convolve_bf16)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v) {

@@ -24,8 +24,7 @@ typedef struct multiplication {
     int64_t panels;       /* of the left factor */
     int64_t width, parts; /* panels of columns of a unit, at most; a unit is some of these by a part of the left factor's */
     bool lies_well;       /* can tiles of the left factor be read where they lie? */
-    char *scratch;
-    size_t per_thread;
+    tr__rooms rooms;
 } multiplication;
 
 /* 16 numbers of the result's dtype, or of the bias's. */
@@ -104,13 +103,12 @@ static AMX void multiply_piece(const multiplication *m, const unit *u) {
 static AMX void multiply_units(void *env, int64_t begin, int64_t end, int thread) {
     const multiplication *m = env;
     int64_t all = upward(m->of->n, SIDE), groups = upward(all, m->width);
-    char *own = m->scratch + (size_t) thread * m->per_thread;
     tiles_begin();
     for (int64_t k = begin; k < end; k++) {
         int64_t part = k / groups;
         unit u = {.column = k % groups * m->width, .first = part * m->panels / m->parts, .last = (part + 1) * m->panels / m->parts};
         u.wide = tr__min(m->width, all - u.column);
-        u.right = (uint16_t *) (void *) own;
+        u.right = tr__room_of(&m->rooms, thread);
         u.left = u.right + m->width * m->depth * STEP;
         u.sums = (float *) (void *) (u.left + m->depth * STEP);
         for (; u.step < m->steps; u.step += u.steps) {
@@ -147,11 +145,7 @@ tr_status TR__SUFFIXED(tr__multiply)(const tr_kernel_call *c, const tr__bf16_pro
     deal(&m, upward(p->n, SIDE), c->ctx->threads);
     int64_t units = upward(upward(p->n, SIDE), m.width) * m.parts;
     int64_t kept = m.steps > m.depth ? upward(m.panels, m.parts) * m.width : 1; // sums
-    m.per_thread = (size_t) ((m.width + 1) * m.depth * STEP) * sizeof(uint16_t) + (size_t) (kept * SIDE * SIDE) * sizeof(float);
-    m.scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, 1) * m.per_thread);
-    if (!m.scratch)
-        return TR_E_NOMEM;
-    tr__parallel_units(c->ctx, units, 1, multiply_units, &m);
-    return TR_OK;
+    size_t bytes = (size_t) ((m.width + 1) * m.depth * STEP) * sizeof(uint16_t) + (size_t) (kept * SIDE * SIDE) * sizeof(float);
+    return tr__parallel_rooms(c, units, 1, bytes, &m.rooms, multiply_units, &m);
 }
 #endif

@@ -61,6 +61,18 @@ void tr__parallel_units(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_
 /* How many threads either takes. */
 int tr__parallel_width(const tr_kernel_ctx *ctx, int64_t n, int64_t grain);
 
+/* Scratch for each thread by itself, lines of the cache apart. */
+typedef struct tr__rooms {
+    char *first;
+    size_t each; /* bytes */
+} tr__rooms;
+static inline void *tr__room_of(const tr__rooms *r, int thread) {
+    return r->first + (size_t) thread * r->each;
+}
+/* tr__parallel_units, for which every thread that takes part has `bytes` of scratch: *rooms, which env may hold, is filled first. */
+tr_status tr__parallel_rooms(const tr_kernel_call *c, int64_t n, int64_t grain, size_t bytes, tr__rooms *rooms, tr__range_fn fn,
+                             void *env);
+
 enum { TR__GRAIN = 48 * 1024 }; /* elements of simple work worth a thread */
 
 /* ---- memory ---- */

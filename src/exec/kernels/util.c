@@ -47,6 +47,16 @@ void *tr__scratch(const tr_kernel_call *c, size_t bytes) {
     return p;
 }
 
+tr_status tr__parallel_rooms(const tr_kernel_call *c, int64_t n, int64_t grain, size_t bytes, tr__rooms *rooms, tr__range_fn fn,
+                             void *env) {
+    rooms->each = (bytes + 127) / 64 * 64;
+    rooms->first = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, n, grain) * rooms->each);
+    if (!rooms->first)
+        return TR_E_NOMEM;
+    tr__parallel_units(c->ctx, n, grain, fn, env);
+    return TR_OK;
+}
+
 void tr__meta_make(tr_meta *m, tr_dtype dtype, int ndim, const int64_t *shape, const int64_t *strides) {
     *m = (tr_meta){.dtype = (uint8_t) dtype, .ndim = (uint8_t) ndim, .numel = 1, .extent = 1};
     int64_t step = 1;
