@@ -321,6 +321,48 @@ Test(conv_amx, bfloat16_of_rows_shorter_than_the_stride) {
     bfloat16_of_rows_shorter_than_the_stride();
 }
 
+/* Channels by taps too deep for one piece of the sums, and more pixels than a piece of work has. */
+static void bfloat16_in_pieces(void) {
+    static const geometry large[] = {
+        {2, 256, 48, {5, 6}, {5, 6}, {1, 1, 1, 1, 1, 1, 1}, {3, 3}},
+        {2, 48, 256, {5, 6}, {5, 6}, {1, 1, 1, 1, 1, 1, 1}, {3, 3}},
+        {2, 64, 64, {22, 21}, {22, 21}, {1, 1, 1, 1, 1, 1, 1}, {3, 3}},
+        {2, 64, 64, {29, 31}, {15, 16}, {2, 2, 1, 1, 1, 1, 1}, {3, 3}},
+    };
+    for (int i = 0; i < 4; i++)
+        check_all_halves(&large[i], i);
+}
+Test(conv_v4, bfloat16_in_pieces) {
+    bfloat16_in_pieces();
+}
+Test(conv_amx, bfloat16_in_pieces) {
+    bfloat16_in_pieces();
+}
+
+/* By the weights, what fills up the last pixels of a sum is zero, not a pixel that may be infinite: 0 * inf. */
+static void bfloat16_of_an_infinite_pixel(void) {
+    geometry g = {1, 32, 32, {5, 5}, {3, 3}, {2, 2, 0, 0, 1, 1, 1}, {1, 1}};
+    int64_t n[3];
+    count(&g, n);
+    for (int64_t i = 0; i < n[0]; i++)
+        src[i] = i ? 1 : INFINITY;
+    for (int64_t i = 0; i < n[2]; i++)
+        dst[i] = 1;
+    kc_halve(src, n[0]);
+    kc_halve(dst, n[2]);
+    run(TR_OP_conv2d_backward_weights, TR_BF16, &g, images(TR_BF16, src, g.n, g.ci, g.size), filters(TR_BF16, got, &g, false),
+        images(TR_BF16, dst, g.n, g.co, g.out), kc_none());
+    kc_unhalve(got, n[1]);
+    for (int64_t i = 0; i < n[1]; i++)
+        cr_assert_eq(got[i], i % g.ci ? 9 : INFINITY);
+}
+Test(conv_v4, bfloat16_of_an_infinite_pixel) {
+    bfloat16_of_an_infinite_pixel();
+}
+Test(conv_amx, bfloat16_of_an_infinite_pixel) {
+    bfloat16_of_an_infinite_pixel();
+}
+
 /* Elements of an image of bfloat16, wherever they lie. */
 static uint16_t half_at(const tr_arg *a, int64_t i) {
     const tr_meta *m = a->meta;
