@@ -9,14 +9,19 @@
 
 #include "terra/alloc.h"
 #include "terra/exec.h"
+#include "terra/kernel.h"
 #include "terra/options.h"
 
 #include <string.h>
 
 enum { PATIENCE = 32 }; /* ops of Python's that the pair may wait for the death of what lies between */
 
-static bool is_root(const tr_path_op *op) {
-    return op->cdtype == TR_F32 && (op->op == TR_OP_mm || op->op == TR_OP_addmm);
+static bool is_root(const tr_path *p, const tr_path_op *op) {
+    if (op->cdtype != TR_F32 || (op->op != TR_OP_mm && op->op != TR_OP_addmm))
+        return false;
+    const tr_path_operand *o = tr__operands(p, op);
+    const int64_t *n = o[op->n_in].meta->shape; // kernels of our own know no activation, but are faster by more than that
+    return !tr_product_by_tiles(TR_F32, n[0], n[1], o[op->op == TR_OP_mm ? 0 : 1].meta->shape[1]);
 }
 
 static bool is_activation(const tr_path *p, const tr_path_op *op) {
@@ -125,7 +130,7 @@ static tr_status keep(tr__graph *g, uint32_t group, tr_dnn_partition *partition)
 static tr_status join(tr__graph *g, uint32_t k) {
     const tr_path *p = g->path;
     const tr_path_op *op = &p->ops[k];
-    if (!is_root(op) || op->in_place)
+    if (!is_root(p, op) || op->in_place)
         return TR_OK;
     tr_ref v = tr__operands(p, op)[op->n_in].ref;
     uint32_t reader = sole_reader(g, k, v);

@@ -4,8 +4,9 @@
  * compiles nothing; one that returns, through a primitive of its own. Operands are taken with their strides where the
  * library can (one of the last two steps is 1), else packed. Where the library has no bfloat16, the product is one of float32
  * copies. A product of float32 that computes in bfloat16 (tracer/precision.c) is one of copies that lie as its factors do: what
- * they take is some hundredths of what the product does, kept copies would spare a third of it. Large products in bfloat16 with AMX
- * are our own (kernels/isa_product.c). Everything else is plain.c's. */
+ * they take is some hundredths of what the product does, kept copies would spare a third of it. With AMX large products of either
+ * are our own (kernels/isa_product.c); of float32 the library takes over where numbers are infinite, huge or tiny. Everything else
+ * is plain.c's. */
 #include "exec/dnn/cache.h"
 #include "exec/dnn/dnn.h"
 #include "exec/dnn/plain.h"
@@ -267,16 +268,16 @@ static tr_status prepare_sum(const tr_kernel_call *c, product *p, const tr_arg *
 
 /* ------------------------------------------------------------------------------------------ our own */
 
-/* Are tiles faster than the library? Plans cut a product into slices only where the right factor is smaller than that
- * (pass_rows.c), so that all of its slices go the same way. */
-static bool is_ours(const product *p, int batches) {
-    enum { LEAST = 64 << 10, THICK = 16 };
-    return tr__isa_now->multiply && tr__has_amx() && batches == 1 && p->dtype == TR_BF16 && p->n * p->k > LEAST && p->m >= THICK &&
-           p->n >= THICK;
+/* Plans cut a product into slices only where the right factor is smaller than that (pass_rows.c), so that all of its slices go the
+ * same way. Of float32 more is packed, which more rows and columns must pay for. */
+bool tr_product_by_tiles(tr_dtype dtype, int64_t m, int64_t n, int64_t k) {
+    enum { LEAST = 64 << 10, THICK = 16, SPLIT_THICK = 192 };
+    int64_t thick = dtype == TR_BF16 ? THICK : SPLIT_THICK;
+    return tr__isa_now->multiply && tr__has_amx() && (dtype == TR_BF16 || dtype == TR_F32) && n * k > LEAST && m >= thick && n >= thick;
 }
 
-static tr_status multiply(const tr_kernel_call *c, const product *p, const tr_arg *a, const tr_arg *b) {
-    tr__bf16_product q = {.m = p->m,
+static tr_status multiply(const tr_kernel_call *c, const product *p, const tr_arg *a, const tr_arg *b, bool *exact) {
+    tr__tile_product q = {.m = p->m,
                           .n = p->n,
                           .k = p->k,
                           .a = p->a.data,
@@ -292,8 +293,9 @@ static tr_status multiply(const tr_kernel_call *c, const product *p, const tr_ar
                           .alpha = p->alpha,
                           .beta = p->beta,
                           .wide = p->to == TR_F32,
-                          .bias_wide = p->to == TR_F32};
-    return tr__isa_now->multiply(c, &q);
+                          .bias_wide = p->to == TR_F32,
+                          .split = p->dtype == TR_F32};
+    return tr__isa_now->multiply(c, &q, exact);
 }
 
 static tr_status matmul(const tr_kernel_call *c) {
@@ -312,19 +314,27 @@ static tr_status matmul(const tr_kernel_call *c) {
     if (!library)
         return tr__plain_matmul(c);
     void *y;
-    bool ours = is_ours(&p, nd - 1), done = ours; // takes factors of either dtype
-    TR_TRY(take(c, a, ours ? (tr_dtype) a->meta->dtype : dtype, &p.a));
+    bool ours = nd == 2 && tr_product_by_tiles(dtype, p.m, p.n, p.k), done = false;
+    if (adds && dtype == TR_F32 && c->in[0].data == out->data) // a sum in its place, which the library could not take over
+        ours = false;
+    TR_TRY(take(c, a, ours ? (tr_dtype) a->meta->dtype : dtype, &p.a)); // ours takes either dtype
     TR_TRY(take(c, b, ours ? (tr_dtype) b->meta->dtype : dtype, &p.b));
     TR_TRY(tr__dense_out(c, out, to, &y));
     p.y = y;
     tr_meta m;
     tr__meta_make(&m, to, nd, out->meta->shape, NULL);
     tr_arg dense = {.data = y, .meta = &m};
-    if (adds)
-        TR_TRY(prepare_sum(c, &p, &dense));
-    TR_TRY(ours ? multiply(c, &p, a, b) : run(c, &p, &done));
-    if (!done)
-        return tr__widened(c, matmul);
+    for (; !done; ours = false) {
+        if (adds)
+            TR_TRY(prepare_sum(c, &p, &dense));
+        if (ours) {
+            TR_TRY(multiply(c, &p, a, b, &done));
+            continue;
+        }
+        TR_TRY(run(c, &p, &done));
+        if (!done)
+            return tr__widened(c, matmul);
+    }
     return tr__dense_out_end(c, out, to, y);
 }
 

@@ -1,5 +1,5 @@
 /* isa_amx.h - AMX: products of tiles of bfloat16 pairs, summed up in float32, and of panels of two tiles by two, into which
- * factors are packed. Functions that use tiles are AMX, and called if tr__has_amx().
+ * factors are packed, of float32 in three pieces as well. Functions that use tiles are AMX, and called if tr__has_amx().
  *
  * A tile has 16 rows of 64 bytes. Tiles 0 to 3 are sums, 16 by 16 floats; 4 and 5 left factors, 16 rows of 32 bfloat16 that are
  * summed over; 6 and 7 right factors, 16 pairs of these by 16 columns. Denormals count as zero, and are rounded to it, as with
@@ -22,6 +22,7 @@ enum {
     STEP = SIDE * TILE_K,      /* elements of a panel that 32 terms take */
     STEP_BYTES = 2 * STEP,
     ROW_BYTES = SIDE * sizeof(float), /* of sums that lie by themselves */
+    MOST_PIECES = 3, /* of a float32 */
     AHEAD = 2, /* steps that the right factor's tiles are fetched before they are multiplied */
 };
 
@@ -61,86 +62,152 @@ typedef struct factor {
     bool wide; /* of float32 */
 } factor;
 
-/* 32 elements as bfloat16, those from n on 0. */
-ALWAYS PAIRS vF take_line(const factor *f, int64_t at, int64_t n) {
+/* Of the elements that were cut into pieces: the bits of the largest magnitude, and those of the least but zero, less 1. */
+typedef struct magnitudes {
+    vFu most, least;
+} magnitudes;
+
+static inline magnitudes magnitudes_of_none(void) {
+    return (magnitudes){{0}, (vFu){0} - 1};
+}
+
+/* Is each element exactly the sum of its pieces, all of them finite and normal? A last piece may be 2^-24 of its element, a first one
+ * rounded up to a power of two. */
+static inline bool are_pieces_exact(const magnitudes *m) {
+    const uint32_t most = (127 + 127) << 23, least = (127 - 102) << 23;
+    for (int i = 0; i < VN_F; i++)
+        if (m->most[i] >= most || m->least[i] < least - 1)
+            return false;
+    return true;
+}
+
+/* Takes the nearest number of eight bits off x, to *piece: what is left has fewer bits by these. */
+ALWAYS vF take_piece(vF x, vF *piece) {
+    *piece = (vF) (((vFu) x + 0x8000u) & 0xffff0000u);
+    return x - *piece;
+}
+
+/* The elements of two vectors, rounded, or in three pieces: a vector for each piece, of pairs of an element of either (`zip`), or of
+ * those of `low` and behind them those of `high`. */
+ALWAYS PAIRS void take_pieces(vF low, vF high, bool zip, int pieces, vF *piece[], magnitudes *m) {
+    if (pieces == 1) {
+        *piece[0] = zip ? zip_pairs(low, high) : narrow_pairs(low, high);
+        return;
+    }
+    vFu a = (vFu) low & 0x7fffffffu, b = (vFu) high & 0x7fffffffu;
+    m->most = (vFu) _mm512_max_epu32((__m512i) m->most, _mm512_max_epu32((__m512i) a, (__m512i) b));
+    m->least = (vFu) _mm512_min_epu32((__m512i) m->least, _mm512_min_epu32((__m512i) (a - 1), (__m512i) (b - 1)));
+    for (int i = 0; i < pieces; i++) {
+        vF x = low, y = high;
+        if (i + 1 < pieces) {
+            low = take_piece(low, &x);
+            high = take_piece(high, &y);
+        }
+        *piece[i] = zip ? zip_pairs(x, y) : narrow_pairs(x, y);
+    }
+}
+
+/* 32 elements as bfloat16, or in pieces, those from n on 0. */
+ALWAYS PAIRS void take_line(const factor *f, int64_t at, int64_t n, int pieces, vF *piece[], magnitudes *m) {
     __mmask32 mask = n >= TILE_K ? 0xffffffff : (1u << n) - 1;
     if (f->wide) {
         const float *x = (const float *) (const void *) f->from + at;
         __m512 low = _mm512_maskz_loadu_ps((__mmask16) mask, x), high = _mm512_maskz_loadu_ps((__mmask16) (mask >> 16), x + VN_F);
-        return narrow_pairs((vF) low, (vF) high);
+        take_pieces((vF) low, (vF) high, false, pieces, piece, m);
+    } else {
+        *piece[0] = (vF) _mm512_maskz_loadu_epi16(mask, (const uint16_t *) (const void *) f->from + at);
     }
-    return (vF) _mm512_maskz_loadu_epi16(mask, (const uint16_t *) (const void *) f->from + at);
 }
 
 /* Pairs of 16 elements at `low` and at `high`, those from n on 0; no `high` at all if there is none. */
-ALWAYS PAIRS vF take_pairs(const factor *f, int64_t low, int64_t high, int64_t n, bool both) {
+ALWAYS PAIRS void take_pairs(const factor *f, int64_t low, int64_t high, int64_t n, bool both, int pieces, vF *piece[],
+                             magnitudes *m) {
     __mmask16 mask = n >= 16 ? 0xffff : (__mmask16) ((1u << n) - 1), second = both ? mask : 0;
     if (f->wide) {
         const float *x = (const float *) (const void *) f->from;
-        return zip_pairs((vF) _mm512_maskz_loadu_ps(mask, x + low), (vF) _mm512_maskz_loadu_ps(second, x + high));
+        __m512 first = _mm512_maskz_loadu_ps(mask, x + low), last = _mm512_maskz_loadu_ps(second, x + high);
+        take_pieces((vF) first, (vF) last, true, pieces, piece, m);
+    } else {
+        const uint16_t *x = (const uint16_t *) (const void *) f->from;
+        __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x + low));
+        __m512i b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second, x + high));
+        *piece[0] = (vF) _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
     }
-    const uint16_t *x = (const uint16_t *) (const void *) f->from;
-    __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x + low));
-    __m512i b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second, x + high));
-    return (vF) _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
 }
 
-/* A tile of 16 lines and 32 terms: rows are lines of a left factor, pairs of terms of a right one. Terms lie side by side: */
-ALWAYS PAIRS void pack_lines(const factor *f, int64_t line, int64_t term, bool right, uint16_t *to) {
-    vF x[TILE_ROWS];
-    int64_t lines = f->lines - line, terms = f->terms - term, at = line * f->line + term;
-    _Pragma("GCC unroll 16") for (int r = 0; r < TILE_ROWS; r++, at += f->line) {
-        x[r] = (vF){0};
-        if (r < lines)
-            x[r] = take_line(f, at, terms);
+/* A tile of 16 lines and 32 terms, of each piece: rows are lines of a left factor, pairs of terms of a right one. Lines' terms lie
+ * side by side, or terms' lines (`by_lines` false). */
+ALWAYS PAIRS void pack_tile(const factor *f, bool by_lines, bool right, int64_t line, int64_t term, int pieces, uint16_t *to,
+                            magnitudes *m) {
+    vF x[MOST_PIECES][TILE_ROWS];
+    bool turned = right == by_lines;
+    int64_t lines = f->lines - line, terms = f->terms - term, element = f->wide ? sizeof(float) : sizeof(uint16_t);
+    int64_t at = by_lines ? line * f->line + term : line + term * f->term, step = by_lines ? f->line : 2 * f->term;
+    int64_t ahead = element * (by_lines ? SIDE * f->line : (pieces > 1 ? TILE_K / 2 : TILE_K) * f->term); // the next panel; terms
+    _Pragma("GCC unroll 16") for (int r = 0; r < TILE_ROWS; r++, at += step) {
+        vF *piece[MOST_PIECES];
+        for (int i = 0; i < pieces; i++)
+            piece[i] = turned ? &x[i][r] : (vF *) (void *) (to + i * STEP + r * TILE_K);
+        if (by_lines ? r >= lines : 2 * r >= terms) {
+            for (int i = 0; i < pieces; i++)
+                *piece[i] = (vF){0};
+            continue;
+        }
+        if (by_lines) {
+            take_line(f, at, terms, pieces, piece, m);
+            __builtin_prefetch(f->from + at * element + ahead, 0, 2);
+            if (f->wide)
+                __builtin_prefetch(f->from + at * element + ahead + 64, 0, 2);
+            continue;
+        }
+        take_pairs(f, at, at + f->term, lines, 2 * r + 1 < terms, pieces, piece, m);
+        __builtin_prefetch(f->from + at * element + ahead, 0, 2);
+        __builtin_prefetch(f->from + (at + f->term) * element + ahead, 0, 2);
     }
-    if (right)
-        turn(x);
-    memcpy(to, x, sizeof x);
+    for (int i = 0; turned && i < pieces; i++, to += STEP) {
+        turn(x[i]);
+        memcpy(to, x[i], sizeof x[i]);
+    }
 }
 
-/* Lines do: */
-ALWAYS PAIRS void pack_terms(const factor *f, int64_t line, int64_t term, bool right, uint16_t *to) {
-    vF x[TILE_ROWS];
-    int64_t lines = f->lines - line, terms = f->terms - term, at = line + term * f->term;
-    int64_t element = f->wide ? sizeof(float) : sizeof(uint16_t);
-    _Pragma("GCC unroll 16") for (int r = 0; r < TILE_ROWS; r++, at += 2 * f->term) {
-        x[r] = (vF){0};
-        if (2 * r < terms)
-            x[r] = take_pairs(f, at, at + f->term, lines, 2 * r + 1 < terms);
-        __builtin_prefetch(f->from + (at + TILE_K * f->term) * element, 0, 2);
-        __builtin_prefetch(f->from + (at + (TILE_K + 1) * f->term) * element, 0, 2);
-    }
-    if (!right)
-        turn(x);
-    memcpy(to, x, sizeof x);
-}
-
-/* 32 terms of the panel at `line`, from `term` on. */
-ALWAYS PAIRS void pack_step(const factor *f, bool by_lines, bool right, int64_t line, int64_t term, uint16_t *to) {
+/* 32 terms of the panel at `line`, from `term` on; a piece behind the other. */
+ALWAYS PAIRS void pack_step(const factor *f, bool by_lines, bool right, int64_t line, int64_t term, int pieces, uint16_t *to,
+                            magnitudes *m) {
     for (int half = 0; half < 2; half++, line += TILE_ROWS, to += TILE_SIZE)
-        if (line >= f->lines)
-            memset(to, 0, TILE_SIZE * sizeof *to);
-        else if (by_lines)
-            pack_lines(f, line, term, right, to);
+        if (line < f->lines)
+            pack_tile(f, by_lines, right, line, term, pieces, to, m);
         else
-            pack_terms(f, line, term, right, to);
+            for (int i = 0; i < pieces; i++)
+                memset(to + i * STEP, 0, TILE_SIZE * sizeof *to);
 }
 
 /* `panels` of so many steps, from line and term on. Each step of lines that lie side by side goes through all panels: rows in
- * memory are read as far as they are wanted. */
-static inline PAIRS void pack_factor(const factor *f, bool right, int64_t line, int64_t panels, int64_t term, int64_t steps,
-                                     uint16_t *to) {
+ * memory are read as far as they are wanted. More than one piece: of float32. */
+ALWAYS PAIRS void pack_pieces(const factor *f, bool right, int64_t line, int64_t panels, int64_t term, int64_t steps, int pieces,
+                              uint16_t *to, magnitudes *m) {
     if (f->term == 1) {
         for (int64_t p = 0; p < panels; p++)
-            for (int64_t s = 0; s < steps; s++, to += STEP)
-                pack_step(f, true, right, line + p * SIDE, term + s * TILE_K, to);
+            for (int64_t s = 0; s < steps; s++, to += pieces * STEP)
+                pack_step(f, true, right, line + p * SIDE, term + s * TILE_K, pieces, to, m);
         return;
     }
-    for (int64_t s = 0; s < steps; s++, to += STEP)
+    for (int64_t s = 0; s < steps; s++, to += pieces * STEP)
         for (int64_t p = 0; p < panels; p++)
-            pack_step(f, false, right, line + p * SIDE, term + s * TILE_K, to + p * steps * STEP);
+            pack_step(f, false, right, line + p * SIDE, term + s * TILE_K, pieces, to + p * steps * pieces * STEP, m);
 }
+static inline PAIRS void pack_factor(const factor *f, bool right, int64_t line, int64_t panels, int64_t term, int64_t steps,
+                                     uint16_t *to) {
+    pack_pieces(f, right, line, panels, term, steps, 1, to, NULL);
+}
+/* In three pieces; false if one isn't exact. */
+static inline PAIRS bool pack_split(const factor *f, bool right, int64_t line, int64_t panels, int64_t term, int64_t steps,
+                                    uint16_t *to) {
+    magnitudes m = magnitudes_of_none();
+    pack_pieces(f, right, line, panels, term, steps, MOST_PIECES, to, &m);
+    magnitudes all = m; // m's address stays here, so that m stays in registers
+    return are_pieces_exact(&all);
+}
+
 /* ------------------------------------------------------------------------------------------ products of panels */
 
 /* Where the result goes, which its cache lines are wanted for soon: two of them with each step. Bytes. */
@@ -173,9 +240,9 @@ typedef struct right_panel {
     int64_t row, second, step;
 } right_panel;
 
-/* sums [32, 32], `row` bytes from row to row, = (or +=) a b, of panels of so many steps. */
-static AMX void multiply_panels(left_panel a, right_panel b, int64_t steps, float *sums, int64_t row, bool add, wanted w) {
-    char *low = (char *) sums, *high = low + TILE_ROWS * row;
+/* The sums of a panel, `row` bytes from row to row, to tiles, and back. */
+ALWAYS void sums_begin(const float *sums, int64_t row, bool add) {
+    const char *low = (const char *) sums, *high = low + TILE_ROWS * row;
     if (add) {
         AMX_LOAD(0, low, row);
         AMX_LOAD(1, low + TILE_BYTES, row);
@@ -187,6 +254,18 @@ static AMX void multiply_panels(left_panel a, right_panel b, int64_t steps, floa
         AMX_ZERO(2);
         AMX_ZERO(3);
     }
+}
+ALWAYS void sums_end(float *sums, int64_t row) {
+    char *low = (char *) sums, *high = low + TILE_ROWS * row;
+    AMX_STORE(0, low, row);
+    AMX_STORE(1, low + TILE_BYTES, row);
+    AMX_STORE(2, high, row);
+    AMX_STORE(3, high + TILE_BYTES, row);
+}
+
+/* sums [32, 32], `row` bytes from row to row, = (or +=) a b, of panels of so many steps. */
+static AMX void multiply_panels(left_panel a, right_panel b, int64_t steps, float *sums, int64_t row, bool add, wanted w) {
+    sums_begin(sums, row, add);
     const char *second = a.from + TILE_ROWS * a.row;
     for (int64_t s = 0; s < steps; s++, a.from += a.step, second += a.step, b.from += b.step) {
         AMX_LOAD(4, a.from, a.row);
@@ -201,10 +280,56 @@ static AMX void multiply_panels(left_panel a, right_panel b, int64_t steps, floa
         AMX_DOT(2, 5, 6);
         AMX_DOT(3, 5, 7);
     }
-    AMX_STORE(0, low, row);
-    AMX_STORE(1, low + TILE_BYTES, row);
-    AMX_STORE(2, high, row);
-    AMX_STORE(3, high + TILE_BYTES, row);
+    sums_end(sums, row);
+}
+
+#define LOAD_LEFT(piece)                                                        \
+    do {                                                                        \
+        AMX_LOAD(4, a + (piece) * STEP_BYTES, TILE_BYTES);                      \
+        AMX_LOAD(5, a + (piece) * STEP_BYTES + STEP_BYTES / 2, TILE_BYTES);     \
+    } while (0)
+#define LOAD_RIGHT(piece)                                                       \
+    do {                                                                        \
+        AMX_LOAD(6, b + (piece) * STEP_BYTES, TILE_BYTES);                      \
+        AMX_LOAD(7, b + (piece) * STEP_BYTES + STEP_BYTES / 2, TILE_BYTES);     \
+    } while (0)
+#define DOT_ALL()         \
+    do {                  \
+        AMX_DOT(0, 4, 6); \
+        AMX_DOT(1, 4, 7); \
+        AMX_DOT(2, 5, 6); \
+        AMX_DOT(3, 5, 7); \
+    } while (0)
+
+/* sums [32, 32] = a b, of packed panels in three pieces: six of the nine products, in an order for which seven pairs of tiles are
+ * loaded. */
+static inline AMX void multiply_split(const char *a, const char *b, int64_t steps, float *sums, wanted w) {
+    enum { HIGH, MIDDLE, LOW, SPLIT_BYTES = MOST_PIECES * STEP_BYTES };
+    sums_begin(NULL, 0, false);
+    for (int64_t s = 0; s < steps; s++, a += SPLIT_BYTES, b += SPLIT_BYTES) {
+        const char *next = b + SPLIT_BYTES;
+        LOAD_RIGHT(HIGH);
+        LOAD_LEFT(LOW);
+        fetch_step(&w);
+        DOT_ALL();
+        LOAD_LEFT(HIGH);
+        fetch_tile(next);
+        fetch_tile(next + STEP_BYTES / 2);
+        DOT_ALL();
+        LOAD_LEFT(MIDDLE);
+        fetch_tile(next + STEP_BYTES);
+        fetch_tile(next + 3 * STEP_BYTES / 2);
+        DOT_ALL();
+        LOAD_RIGHT(MIDDLE);
+        fetch_tile(next + 2 * STEP_BYTES);
+        fetch_tile(next + 5 * STEP_BYTES / 2);
+        DOT_ALL();
+        LOAD_LEFT(HIGH);
+        DOT_ALL();
+        LOAD_RIGHT(LOW);
+        DOT_ALL();
+    }
+    sums_end(sums, ROW_BYTES);
 }
 #endif
 

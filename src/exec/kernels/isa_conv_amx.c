@@ -35,7 +35,7 @@ static bool is_product(const tr__conv *v) {
 static tr_status multiply(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *conv) {
     const tr__conv *v = &conv->of;
     int64_t pixels = v->n * v->size[0] * v->size[1], co = conv->strides[0], ci = conv->strides[1];
-    tr__bf16_product p = {.m = pixels, .alpha = 1, .a_column = 1, .b = conv->weights};
+    tr__tile_product p = {.m = pixels, .alpha = 1, .a_column = 1, .b = conv->weights};
     if (op == TR_OP_conv2d) {
         p.a = conv->src, p.a_row = p.k = v->ci;
         p.b_row = ci, p.b_column = co;
@@ -50,7 +50,8 @@ static tr_status multiply(const tr_kernel_call *c, tr_op op, const tr__conv_bf16
         p.b = conv->src, p.b_row = p.n = v->ci, p.b_column = 1;
         p.y = conv->weights, p.k = pixels;
     }
-    return TR__SUFFIXED(tr__multiply)(c, &p);
+    bool exact;
+    return TR__SUFFIXED(tr__multiply)(c, &p, &exact);
 }
 
 /* ------------------------------------------------------------------------------------------ forward, and by the image */

@@ -174,21 +174,22 @@ typedef struct tr__columns {
 void TR__SUFFIXED(tr__pack_columns)(tr_kernel_ctx *ctx, const tr__columns *m);
 #endif
 
-/* ---- products in bfloat16 (isa_product.c) ---- */
+/* ---- products by tiles (isa_product.c) ---- */
 
 /* y [m, n], row-major, = alpha * a [m, k] b [k, n] + bias [n] + beta * y, computed from bfloat16 factors with sums in float32.
- * Factors lie at these steps, in elements, one of either's two being 1; a_wide, b_wide: in float32, to be rounded. y, and the
- * bias, which may be NULL, are of float32 if `wide` and `bias_wide`, else of bfloat16. */
-typedef struct tr__bf16_product {
+ * Factors lie at these steps, in elements, one of either's two being 1; a_wide, b_wide: in float32, to be rounded, or with `split`,
+ * both, to be taken as they are. y, and the bias, which may be NULL, are of float32 if `wide` and `bias_wide`, else of bfloat16. */
+typedef struct tr__tile_product {
     int64_t m, n, k, a_row, a_column, b_row, b_column;
     const void *a, *b, *bias;
     void *y;
     float alpha, beta;
-    bool a_wide, b_wide, wide, bias_wide;
-} tr__bf16_product;
+    bool a_wide, b_wide, split, wide, bias_wide;
+} tr__tile_product;
 
 #ifdef TR_ISA
-tr_status TR__SUFFIXED(tr__multiply)(const tr_kernel_call *c, const tr__bf16_product *p);
+/* *exact false: `split` met numbers that it can't take. y holds anything then. */
+tr_status TR__SUFFIXED(tr__multiply)(const tr_kernel_call *c, const tr__tile_product *p, bool *exact);
 #endif
 
 /* ---- elementwise step functions, one table per instruction set (isa_ew.c) ---- */
@@ -234,7 +235,7 @@ typedef struct tr__isa {
     /* NULL, or not for this processor: the library's as well. By tiles if there are any. */
     tr_status (*convolve_bf16)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v);
     tr_status (*convolve_tiles)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v);
-    tr_status (*multiply)(const tr_kernel_call *c, const tr__bf16_product *p);
+    tr_status (*multiply)(const tr_kernel_call *c, const tr__tile_product *p, bool *exact);
 } tr__isa;
 extern const tr__isa *tr__isa_now;
 
