@@ -2,7 +2,7 @@
  * images together don't fit in a cache, and each layer has its own. Weights are at home in float32, row-major in bfloat16. Per kind
  * of layer the least time of some rounds. TERRA_ISA=v2 has the library's kernels, =v3 as well in bfloat16.
  *
- *   bench_conv [threads] [batch] [rounds] [float32 | bfloat16] */
+ *   bench_conv [threads] [batch] [rounds] [float32 | bfloat16] [another instruction set, measured in turn with TERRA_ISA's] */
 #include "bench.h"
 
 #include "terra/alloc.h"
@@ -20,7 +20,7 @@ static tr_kernel_ctx ctx = {.scratch = bench_scratch, .scratch_size = BENCH_SCRA
 typedef struct layer {
     int64_t ci, co, size, out, kernel, stride;
     tr_arg x, w, y;
-    double least[DIRECTIONS], flops;
+    double least[2][DIRECTIONS], flops;
 } layer;
 static layer layers[LAYERS];
 static int n_layers;
@@ -50,7 +50,7 @@ static void attributes(const layer *l, int direction, int64_t *a) {
 static int64_t add(int64_t batch, int64_t ci, int64_t co, int64_t size, int64_t kernel, int64_t stride) {
     layer *l = &layers[n_layers++];
     *l = (layer){.ci = ci, .co = co, .size = size, .out = (size + 2 * (kernel / 2) - kernel) / stride + 1, .kernel = kernel,
-                 .stride = stride, .least = {1e9, 1e9, 1e9}};
+                 .stride = stride, .least = {{1e9, 1e9, 1e9}, {1e9, 1e9, 1e9}}};
     l->x = images(batch, ci, size);
     l->y = images(batch, co, l->out);
     l->w = filled(tr_meta_get(dtype, 4, (int64_t[]){co, ci, kernel, kernel}, NULL));
@@ -77,7 +77,7 @@ static void add_resnet50(int64_t batch) {
         }
 }
 
-static void run(layer *l, int direction) {
+static void run(layer *l, int direction, int isa) {
     static const tr_op ops[] = {TR_OP_conv2d, TR_OP_conv2d_backward_data, TR_OP_conv2d_backward_weights};
     int64_t a[9];
     attributes(l, direction, a);
@@ -90,15 +90,15 @@ static void run(layer *l, int direction) {
         fprintf(stderr, "%s\n", tr_status_detail());
         exit(1);
     }
-    double t = bench_now() - start;
-    l->least[direction] = t < l->least[direction] ? t : l->least[direction];
+    double t = bench_now() - start, *least = &l->least[isa][direction];
+    *least = t < *least ? t : *least;
 }
 
 static bool alike(const layer *a, const layer *b) {
     return a->ci == b->ci && a->co == b->co && a->size == b->size && a->kernel == b->kernel && a->stride == b->stride;
 }
 
-static void print_layers(void) {
+static void print_layers(int isa) {
     double all[DIRECTIONS] = {0}, flops = 0;
     printf("%-34s %25s %25s %25s\n", "", "forward, us (GFLOP/s)", "by image", "by weights");
     for (int i = 0; i < n_layers; i++) {
@@ -110,7 +110,7 @@ static void print_layers(void) {
                     goto next;
                 times++;
                 for (int d = 0; d < DIRECTIONS; d++)
-                    sum[d] += layers[j].least[d];
+                    sum[d] += layers[j].least[isa][d];
             }
         const layer *l = &layers[i];
         char name[64];
@@ -141,18 +141,27 @@ int main(int argc, char **argv) {
     if (tr_op_init() != TR_OK || tr_kernel_init(getenv("TERRA_ISA")) != TR_OK)
         return 1;
     add_resnet50(batch);
-    for (int r = 0; r < rounds; r++) {
+    const char *isas[] = {getenv("TERRA_ISA"), argc > 5 ? argv[5] : NULL};
+    int n_isas = argc > 5 ? 2 : 1;
+    for (int r = 0; r < rounds * n_isas; r++) {
+        int isa = r % n_isas;
+        if (tr_kernel_init(isas[isa]) != TR_OK)
+            return 1;
         for (int i = 0; i < n_layers; i++)
-            run(&layers[i], 0);
+            run(&layers[i], 0, isa);
         for (int i = n_layers - 1; i >= 0; i--) {
             if (i > 0)
-                run(&layers[i], 1);
-            run(&layers[i], 2);
+                run(&layers[i], 1, isa);
+            run(&layers[i], 2, isa);
         }
     }
-    layers[0].least[1] = 0;
-    printf("%s, %s, %d threads, batch %d, %d rounds\n", dtype == TR_BF16 ? "bfloat16" : "float32", tr_kernel_isa(), ctx.threads,
-           batch, rounds);
-    print_layers();
+    for (int isa = 0; isa < n_isas; isa++) {
+        layers[0].least[isa][1] = 0;
+        if (tr_kernel_init(isas[isa]) != TR_OK)
+            return 1;
+        printf("%s, %s, %d threads, batch %d, %d rounds\n", dtype == TR_BF16 ? "bfloat16" : "float32", tr_kernel_isa(), ctx.threads,
+               batch, rounds);
+        print_layers(isa);
+    }
     return 0;
 }

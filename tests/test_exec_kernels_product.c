@@ -1,5 +1,5 @@
-/* Products by AMX's tiles (isa_product.c), against sums in double of the factors, rounded or as they are: all ways that factors lie,
- * both dtypes, edges of tiles, sums in several pieces. Memory behind each operand can't be read. */
+/* Products by AMX's tiles (isa_product.c), against sums in double of the factors, rounded or as they are: all ways that factors
+ * lie, both dtypes, edges of tiles, sums in several pieces. Memory behind each operand can't be read. */
 #include "kernel_call.h"
 
 #include "exec/kernels/kernels.h"
@@ -102,7 +102,8 @@ static void check(int64_t m, int64_t n, int64_t k, bool split) {
                 size += fabs(term);
             }
             double want = p.alpha * sum + (p.bias ? number(&bias, j) : 0) + (p.beta != 0 ? p.beta * number(&old, i * n + j) : 0);
-            double far = fabs(number(&y, i * n + j) - want), room = (split ? 4e-7 : 1e-6) * (size + 4) + (wide ? 0 : fabs(want) / 256);
+            double far = fabs(number(&y, i * n + j) - want);
+            double room = (split ? 4e-7 : 1e-6) * (size + 4) + (wide ? 0 : fabs(want) / 256);
             cr_assert(far <= room, "[%ld, %ld] of %ldx%ldx%ld: %g, expected %g", (long) i, (long) j, (long) m, (long) n, (long) k,
                       number(&y, i * n + j), want);
         }
@@ -172,8 +173,17 @@ Test(product, no_pieces) {
     const struct {
         float value;
         bool exact;
-    } cases[] = {{0, true},       {-0.0f, true},    {0x1p-102f, true},  {-0x1.fffffep126f, true}, {0x1.fffffep-103f, false}, {1e-40f, false},
-                 {-1e-45f, false}, {0x1p127f, false}, {-FLT_MAX, false}, {INFINITY, false},        {NAN, false}};
+    } cases[] = {{0, true},
+                 {-0.0f, true},
+                 {0x1p-102f, true},
+                 {-0x1.fffffep126f, true},
+                 {0x1.fffffep-103f, false},
+                 {1e-40f, false},
+                 {-1e-45f, false},
+                 {0x1p127f, false},
+                 {-FLT_MAX, false},
+                 {INFINITY, false},
+                 {NAN, false}};
     if (!has_tiles())
         return;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
@@ -191,7 +201,7 @@ Test(product, no_pieces) {
             }
     for (int64_t j = 0; j < K; j++)
         a[j] = 0x1p-60f, b[j * N] = 0x1p-60f;
-    tr__tile_product p = {.m = 1, .n = 1, .k = K, .a = a, .b = b, .y = y, .a_wide = true, .b_wide = true, .split = true, .wide = true,
-                          .a_row = K, .a_column = 1, .b_row = N, .b_column = 1, .alpha = 1};
+    tr__tile_product p = {.m = 1, .n = 1, .k = K, .a = a, .b = b, .y = y, .a_wide = true, .b_wide = true, .split = true,
+                          .wide = true, .a_row = K, .a_column = 1, .b_row = N, .b_column = 1, .alpha = 1};
     cr_assert(!run(&p, 1));
 }

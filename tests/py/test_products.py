@@ -1,5 +1,5 @@
-"""Large products of float32, which AMX's tiles compute from pieces of three bfloat16: as near to exact as PyTorch's, and PyTorch's where
-numbers have no such pieces, being infinite, undefined, huge or tiny."""
+"""Large products of float32, which AMX's tiles compute from three bfloat16 for each number: as near to exact as PyTorch's, and the
+same as its where a number is no sum of such, being infinite, undefined, huge or tiny."""
 
 import numpy as np
 import pytest

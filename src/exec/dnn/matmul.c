@@ -273,7 +273,8 @@ static tr_status prepare_sum(const tr_kernel_call *c, product *p, const tr_arg *
 bool tr_product_by_tiles(tr_dtype dtype, int64_t m, int64_t n, int64_t k) {
     enum { LEAST = 64 << 10, THICK = 16, SPLIT_THICK = 192 };
     int64_t thick = dtype == TR_BF16 ? THICK : SPLIT_THICK;
-    return tr__isa_now->multiply && tr__has_amx() && (dtype == TR_BF16 || dtype == TR_F32) && n * k > LEAST && m >= thick && n >= thick;
+    bool tiles = tr__isa_now->multiply && tr__has_amx() && (dtype == TR_BF16 || dtype == TR_F32);
+    return tiles && n * k > LEAST && m >= thick && n >= thick;
 }
 
 static tr_status multiply(const tr_kernel_call *c, const product *p, const tr_arg *a, const tr_arg *b, bool *exact) {

@@ -71,8 +71,8 @@ static inline magnitudes magnitudes_of_none(void) {
     return (magnitudes){{0}, (vFu){0} - 1};
 }
 
-/* Is each element exactly the sum of its pieces, all of them finite and normal? A last piece may be 2^-24 of its element, a first one
- * rounded up to a power of two. */
+/* Is each element exactly the sum of its pieces, all of them finite and normal? A last piece may be 2^-24 of its element, a first
+ * one rounded up to a power of two. */
 static inline bool are_pieces_exact(const magnitudes *m) {
     const uint32_t most = (127 + 127) << 23, least = (127 - 102) << 23;
     for (int i = 0; i < VN_F; i++)
@@ -87,11 +87,13 @@ ALWAYS vF take_piece(vF x, vF *piece) {
     return x - *piece;
 }
 
-/* The elements of two vectors, rounded, or in three pieces: a vector for each piece, of pairs of an element of either (`zip`), or of
- * those of `low` and behind them those of `high`. */
-ALWAYS PAIRS void take_pieces(vF low, vF high, bool zip, int pieces, vF *piece[], magnitudes *m) {
+typedef vF place __attribute__((may_alias)); /* where a vector of pieces is wanted */
+
+/* The elements of two vectors, rounded, or in three pieces: a vector for each piece, of pairs of an element of either (`zip`), or
+ * of those of `low` and behind them those of `high`. */
+ALWAYS PAIRS void take_pieces(vF low, vF high, bool zip, int pieces, place *to[], magnitudes *m) {
     if (pieces == 1) {
-        *piece[0] = zip ? zip_pairs(low, high) : narrow_pairs(low, high);
+        *to[0] = zip ? zip_pairs(low, high) : narrow_pairs(low, high);
         return;
     }
     vFu a = (vFu) low & 0x7fffffffu, b = (vFu) high & 0x7fffffffu;
@@ -103,35 +105,35 @@ ALWAYS PAIRS void take_pieces(vF low, vF high, bool zip, int pieces, vF *piece[]
             low = take_piece(low, &x);
             high = take_piece(high, &y);
         }
-        *piece[i] = zip ? zip_pairs(x, y) : narrow_pairs(x, y);
+        *to[i] = zip ? zip_pairs(x, y) : narrow_pairs(x, y);
     }
 }
 
 /* 32 elements as bfloat16, or in pieces, those from n on 0. */
-ALWAYS PAIRS void take_line(const factor *f, int64_t at, int64_t n, int pieces, vF *piece[], magnitudes *m) {
+ALWAYS PAIRS void take_line(const factor *f, int64_t at, int64_t n, int pieces, place *to[], magnitudes *m) {
     __mmask32 mask = n >= TILE_K ? 0xffffffff : (1u << n) - 1;
     if (f->wide) {
         const float *x = (const float *) (const void *) f->from + at;
         __m512 low = _mm512_maskz_loadu_ps((__mmask16) mask, x), high = _mm512_maskz_loadu_ps((__mmask16) (mask >> 16), x + VN_F);
-        take_pieces((vF) low, (vF) high, false, pieces, piece, m);
+        take_pieces((vF) low, (vF) high, false, pieces, to, m);
     } else {
-        *piece[0] = (vF) _mm512_maskz_loadu_epi16(mask, (const uint16_t *) (const void *) f->from + at);
+        *to[0] = (vF) _mm512_maskz_loadu_epi16(mask, (const uint16_t *) (const void *) f->from + at);
     }
 }
 
 /* Pairs of 16 elements at `low` and at `high`, those from n on 0; no `high` at all if there is none. */
-ALWAYS PAIRS void take_pairs(const factor *f, int64_t low, int64_t high, int64_t n, bool both, int pieces, vF *piece[],
+ALWAYS PAIRS void take_pairs(const factor *f, int64_t low, int64_t high, int64_t n, bool both, int pieces, place *to[],
                              magnitudes *m) {
     __mmask16 mask = n >= 16 ? 0xffff : (__mmask16) ((1u << n) - 1), second = both ? mask : 0;
     if (f->wide) {
         const float *x = (const float *) (const void *) f->from;
         __m512 first = _mm512_maskz_loadu_ps(mask, x + low), last = _mm512_maskz_loadu_ps(second, x + high);
-        take_pieces((vF) first, (vF) last, true, pieces, piece, m);
+        take_pieces((vF) first, (vF) last, true, pieces, to, m);
     } else {
         const uint16_t *x = (const uint16_t *) (const void *) f->from;
         __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x + low));
         __m512i b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second, x + high));
-        *piece[0] = (vF) _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
+        *to[0] = (vF) _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
     }
 }
 
@@ -145,9 +147,9 @@ ALWAYS PAIRS void pack_tile(const factor *f, bool by_lines, bool right, int64_t 
     int64_t at = by_lines ? line * f->line + term : line + term * f->term, step = by_lines ? f->line : 2 * f->term;
     int64_t ahead = element * (by_lines ? SIDE * f->line : (pieces > 1 ? TILE_K / 2 : TILE_K) * f->term); // the next panel; terms
     _Pragma("GCC unroll 16") for (int r = 0; r < TILE_ROWS; r++, at += step) {
-        vF *piece[MOST_PIECES];
+        place *piece[MOST_PIECES];
         for (int i = 0; i < pieces; i++)
-            piece[i] = turned ? &x[i][r] : (vF *) (void *) (to + i * STEP + r * TILE_K);
+            piece[i] = turned ? &x[i][r] : (place *) (void *) (to + i * STEP + r * TILE_K);
         if (by_lines ? r >= lines : 2 * r >= terms) {
             for (int i = 0; i < pieces; i++)
                 *piece[i] = (vF){0};
@@ -264,7 +266,7 @@ ALWAYS void sums_end(float *sums, int64_t row) {
 }
 
 /* sums [32, 32], `row` bytes from row to row, = (or +=) a b, of panels of so many steps. */
-static AMX void multiply_panels(left_panel a, right_panel b, int64_t steps, float *sums, int64_t row, bool add, wanted w) {
+static inline AMX void multiply_panels(left_panel a, right_panel b, int64_t steps, float *sums, int64_t row, bool add, wanted w) {
     sums_begin(sums, row, add);
     const char *second = a.from + TILE_ROWS * a.row;
     for (int64_t s = 0; s < steps; s++, a.from += a.step, second += a.step, b.from += b.step) {

@@ -6,12 +6,12 @@
  * where they lie, if they are rows of bfloat16, else packed first. Only if a sum is deeper than that, it lies in float32 in
  * between. Two by two tiles are summed up at a time: each that is loaded is used twice, the most that eight tiles allow.
  *
- * A float32 is the sum of three bfloat16, of eight bits each, and its product with another one that of nine products, three of which
- * are less than 2^-24 of it. The other six are summed up (multiply_split). Sums come out at least as near to the exact ones as
- * with float32 multiply-adds: tiles add terms by 32 before they add these to a sum. (Henry, Tang, Heinecke: Leveraging the
- * bfloat16 artificial intelligence datatype for higher-precision computations, ARITH 2019.) Where an element has no such
- * pieces, being infinite, undefined, 2^127 and more or less than 2^-102, or a sum is so small that its least terms may have
- * vanished, the caller is told so, for another kernel to take over.
+ * A float32 is the sum of three bfloat16, of eight bits each, and its product with another one that of nine products, three of
+ * which are less than 2^-24 of it. The other six are summed up (multiply_split). Sums come out as near to the exact ones as with
+ * float32 multiply-adds (docs/performance.md): tiles add terms by 32 before they add these to a sum. (Henry, Tang, Heinecke:
+ * Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations, ARITH 2019.) Where an element has no
+ * such pieces, being infinite, undefined, 2^127 and more, or less than 2^-102, or where a sum is so small that its least terms may
+ * have vanished, the caller is told so, for another kernel to take over.
  *
  * Every sum is made in the order of its terms, by 32, whatever the number of threads and rows. */
 #include "exec/kernels/kernels.h"
@@ -200,7 +200,8 @@ tr_status TR__SUFFIXED(tr__multiply)(const tr_kernel_call *c, const tr__tile_pro
     deal(&m, upward(p->n, SIDE), c->ctx->threads);
     int64_t units = upward(upward(p->n, SIDE), m.width) * m.parts;
     int64_t kept = m.steps > m.depth ? upward(m.panels, m.parts) * m.width : 1; // sums
-    size_t bytes = (size_t) ((m.width + m.lefts) * m.depth * m.step) * sizeof(uint16_t) + (size_t) (kept * SIDE * SIDE) * sizeof(float);
+    size_t packed = (size_t) ((m.width + m.lefts) * m.depth * m.step) * sizeof(uint16_t);
+    size_t bytes = packed + (size_t) (kept * SIDE * SIDE) * sizeof(float);
     TR_TRY(tr__parallel_rooms(c, units, 1, bytes, &m.rooms, multiply_units, &m));
     *exact = !atomic_load_explicit(&m.inexact, memory_order_relaxed);
     return TR_OK;
