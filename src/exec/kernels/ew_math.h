@@ -289,10 +289,19 @@ static inline vD vD_tanh_fast(vD x) {
     return vD_tanh(x);
 }
 
+/* exp(x) for x <= 0, and 0 below -40: of gelu that is rounding, and what is next to nothing would go on as a tiny number (which
+ * products by tiles can't take: isa_product.c). */
+static inline vF vF_exp_near(vF x) {
+    return vF_select(x < -40, (vF){0}, vF_exp_down(x));
+}
+static inline vD vD_exp_near(vD x) {
+    return vD_exp_down(x);
+}
+
 /* The logistic function of x and of -x, either exact where it is small: for gelu, whose 1 + tanh(x) is twice that of 2 x. */
 #define LOGISTIC(v)                                                 \
     static inline void v##_logistic(v x, v *of, v *of_minus) {      \
-        v e = v##_exp_down(-v##_abs(x)), y = 1 / (1 + e); \
+        v e = v##_exp_near(-v##_abs(x)), y = 1 / (1 + e);           \
         *of = v##_by_sign(x, e * y, y);                             \
         *of_minus = v##_by_sign(x, y, e * y);                       \
     }

@@ -384,7 +384,7 @@ UNARY_SCALARS(hardtanh, L, x<s ? s : x> v ? v : x)
     VECTOR2(pow_any, c, v##c##_pow(a, b))                                                                                   \
     static inline v##c gelu_d_##c(v##c g, v##c x) {                                                                         \
         v##c cdf = K(0.5) * (1 + v##c##_erf_near(x * K(0.70710678118654752440)));                                           \
-        v##c pdf = v##c##_exp_down(x * x * K(-0.5)) * K(0.39894228040143267794);                                                 \
+        v##c pdf = v##c##_exp_near(x * x * K(-0.5)) * K(0.39894228040143267794);                                                 \
         return g * (cdf + x * pdf);                                                                                         \
     }                                                                                                                       \
     static inline v##c gelu_tanh_d_##c(v##c g, v##c x) {                                                                    \
