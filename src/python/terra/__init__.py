@@ -7,9 +7,9 @@ import math as _math
 import builtins as _builtins
 import os as _os
 
-# How long idle team threads spin, which libgomp reads when it is loaded: long enough to bridge the gap between two
-# instructions, too short to take a core from Python.
-_os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# How long idle team threads spin, which libgomp reads when it is loaded: for a few milliseconds, in which a core that is slower than
+# the others (it may share a processor with strangers) comes to the end of its part, but not until Python needs the core.
+_os.environ.setdefault("GOMP_SPINCOUNT", "100000")
 
 from . import _C, version  # noqa: E402
 from ._core import Size, device
