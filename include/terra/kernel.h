@@ -52,6 +52,7 @@ TR_API const char *tr_kernel_isa(void);
 
 /* Do products [m, k] x [k, n] of this dtype run on AMX's tiles, faster than the library's? Any thread. */
 TR_API bool tr_product_by_tiles(tr_dtype dtype, int64_t m, int64_t n, int64_t k);
+
 /* The kernel of an op; every op that is not a view has one. */
 TR_API tr_kernel tr_kernel_of(tr_op op);
 /* n calls of one op, in order. Optimizers' updates run in one parallel region, balanced by elements; nothing may alias

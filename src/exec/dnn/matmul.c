@@ -325,17 +325,16 @@ static tr_status matmul(const tr_kernel_call *c) {
     tr_meta m;
     tr__meta_make(&m, to, nd, out->meta->shape, NULL);
     tr_arg dense = {.data = y, .meta = &m};
-    for (; !done; ours = false) {
-        if (adds)
-            TR_TRY(prepare_sum(c, &p, &dense));
-        if (ours) {
-            TR_TRY(multiply(c, &p, a, b, &done));
-            continue;
-        }
+    if (adds)
+        TR_TRY(prepare_sum(c, &p, &dense));
+    if (ours)
+        TR_TRY(multiply(c, &p, a, b, &done));
+    if (ours && !done && adds) // y has been written
+        TR_TRY(prepare_sum(c, &p, &dense));
+    if (!done)
         TR_TRY(run(c, &p, &done));
-        if (!done)
-            return tr__widened(c, matmul);
-    }
+    if (!done)
+        return tr__widened(c, matmul);
     return tr__dense_out_end(c, out, to, y);
 }
 

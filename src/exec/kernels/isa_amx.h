@@ -242,20 +242,20 @@ typedef struct right_panel {
     int64_t row, second, step;
 } right_panel;
 
+ALWAYS void sums_clear(void) {
+    AMX_ZERO(0);
+    AMX_ZERO(1);
+    AMX_ZERO(2);
+    AMX_ZERO(3);
+}
+
 /* The sums of a panel, `row` bytes from row to row, to tiles, and back. */
-ALWAYS void sums_begin(const float *sums, int64_t row, bool add) {
+ALWAYS void sums_begin(const float *sums, int64_t row) {
     const char *low = (const char *) sums, *high = low + TILE_ROWS * row;
-    if (add) {
-        AMX_LOAD(0, low, row);
-        AMX_LOAD(1, low + TILE_BYTES, row);
-        AMX_LOAD(2, high, row);
-        AMX_LOAD(3, high + TILE_BYTES, row);
-    } else {
-        AMX_ZERO(0);
-        AMX_ZERO(1);
-        AMX_ZERO(2);
-        AMX_ZERO(3);
-    }
+    AMX_LOAD(0, low, row);
+    AMX_LOAD(1, low + TILE_BYTES, row);
+    AMX_LOAD(2, high, row);
+    AMX_LOAD(3, high + TILE_BYTES, row);
 }
 ALWAYS void sums_end(float *sums, int64_t row) {
     char *low = (char *) sums, *high = low + TILE_ROWS * row;
@@ -267,7 +267,10 @@ ALWAYS void sums_end(float *sums, int64_t row) {
 
 /* sums [32, 32], `row` bytes from row to row, = (or +=) a b, of panels of so many steps. */
 static inline AMX void multiply_panels(left_panel a, right_panel b, int64_t steps, float *sums, int64_t row, bool add, wanted w) {
-    sums_begin(sums, row, add);
+    if (add)
+        sums_begin(sums, row);
+    else
+        sums_clear();
     const char *second = a.from + TILE_ROWS * a.row;
     for (int64_t s = 0; s < steps; s++, a.from += a.step, second += a.step, b.from += b.step) {
         AMX_LOAD(4, a.from, a.row);
@@ -307,7 +310,7 @@ static inline AMX void multiply_panels(left_panel a, right_panel b, int64_t step
  * loaded. */
 static inline AMX void multiply_split(const char *a, const char *b, int64_t steps, float *sums, wanted w) {
     enum { HIGH, MIDDLE, LOW, SPLIT_BYTES = MOST_PIECES * STEP_BYTES };
-    sums_begin(NULL, 0, false);
+    sums_clear();
     for (int64_t s = 0; s < steps; s++, a += SPLIT_BYTES, b += SPLIT_BYTES) {
         const char *next = b + SPLIT_BYTES;
         LOAD_RIGHT(HIGH);
