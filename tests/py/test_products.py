@@ -1,5 +1,6 @@
 """Large products of float32, which AMX's tiles compute from three bfloat16 for each number: as near to exact as PyTorch's, and the
-same as its where a number is no sum of such, being infinite, undefined, huge or tiny."""
+same as its where a number is no sum of such, being infinite, undefined, huge or tiny. And large products of bfloat16, which have
+kernels of their own for AMX and for AVX512-BF16: exact sums, rounded once."""
 
 import numpy as np
 import pytest
@@ -124,3 +125,51 @@ def test_linear_with_an_activation():
         return found
 
     np.testing.assert_allclose(program(terra), program(torch), rtol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [416, 2050, 417])
+@pytest.mark.parametrize("form", FORMS)
+def test_bfloat16_near_to_exact(form, depth):
+    """Rows enough for kernels of our own; an even depth that no vector divides, and an odd one, which the library takes."""
+    arrays = [noise(1, 700, depth), noise(2, depth, N), noise(3, 700, N), noise(4, N)]
+    ours, theirs = ([t.tensor(x).to(t.bfloat16) for x in arrays] for t in (terra, torch))
+    exact = FORMS[form](torch, *(x.double() for x in theirs)).numpy()
+    have = FORMS[form](terra, *ours)
+    assert have.dtype == terra.bfloat16
+    size = 3 * (theirs[0].double().abs() @ theirs[1].double().abs()).max().item()
+    np.testing.assert_allclose(have.to(terra.float32).numpy(), exact, rtol=2**-8, atol=1e-6 * size)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38])
+@pytest.mark.parametrize("form", ["nn", "nt", "row"])
+def test_bfloat16_special_values(form, value):
+    def found(t):
+        arrays = [noise(1, 700, 130), noise(2, 130, 1024), noise(3, 700, 1024), noise(4, 1024)]
+        arrays[0][699, 129] = arrays[1][64, 511] = value
+        return FORMS[form](t, *(t.tensor(x).to(t.bfloat16) for x in arrays)).to(t.float32).numpy()
+
+    have, want = found(terra), found(torch)
+    np.testing.assert_array_equal(np.isfinite(have), np.isfinite(want))
+    np.testing.assert_array_equal(have[~np.isfinite(have)], want[~np.isfinite(want)])
+
+
+def test_bfloat16_linear_layers_under_autocast():
+    """Forward, by the input and by the weights, in plans, where the left factor is too large to be sliced."""
+    def program(t):
+        x = t.tensor(noise(1, 520, 320))
+        layers = [t.tensor(noise(5, 512, 320) / 20).requires_grad_(), t.tensor(noise(6, 320, 512) / 20).requires_grad_()]
+        bias = t.tensor(noise(7, 512)).requires_grad_()
+        found = []
+        for step in range(12):
+            with t.autocast("cpu", dtype=t.bfloat16):
+                y = t.nn.functional.linear(t.relu(t.nn.functional.linear(x, layers[0], bias)), layers[1])
+            loss = y.float().square().mean()
+            loss.backward()
+            with t.no_grad():
+                for w in (*layers, bias):
+                    w -= 0.1 * w.grad
+                    w.grad = None
+            found.append(loss.item())
+        return found
+
+    np.testing.assert_allclose(program(terra), program(torch), rtol=5e-3)

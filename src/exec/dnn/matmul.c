@@ -5,8 +5,9 @@
  * library can (one of the last two steps is 1), else packed. Where the library has no bfloat16, the product is one of float32
  * copies. A product of float32 that computes in bfloat16 (tracer/precision.c) is one of copies that lie as its factors do: what
  * they take is some hundredths of what the product does, kept copies would spare a third of it. With AMX large products of either
- * are our own (kernels/isa_product.c); of float32 the library takes over where numbers are infinite, huge or tiny. Everything else
- * is plain.c's. */
+ * are our own (kernels/isa_product.c); of float32 the library takes over where numbers are infinite, huge or tiny. With AVX512-BF16
+ * alone, those of bfloat16 whose left factor lies in rows are convolutions (kernels/isa_conv_bf16.c). Everything else is
+ * plain.c's. */
 #include "exec/dnn/cache.h"
 #include "exec/dnn/dnn.h"
 #include "exec/dnn/plain.h"
@@ -299,6 +300,30 @@ static tr_status multiply(const tr_kernel_call *c, const product *p, const tr_ar
     return tr__isa_now->multiply(c, &q, exact);
 }
 
+/* Is it faster as a convolution of bfloat16 (docs/performance.md)? Of few rows it isn't. A product that plans cut into slices, the
+ * right factor of which is small (pass_rows.c), goes the library's way, as its slices do. */
+static bool is_convolution(const product *p) {
+    enum { LEAST = 64 << 10 };
+    bool taken = p->dtype == TR_BF16 && p->to == TR_BF16 && tr__isa_now->convolve_bf16 && tr__has_avx512_bf16();
+    bool large = p->m >= MANY_ROWS && p->n * p->k > LEAST;
+    bool lies_well = p->batch == 1 && p->a.column_step == 1 && p->a.row_step == p->k && p->k % 2 == 0 && p->n % TR__CONV_PANEL == 0;
+    return taken && large && lies_well && p->alpha == 1 && p->beta == 0;
+}
+
+/* Of a row of m pixels with k channels by n filters of one pixel. */
+static tr_status convolve(const tr_kernel_call *c, const product *p) {
+    float *bias = NULL;
+    if (p->bias && !(bias = tr__scratch(c, (size_t) p->n * sizeof *bias)))
+        return TR_E_NOMEM;
+    for (int64_t i = 0; bias && i < p->n; i++)
+        bias[i] = tr__bf16_to_f32(((const uint16_t *) p->bias)[i]);
+    tr__conv sizes = {.n = 1, .ci = p->k, .co = p->n, .size = {1, p->m}, .out = {1, p->m}, .kernel = {1, 1}, .stride = {1, 1},
+                      .dilation = {1, 1}, .bias = bias};
+    tr__conv_bf16 v = {.of = sizes, .src = (void *) p->a.data, .weights = (void *) p->b.data, .dst = (void *) p->y,
+                       .strides = {p->b.column_step, p->b.row_step, 1, 1}};
+    return tr__isa_now->convolve_bf16(c, TR_OP_conv2d, &v);
+}
+
 static tr_status matmul(const tr_kernel_call *c) {
     bool adds = c->op == TR_OP_addmm || c->op == TR_OP_baddbmm;
     const tr_arg *a = &c->in[adds ? 1 : 0], *b = &c->in[adds ? 2 : 1], *out = &c->out[0];
@@ -331,6 +356,10 @@ static tr_status matmul(const tr_kernel_call *c) {
         TR_TRY(multiply(c, &p, a, b, &done));
     if (ours && !done && adds) // y has been written
         TR_TRY(prepare_sum(c, &p, &dense));
+    if (!done && is_convolution(&p)) {
+        TR_TRY(convolve(c, &p));
+        done = true;
+    }
     if (!done)
         TR_TRY(run(c, &p, &done));
     if (!done)

@@ -257,8 +257,9 @@ static void pack_gradient(const sum *s, unit *u, int64_t first, int64_t last) {
     }
 }
 
-/* Brings a pair of output pixels of row `row`, and what lies there in src, into a near cache: the unit's channels. */
-static void fetch_pixels(const sum *s, const unit *u, int64_t row, int64_t x) {
+/* Brings a pair of output pixels of row `row`, and what lies there in src, into a near cache: the unit's channels. Inlined by force:
+ * gcc deletes calls of a function that does nothing else. */
+ALWAYS void fetch_pixels(const sum *s, const unit *u, int64_t row, int64_t x) {
     const tr__conv *v = &s->v->of;
     for (int w = 0; w < 2; w++) {
         int64_t image = image_of(s, row / s->height, w), y = first_row(s, w) + row % s->height;
