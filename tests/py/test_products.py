@@ -154,7 +154,7 @@ def test_bfloat16_special_values(form, value):
 
 
 def test_bfloat16_linear_layers_under_autocast():
-    """Forward, by the input and by the weights, in plans, where the left factor is too large to be sliced."""
+    """Forward, by the input and by the weights, in plans, with weights too large for plans to slice their products."""
     def program(t):
         x = t.tensor(noise(1, 520, 320))
         layers = [t.tensor(noise(5, 512, 320) / 20).requires_grad_(), t.tensor(noise(6, 320, 512) / 20).requires_grad_()]

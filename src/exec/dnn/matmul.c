@@ -269,13 +269,16 @@ static tr_status prepare_sum(const tr_kernel_call *c, product *p, const tr_arg *
 
 /* ------------------------------------------------------------------------------------------ our own */
 
-/* Plans cut a product into slices only where the right factor is smaller than that (pass_rows.c), so that all of its slices go the
- * same way. Of float32 more is packed, which more rows and columns must pay for. */
+/* Plans cut a product into slices only where the right factor has no more elements than that (pass_rows.c). Such a product goes the
+ * library's way, as its slices do. */
+enum { SLICED = 64 << 10 };
+
+/* Of float32 more is packed, which more rows and columns must pay for. */
 bool tr_product_by_tiles(tr_dtype dtype, int64_t m, int64_t n, int64_t k) {
-    enum { LEAST = 64 << 10, THICK = 16, SPLIT_THICK = 192 };
+    enum { THICK = 16, SPLIT_THICK = 192 };
     int64_t thick = dtype == TR_BF16 ? THICK : SPLIT_THICK;
     bool tiles = tr__isa_now->multiply && tr__has_amx() && (dtype == TR_BF16 || dtype == TR_F32);
-    return tiles && n * k > LEAST && m >= thick && n >= thick;
+    return tiles && n * k > SLICED && m >= thick && n >= thick;
 }
 
 static tr_status multiply(const tr_kernel_call *c, const product *p, const tr_arg *a, const tr_arg *b, bool *exact) {
@@ -300,23 +303,19 @@ static tr_status multiply(const tr_kernel_call *c, const product *p, const tr_ar
     return tr__isa_now->multiply(c, &q, exact);
 }
 
-/* Is it faster as a convolution of bfloat16 (docs/performance.md)? Of few rows it isn't. A product that plans cut into slices, the
- * right factor of which is small (pass_rows.c), goes the library's way, as its slices do. */
+/* Is it faster as a convolution of bfloat16 (docs/performance.md)? Of few rows it isn't, nor by the side of AMX. */
 static bool is_convolution(const product *p) {
-    enum { LEAST = 64 << 10 };
-    bool taken = p->dtype == TR_BF16 && p->to == TR_BF16 && tr__isa_now->convolve_bf16 && tr__has_avx512_bf16();
-    bool large = p->m >= MANY_ROWS && p->n * p->k > LEAST;
+    bool taken = p->dtype == TR_BF16 && p->to == TR_BF16 && tr__isa_now->convolve_bf16 && tr__has_avx512_bf16() && !tr__has_amx();
+    bool large = p->m >= MANY_ROWS && p->n * p->k > SLICED;
     bool lies_well = p->batch == 1 && p->a.column_step == 1 && p->a.row_step == p->k && p->k % 2 == 0 && p->n % TR__CONV_PANEL == 0;
     return taken && large && lies_well && p->alpha == 1 && p->beta == 0;
 }
 
 /* Of a row of m pixels with k channels by n filters of one pixel. */
 static tr_status convolve(const tr_kernel_call *c, const product *p) {
-    float *bias = NULL;
-    if (p->bias && !(bias = tr__scratch(c, (size_t) p->n * sizeof *bias)))
-        return TR_E_NOMEM;
-    for (int64_t i = 0; bias && i < p->n; i++)
-        bias[i] = tr__bf16_to_f32(((const uint16_t *) p->bias)[i]);
+    const void *bias = NULL;
+    if (p->bias) // the operand that is added
+        TR_TRY(tr__dense_in(c, &c->in[0], TR_F32, &bias));
     tr__conv sizes = {.n = 1, .ci = p->k, .co = p->n, .size = {1, p->m}, .out = {1, p->m}, .kernel = {1, 1}, .stride = {1, 1},
                       .dilation = {1, 1}, .bias = bias};
     tr__conv_bf16 v = {.of = sizes, .src = (void *) p->a.data, .weights = (void *) p->b.data, .dst = (void *) p->y,
