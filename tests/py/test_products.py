@@ -140,6 +140,13 @@ def test_bfloat16_near_to_exact(form, depth):
     np.testing.assert_allclose(have.to(terra.float32).numpy(), exact, rtol=2**-8, atol=1e-6 * size)
 
 
+def test_bfloat16_left_factor_whose_rows_lie_apart():
+    """Columns of a wider matrix, which no kernel of pixels that lie side by side may take as it is."""
+    a, b = noise(1, 700, 421), noise(2, 416, N)
+    have, want = (t.tensor(a).to(t.bfloat16)[:, 3:-2] @ t.tensor(b).to(t.bfloat16) for t in (terra, torch))
+    np.testing.assert_allclose(have.to(terra.float32).numpy(), want.float().numpy(), rtol=2**-7, atol=1e-3)
+
+
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38])
 @pytest.mark.parametrize("form", ["nn", "nt", "row"])
 def test_bfloat16_special_values(form, value):
@@ -169,7 +176,9 @@ def test_bfloat16_linear_layers_under_autocast():
                 for w in (*layers, bias):
                     w -= 0.1 * w.grad
                     w.grad = None
-            found.append(loss.item())
-        return found
+            found.append(np.append(y[-1].float().detach().numpy(), loss.item()))
+        return np.array(found)
 
-    np.testing.assert_allclose(program(terra), program(torch), rtol=5e-3)
+    have, want = program(terra), program(torch)
+    np.testing.assert_allclose(have[:, -1], want[:, -1], rtol=5e-3)
+    np.testing.assert_allclose(have[:, :-1], want[:, :-1], atol=0.02 * np.abs(want[:, :-1]).max())
