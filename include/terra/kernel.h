@@ -12,7 +12,8 @@
 
 /* data: the first element, offset applied. NULL with meta: a number (at). meta NULL: absent. home: the elements lie in that
  * order instead of the meta's; comes only to convolutions' weights and their gradients, and, the same for all operands of
- * more than one element, to elementwise ops and optimizers, which need not care. */
+ * more than one element, to elementwise ops and optimizers, which need not care. To an optimizer the gradient alone may come as
+ * bfloat16 (tr_home_is_bf16). */
 typedef struct tr_arg {
     void *data;
     const tr_meta *meta;

@@ -178,11 +178,8 @@ static tr_status resolve(tr_runner *r, uint32_t operand, bool planned, tr_arg *a
     return TR_OK;
 }
 
-static tr_status resolve_op(tr_runner *r, const tr_path_op *op, bool planned, tr_arg *args, tr_kernel_call *k) {
-    uint32_t n = op->n_in + op->n_out;
-    for (uint32_t i = 0; i < n; i++)
-        TR_TRY(resolve(r, op->operand + i, planned, &args[i]));
-    *k = (tr_kernel_call){
+static tr_kernel_call call_of(tr_runner *r, const tr_path_op *op, tr_arg *args) {
+    return (tr_kernel_call){
         .op = op->op,
         .cdtype = op->cdtype,
         .n_in = op->n_in,
@@ -192,6 +189,13 @@ static tr_status resolve_op(tr_runner *r, const tr_path_op *op, bool planned, tr
         .out = args + op->n_in,
         .ctx = &r->ctx,
     };
+}
+
+static tr_status resolve_op(tr_runner *r, const tr_path_op *op, bool planned, tr_arg *args, tr_kernel_call *k) {
+    uint32_t n = op->n_in + op->n_out;
+    for (uint32_t i = 0; i < n; i++)
+        TR_TRY(resolve(r, op->operand + i, planned, &args[i]));
+    *k = call_of(r, op, args);
     return TR_OK;
 }
 
@@ -329,6 +333,20 @@ static tr_status run_norm(tr_runner *r, const tr_instr *instr) {
     return status;
 }
 
+/* The op writes where the cast's result is at home. */
+static tr_status run_narrow(tr_runner *r, const tr_instr *instr) {
+    const tr_plan *plan = r->current->plan;
+    const tr_path_op *op = &plan->path->ops[plan->covered[instr->first]], *cast = &plan->path->ops[plan->covered[instr->first + 1]];
+    tr_arg result;
+    TR_TRY(tr__runner_args(r, op->n_in + op->n_out));
+    for (uint32_t i = 0; i < op->n_in; i++)
+        TR_TRY(resolve(r, op->operand + i, true, &r->args[i]));
+    TR_TRY(resolve(r, cast->operand + cast->n_in, true, &result));
+    r->args[op->n_in] = (tr_arg){.data = result.data, .meta = seen(r->current, op->operand + op->n_in)->meta};
+    tr_kernel_call k = call_of(r, op, r->args);
+    return tr__run_kernel(r, &k, op->site);
+}
+
 static tr_status run_multi(tr_runner *r, const tr_instr *instr) {
     const tr_plan *plan = r->current->plan;
     const tr_path *path = plan->path;
@@ -407,6 +425,8 @@ static tr_status run_instr(tr_runner *r, const tr_instr *instr) {
         return run_partition(r, instr);
     case TR_INSTR_NORM:
         return run_norm(r, instr);
+    case TR_INSTR_NARROW:
+        return run_narrow(r, instr);
     case TR_INSTR_ROWS:
         return run_rows(r, instr);
     case TR_INSTR_SKIP:

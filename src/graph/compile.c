@@ -94,6 +94,7 @@ static const struct {
     {"dead", tr__pass_dead},
     {"norm", tr__pass_norm},
     {"partition", tr__pass_partition},
+    {"narrow", tr__pass_narrow},
     {"multi", tr__pass_multi},
     {"elementwise", tr__pass_elementwise},
     {"rows", tr__pass_rows},

@@ -105,8 +105,9 @@ static double take_traffic(traffic *of, const tr_plan *plan, const tr_path_op *o
         traffic *t = &of[tr__ref_index(p, r)];
         bool value = tr_ref_is_value(r);
         double all = value ? (double) p->value_bytes[r] : t->largest;
+        double part = plan->homes && tr_home_is_bf16(plan->homes[tr__ref_index(p, r)]) ? 0.5 : 1;
         if (!value || plan->slot[r] != TR_SLOT_ELIDED)
-            sum += (t->born ? 0 : least(t->read, all)) + least(t->written, all);
+            sum += part * ((t->born ? 0 : least(t->read, all)) + least(t->written, all));
         *t = (traffic){0};
     }
     return sum;

@@ -37,6 +37,7 @@ static void TR_PRINTF(2, 3) put(text *t, const char *fmt, ...) {
 static const char *const kinds[] = {
     [TR_INSTR_OP] = "op", [TR_INSTR_EW] = "ew", [TR_INSTR_MULTI] = "multi", [TR_INSTR_DNN] = "dnn", [TR_INSTR_SKIP] = "skip",
     [TR_INSTR_NORM] = "norm",
+    [TR_INSTR_NARROW] = "narrow",
     [TR_INSTR_ROWS] = "rows",
 };
 
@@ -84,7 +85,9 @@ static void put_home(text *t, const tr_plan *plan, const tr_instr *instr) {
     if (!instr->has_homes || tr_op_info_of((tr_op) op->op)->op_class != TR_CLASS_CONV)
         return;
     const tr_path_operand *weights = &tr__operands(plan->path, op)[op->op == TR_OP_conv2d_backward_weights ? op->n_in : 1];
-    put(t, "  weights at home (%s)", tr_home_print(plan->homes[tr__ref_index(plan->path, weights->ref)]));
+    const tr_home *home = plan->homes[tr__ref_index(plan->path, weights->ref)];
+    if (home) // the weights of a narrow instruction have none, but what they are cast to
+        put(t, "  weights at home (%s)", tr_home_print(home));
 }
 
 static void put_instr(text *t, const tr_plan *plan, uint32_t i, const tr__cost *cost, const char *(*site_text)(uint32_t)) {
@@ -235,6 +238,7 @@ static void put_node(text *t, const tr_plan *plan, uint32_t i, const char *(*sit
     static const char *const colours[] = {
         [TR_INSTR_OP] = "white",       [TR_INSTR_EW] = "lightblue",   [TR_INSTR_MULTI] = "lightyellow", [TR_INSTR_DNN] = "lightgreen",
         [TR_INSTR_NORM] = "lightpink", [TR_INSTR_ROWS] = "lightcyan", [TR_INSTR_SKIP] = "lightgrey",
+        [TR_INSTR_NARROW] = "orange",
     };
     const tr_instr *instr = &plan->instrs[i];
     put(t, "  i%u [style=filled, fillcolor=%s, label=\"%u: %s, ready %u", i, colours[instr->kind], i, kinds[instr->kind],

@@ -151,6 +151,7 @@ tr_status tr__pass_dead(tr__graph *g);
 tr_status tr__pass_elementwise(tr__graph *g);
 tr_status tr__pass_norm(tr__graph *g);
 tr_status tr__pass_partition(tr__graph *g);
+tr_status tr__pass_narrow(tr__graph *g);
 tr_status tr__pass_multi(tr__graph *g);
 tr_status tr__pass_rows(tr__graph *g);
 

@@ -565,6 +565,24 @@ static tr_status check_norm(checker *c, uint32_t index) {
     return TR_OK;
 }
 
+/* An op whose bfloat16 result a cast takes, all of it, to a value that is at home as bfloat16. */
+static tr_status check_narrow(checker *c, uint32_t index) {
+    const tr_path *p = c->path;
+    const tr_instr *instr = &c->plan->instrs[index];
+    const uint32_t *ops = c->plan->covered + instr->first;
+    if (instr->n_ops != 2 || p->ops[ops[1]].op != TR_OP__cast || p->ops[ops[0]].n_out != 1 || p->ops[ops[0]].in_place)
+        BUG("narrow: instruction %u begins with op %u (%s)", index, ops[0], name_of(c, ops[0]));
+    const tr_path_operand *made = &tr__operands(p, &p->ops[ops[0]])[p->ops[ops[0]].n_in], *o = tr__operands(p, &p->ops[ops[1]]);
+    const tr_path_operand *result = &o[p->ops[ops[1]].n_in];
+    if (o->ref != made->ref || o->meta != made->meta || o->meta->dtype != TR_BF16 || !whole(c, o->ref, o->meta) ||
+        c->plan->slot[o->ref] != TR_SLOT_ELIDED)
+        BUG("narrow: op %u doesn't cast what op %u makes", ops[1], ops[0]);
+    if (result->meta->dtype != TR_F32 || !tr_meta_same_shape(result->meta, o->meta) || !o->meta->contiguous ||
+        !result->meta->contiguous || !c->plan->homes || !tr_home_is_bf16(c->plan->homes[result->ref]))
+        BUG("narrow: op %u (%s) is left out, but its result isn't at home as bfloat16", ops[1], name_of(c, ops[1]));
+    return TR_OK;
+}
+
 static tr_status check_instructions(checker *c) {
     for (uint32_t i = 0; i < c->plan->n_instrs; i++) {
         const tr_instr *instr = &c->plan->instrs[i];
@@ -587,6 +605,9 @@ static tr_status check_instructions(checker *c) {
                 break;
             case TR_INSTR_NORM:
                 TR_TRY(check_norm(c, i));
+                break;
+            case TR_INSTR_NARROW:
+                TR_TRY(check_narrow(c, i));
                 break;
             case TR_INSTR_DNN:
                 TR_TRY(check_partition(c, i));
@@ -639,6 +660,17 @@ static const tr_home *home_of(const tr_plan *plan, const tr_path_operand *o) {
     return o->ref == TR_REF_NONE ? NULL : plan->homes[tr__ref_index(plan->path, o->ref)];
 }
 
+/* What is at home as bfloat16 is made by a cast that is left out, and read as a gradient by optimizers, no more. */
+static tr_status check_bf16(const tr_plan *plan, uint32_t k, uint32_t i) {
+    const tr_path_op *op = &plan->path->ops[k];
+    const tr_path_operand *o = tr__operands(plan->path, op);
+    bool made = op->op == TR_OP__cast && i == op->n_in && plan->instrs[plan->instr_of[k]].kind == TR_INSTR_NARROW;
+    bool read = tr_op_info_of((tr_op) op->op)->op_class == TR_CLASS_OPTIM && i == 1 && o[0].meta == o[1].meta;
+    if (!tr_ref_is_value(o[i].ref) || plan->path->fetched[o[i].ref] || !(made || read))
+        BUG("homes: op %u (%s) can't have operand %u as bfloat16", k, tr_op_info_of((tr_op) op->op)->name, i);
+    return TR_OK;
+}
+
 /* Who has a home is touched by convolutions, as weights, and by elementwise work over tensors that all have it. */
 static tr_status check_homes(const tr_plan *plan) {
     const tr_path *p = plan->path;
@@ -654,13 +686,17 @@ static tr_status check_homes(const tr_plan *plan) {
                 continue;
             if (!o[i].meta->contiguous || (size_t) o[i].meta->numel * tr_dtype_size((tr_dtype) o[i].meta->dtype) != tr_home_bytes(home))
                 BUG("homes: op %u sees only part of operand %u", k, i);
+            if (tr_home_is_bf16(home)) {
+                TR_TRY(check_bf16(plan, k, i));
+                continue;
+            }
             bool weights = op->op == TR_OP_conv2d_backward_weights ? i == op->n_in : i == 1 && class == TR_CLASS_CONV;
             if (!alike && !weights)
                 BUG("homes: op %u (%s) can't have operand %u at home", k, tr_op_info_of((tr_op) op->op)->name, i);
             first = first ? first : &o[i];
         }
         for (uint32_t i = 0; alike && first && i < tr__operand_count(op); i++)
-            if (o[i].ref != TR_REF_NONE && o[i].meta->numel != 1 &&
+            if (o[i].ref != TR_REF_NONE && o[i].meta->numel != 1 && !tr_home_is_bf16(home_of(plan, &o[i])) &&
                 (home_of(plan, &o[i]) != home_of(plan, first) || o[i].meta != first->meta))
                 BUG("homes: op %u (%s): operand %u lies otherwise", k, tr_op_info_of((tr_op) op->op)->name, i);
         if (op->op == TR_OP_conv2d_backward_weights && (home_of(plan, &o[0]) || home_of(plan, &o[1])))

@@ -1,6 +1,6 @@
-"""Parameters of convolutions stay in the library's blocked layout between iterations (terra/dnn.h: homes). Whoever looks from
-outside the plan sees the program's order: every kind of look, in the middle of a step and between steps, against the same program
-in sync mode."""
+"""Parameters of convolutions stay in the library's blocked layout between iterations, and under autocast gradients stay bfloat16 on
+their way to the optimizer (terra/dnn.h: homes). Whoever looks from outside the plan sees the program's order and type: every kind
+of look, in the middle of a step and between steps, against the same program in sync mode."""
 
 import time
 
@@ -64,11 +64,42 @@ def new_shape(model, step, seen):
     pass
 
 
+def look_at_gradients(model, step, seen):
+    if step % 3 == 1:
+        seen.append(model[2].weight.grad.numpy().copy())
+        seen.append(model[7].weight.grad.sum().item())
+
+
+def keep_gradients(model, step, seen):
+    seen.append(model[7].weight.grad)
+    if len(seen) > 3:
+        seen[-3] = seen[-3].numpy().copy()
+
+
+def export_gradient(model, step, seen):
+    if step == 8:
+        seen.append(model[7].weight.grad.numpy())  # shares memory, which the next backward pass leaves alone
+    if len(seen) > 0:
+        seen.append(seen[0].copy())
+
+
+def change_gradient(model, step, seen):
+    pass
+
+
+def accumulate(model, step, seen):
+    pass
+
+
+def zero_in_place(model, step, seen):
+    pass
+
+
 def nothing(model, step, seen):
     time.sleep(0.02)  # time for the compile thread, on a machine that has none to spare
 
 
-def train(act, optimizer_of, sync):
+def train(act, optimizer_of, sync, bf16):
     _C._set_sync(sync)
     try:
         model, seen = network(), []
@@ -78,14 +109,19 @@ def train(act, optimizer_of, sync):
             rng = np.random.RandomState(step)
             batch = 6 if act is new_shape and step % 4 == 3 else 4
             x, y = torch.tensor(rng.randn(batch, 3, 8, 8).astype("f")), torch.tensor(rng.randint(0, 4, batch))
-            optimizer.zero_grad()
-            h = model[:4](x)
-            if act is look_in_the_middle and step % 3 == 2:
-                seen.append(model[4].weight.detach().numpy().copy().sum())
-            loss = torch.nn.functional.cross_entropy(model[4:](h), y)
-            loss.backward()
+            optimizer.zero_grad(set_to_none=act is not zero_in_place)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                h = model[:4](x)
+                if act is look_in_the_middle and step % 3 == 2:
+                    seen.append(model[4].weight.detach().numpy().copy().sum())
+                loss = torch.nn.functional.cross_entropy(model[4:](h), y)
+            loss.backward(retain_graph=True)
             if act is look_in_the_middle and step % 4 == 3:
                 seen.append(model[2].weight.grad.numpy().copy())
+            if act is change_gradient and step % 5 == 4:
+                model[7].weight.grad.mul_(1.1)  # no longer bfloat16
+            if act is accumulate and step % 3 == 2:
+                loss.backward()
             if act is clip:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
             optimizer.step()
@@ -102,16 +138,22 @@ def train(act, optimizer_of, sync):
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-3),
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-3),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=1e-3, momentum=0.5, centered=True),
 }
 
 
+ACTS = [nothing, look_at_weights, look_in_the_middle, export, save, load, clip, evaluate, rebind, new_shape, look_at_gradients,
+        keep_gradients, export_gradient, change_gradient, accumulate, zero_in_place]
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("act", [nothing, look_at_weights, look_in_the_middle, export, save, load, clip, evaluate, rebind, new_shape])
-def test_same_as_sync(act, optimizer):
-    have, want = (train(act, OPTIMIZERS[optimizer], sync) for sync in (False, True))
+@pytest.mark.parametrize("act", ACTS)
+def test_same_as_sync(act, optimizer, bf16):
+    have, want = (train(act, OPTIMIZERS[optimizer], sync, bf16) for sync in (False, True))
     np.testing.assert_allclose(have[0], want[0], rtol=1e-5)
     assert len(have[1]) == len(want[1])
     for a, b in zip(have[1] + have[2], want[1] + want[2]):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
     if act is nothing:
-        assert "weights at home" in have[3], have[3]
+        assert (" narrow " if bf16 else "weights at home") in have[3], have[3]

@@ -1,4 +1,5 @@
-/* home.c - home layouts: what tensors are kept in between the ops of plans that like it better than the program's order. */
+/* home.c - homes: what tensors are kept as between the ops of plans that like it better than the program's order. One of the library's
+ * layouts; or, of float32 tensors that hold nothing else, bfloat16. */
 #include "exec/dnn/dnn.h"
 
 #include "terra/alloc.h"
@@ -7,7 +8,7 @@
 #include <string.h>
 
 struct tr_home {
-    tr_dnn_layout *layout, *plain; /* `plain`: the program's order */
+    tr_dnn_layout *layout, *plain; /* `plain`: the program's order. NULL: bfloat16 */
     const tr_meta *meta;
     tr_dnn_op *enter, *leave;
     bool panels;
@@ -29,7 +30,7 @@ static void destroy(tr_home *h) {
 
 static tr_home *find(const tr_meta *meta, const tr_dnn_layout *layout) {
     for (tr_home *h = homes; h; h = h->next)
-        if (h->meta == meta && tr_dnn_layout_equal(h->layout, layout))
+        if (h->meta == meta && (layout && h->layout ? tr_dnn_layout_equal(h->layout, layout) : layout == h->layout))
             return h;
     return NULL;
 }
@@ -86,6 +87,26 @@ tr_status tr__home_intern(const tr_meta *meta, int64_t groups, const tr_dnn_layo
     return s;
 }
 
+tr_status tr_home_of_bf16(const tr_meta *meta, const tr_home **out) {
+    tr_status s = TR_OK;
+    tr_check(meta->dtype == TR_F32 && meta->contiguous);
+    pthread_mutex_lock(&lock);
+    tr_home *h = find(meta, NULL);
+    if (!h && !(h = tr_calloc(1, sizeof *h))) {
+        s = TR_FAIL(TR_E_NOMEM, "no memory for a layout");
+    } else if (!h->meta) {
+        *h = (tr_home){.meta = meta, .text = "bf16", .next = homes};
+        homes = h;
+    }
+    pthread_mutex_unlock(&lock);
+    *out = h;
+    return s;
+}
+
+bool tr_home_is_bf16(const tr_home *h) {
+    return h && !h->layout;
+}
+
 bool tr__home_is_panels(const tr_home *h) {
     return h->panels;
 }
@@ -100,11 +121,36 @@ static tr_status reorder(tr_dnn_op *op, void *data, void *spare, size_t bytes) {
     return s;
 }
 
+/* Exact, as the elements are bfloat16. From the front on: what is written lies behind what has been read. */
+static void narrow(void *data, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        float f;
+        memcpy(&f, (char *) data + 4 * i, sizeof f);
+        uint16_t half = tr__f32_to_bf16(f);
+        memcpy((char *) data + 2 * i, &half, sizeof half);
+    }
+}
+
+static void widen(void *data, const uint16_t *spare, int64_t n) {
+    float *to = data;
+    for (int64_t i = 0; i < n; i++)
+        to[i] = tr__bf16_to_f32(spare[i]);
+}
+
 tr_status tr_home_enter(const tr_home *h, void *data, void *spare) {
+    if (tr_home_is_bf16(h)) {
+        narrow(data, h->meta->numel);
+        return TR_OK;
+    }
     return reorder(h->enter, data, spare, tr_home_bytes(h));
 }
 
 tr_status tr_home_leave(const tr_home *h, void *data, void *spare) {
+    if (tr_home_is_bf16(h)) {
+        memcpy(spare, data, (size_t) h->meta->numel * sizeof(uint16_t));
+        widen(data, spare, h->meta->numel);
+        return TR_OK;
+    }
     return reorder(h->leave, data, spare, tr_home_bytes(h));
 }
 

@@ -1,11 +1,15 @@
 /* isa_optim.c - the optimizers' updates, one pass over each parameter, in the order of PyTorch's single-tensor forms. */
+#include "exec/kernels/isa_bf16.h"
 #include "exec/kernels/kernels.h"
+
+#include "terra/dnn.h"
 
 #include <math.h>
 
 /* One parameter's update: flat arrays of float or double. State is written in place. */
 typedef struct update {
-    void *p, *g; /* parameter; gradient (read) */
+    void *p, *g; /* parameter; gradient (read), */
+    bool g_bf16; /* perhaps as bfloat16; the others are float then */
     void *s[3];  /* state; NULL: absent */
     double a[9]; /* numbers: of the op's formula, see each */
     int64_t n;
@@ -68,13 +72,13 @@ static double sqrt_double(double x) {
             sgd_decay_##T(u, begin, end, false);                                                                  \
     }
 
-/* a: lr, beta1, beta2, eps, weight_decay, step */
+/* a: lr, beta1, beta2, eps, weight_decay, step; of these, 1 - beta1^step, 1 - beta2^step */
 enum { NO_DECAY, COUPLED_DECAY, DECOUPLED_DECAY };
 #define ADAM(T, sqrt)                                                                                  \
     INLINE void adam_body_##T(const update *u, int64_t begin, int64_t end, bool amsgrad, int decays) { \
         T *p = u->p, *m = u->s[0], *v = u->s[1], *vm = u->s[2];                                        \
         const T *g = u->g, sign = u->flags & MAXIMIZE ? -1 : 1;                                        \
-        const double bias1 = 1 - pow(u->a[1], u->a[5]), bias2 = 1 - pow(u->a[2], u->a[5]);             \
+        const double bias1 = u->a[6], bias2 = u->a[7];                                                 \
         const T w1 = (T) (1 - u->a[1]), b2 = (T) u->a[2], w2 = (T) (1 - u->a[2]), eps = (T) u->a[3];   \
         const T decay = (T) u->a[4], keep = (T) (1 - u->a[0] * u->a[4]);                               \
         const T root = (T) sqrt_double(bias2), size = (T) (-u->a[0] / bias1);                          \
@@ -179,7 +183,7 @@ ADAM(double, __builtin_sqrt)
 RMSPROP(float, __builtin_sqrtf)
 RMSPROP(double, __builtin_sqrt)
 
-static void run(tr_op op, const update *u, int64_t begin, int64_t end) {
+static void run_flat(tr_op op, const update *u, int64_t begin, int64_t end) {
     bool f32 = u->dtype == TR_F32;
     switch (op) {
         case TR_OP__sgd_:
@@ -191,6 +195,27 @@ static void run(tr_op op, const update *u, int64_t begin, int64_t end) {
         default:
             (f32 ? rmsprop_float : rmsprop_double)(u, begin, end);
     }
+}
+
+/* The gradient is widened a piece at a time, which stays in the L1 cache. */
+static void run_wide(tr_op op, const update *u, int64_t begin, int64_t end) {
+    enum { PIECE = 2048 };
+    float g[PIECE];
+    for (int64_t n; begin < end; begin += n) {
+        update part = *u;
+        n = tr__min(PIECE, end - begin);
+        bf16_widen(g, (const uint16_t *) u->g + begin, n);
+        part.p = (float *) u->p + begin;
+        part.g = g;
+        for (int k = 0; k < 3; k++)
+            if (u->s[k])
+                part.s[k] = (float *) u->s[k] + begin;
+        run_flat(op, &part, 0, n);
+    }
+}
+
+static void run(tr_op op, const update *u, int64_t begin, int64_t end) {
+    (u->g_bf16 ? run_wide : run_flat)(op, u, begin, end);
 }
 
 /* Do all tensors lie in one order without gaps, so that a flat pass meets the same elements? */
@@ -209,20 +234,28 @@ static bool same_layout(const tr_arg *a, const tr_arg *b) {
 
 /* Tensors in the order param, grad, states; other layouts and dtypes go through dense copies. */
 static tr_status open_update(const tr_kernel_call *c, int n_state, update *u, void **dense) {
-    const tr_arg *p = &c->in[0];
+    const tr_arg *p = &c->in[0], *g = &c->in[1];
+    tr_meta narrow;
+    tr_arg narrowed = {.data = g->data, .meta = &narrow};
     u->n = p->meta->numel;
     u->dtype = tr__wide(p->meta->dtype);
     bool flat = p->meta->dense && p->meta->dtype == u->dtype;
     for (int k = 1; k < 2 + n_state; k++)
         flat = flat && (tr__absent(&c->in[k]) || same_layout(p, &c->in[k]));
+    u->g_bf16 = flat && tr_home_is_bf16(g->home);
+    if (tr_home_is_bf16(g->home)) {
+        tr__meta_make(&narrow, TR_BF16, g->meta->ndim, g->meta->shape, NULL);
+        g = &narrowed;
+    }
     for (int k = 0; k < 2 + n_state; k++) {
+        const tr_arg *x = k == 1 ? g : &c->in[k];
         dense[k] = NULL;
-        if (tr__absent(&c->in[k]))
+        if (tr__absent(x))
             continue;
         if (flat)
-            dense[k] = c->in[k].data;
+            dense[k] = x->data;
         else
-            TR_TRY(tr__dense_inout(c, &c->in[k], u->dtype, &dense[k]));
+            TR_TRY(tr__dense_inout(c, x, u->dtype, &dense[k]));
     }
     u->p = dense[0];
     u->g = dense[1];
@@ -244,6 +277,8 @@ static void read_numbers(const tr_kernel_call *c, update *u) {
             u->flags = (c->attrs[0] ? NESTEROV : 0) | (c->attrs[1] ? MAXIMIZE : 0) | (c->attrs[2] ? FIRST : 0);
             break;
         case TR_OP__adam_:
+            u->a[6] = 1 - pow(u->a[1], u->a[5]);
+            u->a[7] = 1 - pow(u->a[2], u->a[5]);
             u->flags = (c->attrs[0] ? DECOUPLED : 0) | (c->attrs[1] ? MAXIMIZE : 0);
             break;
         default:
