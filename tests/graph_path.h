@@ -155,6 +155,7 @@ typedef struct author {
     handle live[MAX_HANDLES];
     uint32_t n_live;
     tr_ref generator, weights;
+    tr_ref parameter, cast; /* of a training step under autocast that has begun; cast NONE: there is none */
 } author;
 
 /* Squares may also be images: [2, 4, 2, 4], with convolutions for products. */
@@ -215,12 +216,56 @@ static inline int64_t quarters(dice *d) {
     return n.i;
 }
 
+/* One of: a parameter's cast to bfloat16; something that reads it; its gradient, cast back, and the update. */
+static inline void autocast_op(author *a) {
+    builder *b = a->b;
+    const tr_meta *wide = square_of(TR_F32), *narrow = square_of(TR_BF16);
+    if (a->cast == TR_REF_NONE) {
+        a->parameter = external(b);
+        add_op(b, TR_OP__cast, TR_BF16, 1, (tr_path_operand[]){on(a->parameter, wide)}, 1, &narrow, false);
+        a->cast = b->path.n_values - 1;
+        return;
+    }
+    tr_path_operand cast = on(a->cast, roll(&a->d, 5) ? narrow : transposed(TR_BF16));
+    tr_ref made = product(b, cast, on(a->cast, narrow), narrow);
+    add_op(b, TR_OP__cast, TR_F32, 1, (tr_path_operand[]){on(made, narrow)}, 1, &wide, false);
+    tr_ref grad = b->path.n_values - 1;
+    if (roll(&a->d, 6))
+        kill(b, made);
+    if (roll(&a->d, 3) == 0) {
+        adopt(a, grad, TR_F32, true);
+        return;
+    }
+    if (roll(&a->d, 5) == 0)
+        unary_(b, TR_OP_neg, grad, wide);
+    if (roll(&a->d, 6))
+        kill(b, a->cast);
+    if (roll(&a->d, 8) == 0)
+        unary(b, TR_OP_exp, a->parameter, wide);
+    tr_path_operand update[] = {on(a->parameter, wide), on(grad, wide), on(external(b), wide), on(external(b), wide), absent(),
+                                number(), number(), number(), number(), number(), number()};
+    for (uint32_t j = 5; j < 11; j++) {
+        tr_number n = {.d = 0.25};
+        b->path.args[b->path.n_operands + j] = n.i;
+    }
+    add_op(b, TR_OP__adam_, TR_F32, 11, update, 0, NULL, false);
+    if (roll(&a->d, 3))
+        kill(b, grad);
+    if (roll(&a->d, 8) == 0)
+        unary(b, TR_OP_exp, grad, wide);
+    a->cast = TR_REF_NONE;
+}
+
 static inline void random_op(author *a) {
     builder *b = a->b;
     dice *d = &a->d;
     static const tr_op ones[] = {TR_OP_neg, TR_OP_exp, TR_OP_relu, TR_OP_tanh, TR_OP_clone, TR_OP__contiguous};
     static const tr_op twos[] = {TR_OP_add, TR_OP_sub, TR_OP_mul, TR_OP_maximum};
-    uint32_t kind = roll(d, 100);
+    uint32_t kind = roll(d, images ? 100 : 110);
+    if (kind >= 100) {
+        autocast_op(a);
+        return;
+    }
     bool half = roll(d, 6) == 0;
     handle *x = pick(a, true, kind >= 90 && kind < 93), *y = pick(a, !half && roll(d, 4) == 0 ? false : true, false);
     if (!x || !y)
@@ -364,6 +409,7 @@ static inline void random_path(builder *b, uint64_t seed, uint32_t n_ops) {
     builder_init(b);
     author a = {.b = b, .d = {seed * 2654435761u + 88172645463325252u}};
     a.generator = external(b);
+    a.cast = TR_REF_NONE;
     for (int i = 0; i < 4; i++)
         adopt(&a, external(b), TR_F32, true);
     adopt(&a, external(b), TR_F32, false);

@@ -138,11 +138,14 @@ static inline content *machine_at(void *env, tr_ref r) {
 static inline void machine_wrote(void *env, tr_ref v) {
     machine *m = env;
     const tr_plan *plan = m->plan;
-    if (tr_ref_is_external(v) || m->where[v] != AT_SLOT)
+    for (uint32_t w = 0; plan->copy_of && tr_ref_is_external(v) && w < m->p->n_values; w++)
+        if (plan->slot[w] == TR_SLOT_COPY && plan->copy_of[w] == tr_ref_slot(v) + 1 && m->where[w] == AT_SLOT)
+            m->slots[w] = (content){++m->garbage * 0x7777777711u, 0}; // and so is the copy beside it
+    if (tr_ref_is_external(v) || m->where[v] != AT_SLOT || plan->slot[v] < 0)
         return;
     int64_t from = plan->slot[v], to = from + (int64_t) m->p->value_bytes[v];
     for (uint32_t w = 0; w < m->p->n_values; w++) {
-        if (w == v || plan->slot[w] == TR_SLOT_ELIDED || plan->carry[w] != plan->carry[v])
+        if (w == v || plan->slot[w] < 0 || plan->carry[w] != plan->carry[v])
             continue;
         if (plan->slot[w] < to && from < plan->slot[w] + (int64_t) m->p->value_bytes[w])
             m->slots[w] = (content){++m->garbage * 0x9876543211u, 0};
@@ -171,7 +174,7 @@ static inline bool same_memory(const machine *m, tr_ref a, tr_ref b) {
     if (m->where[a] != AT_SLOT || m->where[b] != AT_SLOT || m->plan->carry[a] != m->plan->carry[b])
         return false;
     const tr_plan *plan = m->plan;
-    return plan->slot[a] < plan->slot[b] + (int64_t) m->p->value_bytes[b] &&
+    return plan->slot[a] >= 0 && plan->slot[b] >= 0 && plan->slot[a] < plan->slot[b] + (int64_t) m->p->value_bytes[b] &&
            plan->slot[b] < plan->slot[a] + (int64_t) m->p->value_bytes[a];
 }
 

@@ -128,7 +128,9 @@ TR_API tr_status tr_dnn_op_run(tr_dnn_op *op, void *const data[TR_DNN_PORTS], vo
  * never freed.
  *
  * Another home is bfloat16 in the program's order, for a float32 tensor that a cast has made of bfloat16: nothing is lost, and half
- * of the memory is touched. A product's gradient is kept so for the optimizer. */
+ * of the memory is touched. A product's gradient is kept so for the optimizer.
+ *
+ * The third is the program's order with a bfloat16 copy beside it (tr_storage): parameters that an iteration casts and updates. */
 
 /* What the library chooses for the weights of a forward convolution between images that look so. TR_E_NOTIMPL: it takes them
  * as they are, or would pad them. Any thread. `team`: the executor's threads. */
@@ -137,6 +139,9 @@ TR_API tr_status tr_home_of_weights(const int64_t *attrs, const tr_meta *src, co
 /* bfloat16, of a contiguous float32 tensor. Any thread. */
 TR_API tr_status tr_home_of_bf16(const tr_meta *meta, const tr_home **out);
 TR_API bool tr_home_is_bf16(const tr_home *home); /* NULL: no */
+/* With a bfloat16 copy beside it. Any thread. */
+TR_API tr_status tr_home_with_copy(const tr_meta *meta, const tr_home **out);
+TR_API bool tr_home_has_copy(const tr_home *home); /* NULL: no */
 /* Compiles a convolution or a derivative as its kernel will when it comes with weights at `home`, so that the library has it
  * at hand; TR_E_NOTIMPL: it can't. Looks of src, weights, dst. Any thread. */
 TR_API tr_status tr_dnn_conv_warm(tr_op op, const int64_t *attrs, const tr_meta *const looks[3], bool bias,
@@ -146,7 +151,8 @@ TR_API tr_status tr_dnn_conv_warm(tr_op op, const int64_t *attrs, const tr_meta 
 TR_API tr_status tr_home_enter(const tr_home *home, void *data, void *spare);
 TR_API tr_status tr_home_leave(const tr_home *home, void *data, void *spare);
 TR_API size_t tr_home_bytes(const tr_home *home);
-TR_API const tr_dnn_layout *tr_home_layout(const tr_home *home); /* borrowed; NULL: bfloat16 */
+TR_API const tr_dnn_layout *tr_home_layout(const tr_home *home); /* borrowed; NULL: none of the library's */
+TR_API const tr_meta *tr_home_meta(const tr_home *home);         /* of the tensor, as the program sees it */
 TR_API const char *tr_home_print(const tr_home *home);           /* "f32 64x32x3x3:Acdb64a" */
 
 /* ---- partitions ---- several ops as one, compiled through oneDNN's Graph API

@@ -34,6 +34,7 @@ struct tr_storage {
 
     _Alignas(64) void *data; /* NULL until first written */
     const tr_home *home;     /* the order that the bytes are in; NULL: the program's */
+    void *copy;              /* its elements as bfloat16, while it has a home that says so; owned. NULL until first needed */
     bool pinned;             /* its address is known outside: the program's order for ever */
     tr_slab *slab;           /* the block that `data` lies in; NULL: its own arena block */
     tr_status poison;        /* what failed before it could be computed */

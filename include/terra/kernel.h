@@ -13,12 +13,14 @@
 /* data: the first element, offset applied. NULL with meta: a number (at). meta NULL: absent. home: the elements lie in that
  * order instead of the meta's; comes only to convolutions' weights and their gradients, and, the same for all operands of
  * more than one element, to elementwise ops and optimizers, which need not care. To an optimizer the gradient alone may come as
- * bfloat16 (tr_home_is_bf16). */
+ * bfloat16 (tr_home_is_bf16). copy: where a bfloat16 copy of all of the (contiguous float32) tensor is kept, which an optimizer
+ * writes with its parameter; else NULL. */
 typedef struct tr_arg {
     void *data;
     const tr_meta *meta;
     tr_number at;
     const tr_home *home;
+    void *copy;
 } tr_arg;
 
 typedef struct tr_kernel_ctx tr_kernel_ctx;

@@ -62,8 +62,10 @@ typedef enum tr_instr_kind {
     TR_INSTR_DNN,       /* a oneDNN partition */
     TR_INSTR_NORM,      /* batch norm, then addition, relu; or the relu's derivative, then batch norm's */
     TR_INSTR_NARROW,    /* an op, and the cast of its bfloat16 result to float32, which stays bfloat16: its home */
+    TR_INSTR_COPY,      /* a cast to the bfloat16 copy that its operand has beside it: nothing to do, if that is right */
     TR_INSTR_ROWS,      /* stages, run slice by slice of their leading dimension */
     TR_INSTR_SKIP,      /* nothing: ops whose results nobody sees; all elided */
+    TR_INSTR_KINDS,
 } tr_instr_kind;
 
 /* An operand of a stage, as one slice sees it. Slice c starts `step * c` bytes behind the operand's address; step 0: all of it
@@ -127,7 +129,7 @@ typedef struct tr_instr_guess {
     float ns, bytes;
 } tr_instr_guess;
 
-enum { TR_SLOT_ELIDED = -1, TR_SLOT_CARRY = -2 };
+enum { TR_SLOT_ELIDED = -1, TR_SLOT_COPY = -2 };
 
 typedef struct tr_plan {
     const tr_path *path;
@@ -135,9 +137,10 @@ typedef struct tr_plan {
     tr_instr *instrs;
     uint32_t *covered;      /* op indices by instruction */
     uint32_t *instr_of;     /* per op */
-    int64_t *slot;          /* per value: offset in the slab, or ELIDED; carried values: ~offset in the carry region when
-                               carry[v] */
+    int64_t *slot;          /* per value: offset in the slab, or in the carry region when carry[v]; ELIDED; COPY: see copy_of */
     uint8_t *carry;         /* per value: alive at the mark */
+    uint32_t *copy_of;      /* per value: 1 + the external whose bfloat16 copy it is, 0: none. That has a home with a copy, and of
+                               what writes it, an optimizer, nothing runs before all that read the value. NULL: there are none */
     /* Values that the plan keeps in another order than the program sees (channels last). Instructions, and single ops of an
      * activation, see operands by `looks`; a value becomes what the program sees by a copy from looks[relaid[v] - 1].meta to
      * path->operands[relaid[v] - 1].meta, after which path->operands are right for it. NULL where nothing is relaid. */

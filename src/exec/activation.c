@@ -92,7 +92,7 @@ void tr__activation_open(tr_runner *r, tr_activation *a) {
         return;
     }
     for (uint32_t v = 0; v < path->n_values; v++) {
-        if (plan->slot[v] == TR_SLOT_ELIDED)
+        if (plan->slot[v] < 0)
             a->address[v] = NULL;
         else
             a->address[v] = (char *) (plan->carry[v] ? a->carry : a->slab)->base + plan->slot[v];
@@ -170,7 +170,12 @@ static tr_status resolve(tr_runner *r, uint32_t operand, bool planned, tr_arg *a
         TR_TRY(move_value(r, o->ref, planned));
         base = a->address[o->ref];
     } else {
-        base = tr__storage_address_at(r, a->external[tr_ref_slot(o->ref)], arg->home, &status);
+        tr_storage *s = a->external[tr_ref_slot(o->ref)];
+        base = tr__storage_address_at(r, s, arg->home, &status);
+        if (tr_home_has_copy(arg->home)) {
+            arg->copy = s->copy;
+            arg->home = NULL;
+        }
     }
     if (TR_UNLIKELY(!base))
         return status != TR_OK ? status : TR_FAIL(TR_E_INTERNAL, "a value of a plan has no place");
@@ -333,6 +338,16 @@ static tr_status run_norm(tr_runner *r, const tr_instr *instr) {
     return status;
 }
 
+/* The cast's result is what its operand has beside it; that is made first, should somebody have looked at the operand since. */
+static tr_status run_copy(tr_runner *r, const tr_instr *instr) {
+    const tr_plan *plan = r->current->plan;
+    const tr_path_op *cast = &plan->path->ops[plan->covered[instr->first]];
+    tr_arg from;
+    TR_TRY(resolve(r, cast->operand, true, &from));
+    r->current->address[plan->path->operands[cast->operand + cast->n_in].ref] = from.copy;
+    return TR_OK;
+}
+
 /* The op writes where the cast's result is at home. */
 static tr_status run_narrow(tr_runner *r, const tr_instr *instr) {
     const tr_plan *plan = r->current->plan;
@@ -425,6 +440,8 @@ static tr_status run_instr(tr_runner *r, const tr_instr *instr) {
         return run_partition(r, instr);
     case TR_INSTR_NORM:
         return run_norm(r, instr);
+    case TR_INSTR_COPY:
+        return run_copy(r, instr);
     case TR_INSTR_NARROW:
         return run_narrow(r, instr);
     case TR_INSTR_ROWS:
@@ -547,6 +564,15 @@ bool tr__activation_has_run(const tr_runner *r, uint32_t upto) {
     return upto == 0 || op_has_run(r->current, upto - 1);
 }
 
+/* A value that is the copy beside an external takes it away. */
+static void take_copy(tr_activation *a, tr_ref v, const void *at) {
+    tr_storage *s = a->plan->copy_of && a->plan->copy_of[v] ? a->external[a->plan->copy_of[v] - 1] : NULL;
+    if (s && s->copy == at) {
+        s->copy = NULL;
+        s->home = NULL;
+    }
+}
+
 /* Binds what is still alive to its memory: a storage outlives the activation. */
 static void bind_survivors(tr_runner *r) {
     tr_activation *a = r->current;
@@ -566,8 +592,9 @@ static void bind_survivors(tr_runner *r) {
             s->poison = r->error != TR_OK ? r->error : TR_E_SKIPPED;
             continue;
         }
+        take_copy(a, v, at);
         tr_slab *slab = plan->carry[v] ? a->carry : a->slab;
-        if (plan->slot[v] != TR_SLOT_ELIDED && at == (char *) slab->base + plan->slot[v]) {
+        if (plan->slot[v] >= 0 && at == (char *) slab->base + plan->slot[v]) {
             s->slab = slab;
             slab->refs++;
             continue;

@@ -1,4 +1,5 @@
 /* call.c - running one op: operands to addresses, the kernel, and what a failure leaves behind. */
+#include "exec/kernels/kernels.h"
 #include "exec/runner.h"
 
 #include "terra/alloc.h"
@@ -101,6 +102,27 @@ tr_status tr__move(tr_runner *r, void *data, const tr_home *from, const tr_home 
     return status;
 }
 
+/* The bfloat16 copy beside a storage in the program's order. */
+static tr_status make_copy(tr_runner *r, tr_storage *s, const tr_home *home) {
+    tr_meta narrow = *tr_home_meta(home);
+    narrow.dtype = TR_BF16;
+    if (!s->copy && !(s->copy = tr_arena_alloc(r->arena, (size_t) narrow.numel * sizeof(uint16_t))))
+        return TR_FAIL(TR_E_NOMEM, "no memory for a copy of %lld numbers", (long long) narrow.numel);
+    tr_arg from = {.data = s->data, .meta = tr_home_meta(home)}, to = {.data = s->copy, .meta = &narrow};
+    return tr__copy(&r->ctx, &to, &from);
+}
+
+static tr_status bring(tr_runner *r, tr_storage *s, const tr_home *home) {
+    const tr_home *from = tr_home_has_copy(s->home) ? NULL : s->home, *to = tr_home_has_copy(home) ? NULL : home;
+    if (from != to)
+        TR_TRY(tr__move(r, s->data, from, to));
+    s->home = to;
+    if (to != home)
+        TR_TRY(make_copy(r, s, home));
+    s->home = home;
+    return TR_OK;
+}
+
 void *tr__storage_address(tr_runner *r, tr_storage *s, tr_status *status) {
     return tr__storage_address_at(r, s, NULL, status);
 }
@@ -129,11 +151,8 @@ void *tr__storage_address_at(tr_runner *r, tr_storage *s, const tr_home *home, t
     if (TR_LIKELY(s->home == home) || !data)
         return data;
     tr__crew_disband(r);
-    *status = tr__move(r, data, s->home, home);
-    if (*status != TR_OK)
-        return NULL;
-    s->home = home;
-    return data;
+    *status = bring(r, s, home);
+    return *status == TR_OK ? data : NULL;
 }
 
 static tr_status resolve(tr_runner *r, const tr_operand *o, tr_arg *arg) {

@@ -99,6 +99,9 @@ void tr__store_free(tr_arena *arena, tr_storage *s) {
         tr__slab_release(arena, s->slab);
     else if (s->data && !s->host_filled && !s->shared)
         tr_arena_free(arena, s->data);
+    if (s->copy)
+        tr_arena_free(arena, s->copy);
+    s->copy = NULL;
     hand_back(s);
 }
 

@@ -95,6 +95,14 @@ static void add_edge(edges *e, uint32_t from, uint32_t to) {
     e->pred[e->n++] = from;
 }
 
+/* Who writes an external writes the copy beside it, a value that others read. */
+static void add_readers_of_copy(edges *e, uint32_t k, uint32_t r) {
+    const tr__graph *g = e->g;
+    uint32_t v = g->copied ? g->copied[r] : 0;
+    for (uint32_t t = v ? g->touch.at[v - 1] : 0; v && t < g->touch.at[v]; t++)
+        add_edge(e, g->touch.item[t], k);
+}
+
 /* Per ref: its last writer so far, and how far back in its touches the reads since then go. */
 static void find_edges(tr__graph *g) {
     const tr_path *p = g->path;
@@ -122,6 +130,7 @@ static void find_edges(tr__graph *g) {
                     add_edge(&e, g->touch.item[t], k);
                 writer[r] = k + 1;
                 from[r] = now[r] + 1;
+                add_readers_of_copy(&e, k, r);
             }
             now[r]++;
         }
@@ -189,12 +198,16 @@ tr_status tr__analyze(tr__graph *g, const tr_path *path) {
         memset(g->birth, 0xff, g->n_refs * sizeof *g->birth);
         find_touches(g);
     }
+    return tr__analyze_order(g);
+}
+
+tr_status tr__analyze_order(tr__graph *g) {
     if (!g->pool.failed)
         find_edges(g);
     if (!g->pool.failed)
         find_successors(g);
     if (g->pool.failed)
-        return TR_FAIL(TR_E_NOMEM, "no memory to compile a path of %u ops", n);
+        return TR_FAIL(TR_E_NOMEM, "no memory to compile a path of %u ops", g->path->n_ops);
     find_deadlines(g);
     make_groups(g);
     return TR_OK;

@@ -49,6 +49,7 @@ void tr_plan_destroy(tr_plan *plan) {
     tr_free(plan->relaid);
     tr_free(plan->metas);
     tr_free(plan->homes);
+    tr_free(plan->copy_of);
     for (uint32_t i = 0; i < plan->n_partitions; i++)
         tr_dnn_partition_destroy(plan->partitions[i]);
     tr_free(plan->partitions);
@@ -65,6 +66,7 @@ static tr_status lower(tr__graph *g, tr_plan **out) {
     plan->relaid = g->relaid.value;
     plan->metas = g->relaid.metas;
     plan->homes = g->homes;
+    plan->copy_of = g->copy_of;
     tr_status status = tr__lower(g, plan);
     if (status == TR_OK)
         status = tr__plan_memory(plan);
@@ -89,6 +91,7 @@ static const struct {
     const char *name;
     tr_status (*run)(tr__graph *g);
 } passes[] = {
+    {"copy", tr__pass_copy},
     {"layout", tr__pass_layout},
     {"home", tr__pass_home},
     {"dead", tr__pass_dead},
@@ -132,6 +135,7 @@ tr_status tr_graph_compile(tr_path *path, tr_plan **out) {
         tr_free(g.relaid.value);
         tr_free(g.relaid.metas);
         tr_free(g.homes);
+        tr_free(g.copy_of);
         for (uint32_t i = 0; i < g.partitions.n; i++)
             tr_dnn_partition_destroy(g.partitions.item[i]);
         tr_free(g.partitions.item);

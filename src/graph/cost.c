@@ -105,9 +105,10 @@ static double take_traffic(traffic *of, const tr_plan *plan, const tr_path_op *o
         traffic *t = &of[tr__ref_index(p, r)];
         bool value = tr_ref_is_value(r);
         double all = value ? (double) p->value_bytes[r] : t->largest;
-        double part = plan->homes && tr_home_is_bf16(plan->homes[tr__ref_index(p, r)]) ? 0.5 : 1;
+        const tr_home *home = plan->homes ? plan->homes[tr__ref_index(p, r)] : NULL;
+        double part = tr_home_is_bf16(home) ? 0.5 : 1, copies = tr_home_has_copy(home) ? 1.5 : 1;
         if (!value || plan->slot[r] != TR_SLOT_ELIDED)
-            sum += part * ((t->born ? 0 : least(t->read, all)) + least(t->written, all));
+            sum += part * ((t->born ? 0 : least(t->read, all)) + copies * least(t->written, all));
         *t = (traffic){0};
     }
     return sum;
@@ -122,7 +123,7 @@ tr_status tr__plan_cost(const tr_plan *plan, tr__cost *costs) {
         const tr_instr *instr = &plan->instrs[i];
         const uint32_t *ops = plan->covered + instr->first;
         costs[i] = (tr__cost){0};
-        if (instr->kind == TR_INSTR_SKIP)
+        if (instr->kind == TR_INSTR_SKIP || instr->kind == TR_INSTR_COPY)
             continue;
         for (uint32_t c = 0; c < instr->n_ops; c++) {
             double flop = op_flop(p, &p->ops[ops[c]]);

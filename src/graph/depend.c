@@ -85,7 +85,7 @@ static void add_op(depend *d, uint32_t k, uint32_t i) {
         add(d, d->failing - 1, i);
     for (uint32_t j = op->n_in; !op->in_place && j < tr__operand_count(op); j++) {
         tr_ref v = tr__operands(plan->path, op)[j].ref;
-        if (tr_ref_is_value(v) && plan->slot[v] != TR_SLOT_ELIDED && !plan->carry[v] && plan->path->value_bytes[v])
+        if (tr_ref_is_value(v) && plan->slot[v] >= 0 && !plan->carry[v] && plan->path->value_bytes[v])
             move_in(d, v, i);
     }
 }

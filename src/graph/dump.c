@@ -38,6 +38,7 @@ static const char *const kinds[] = {
     [TR_INSTR_OP] = "op", [TR_INSTR_EW] = "ew", [TR_INSTR_MULTI] = "multi", [TR_INSTR_DNN] = "dnn", [TR_INSTR_SKIP] = "skip",
     [TR_INSTR_NORM] = "norm",
     [TR_INSTR_NARROW] = "narrow",
+    [TR_INSTR_COPY] = "copy",
     [TR_INSTR_ROWS] = "rows",
 };
 
@@ -120,7 +121,7 @@ static void put_instr(text *t, const tr_plan *plan, uint32_t i, const tr__cost *
 }
 
 typedef struct totals {
-    uint32_t count[8], elided;
+    uint32_t count[TR_INSTR_KINDS], elided;
     double values, elided_bytes;
 } totals;
 
@@ -158,7 +159,7 @@ static double most_alive(const tr_plan *plan) {
     for (uint32_t k = 0; change && last && k < p->n_ops; k++)
         for (uint32_t i = 0; i < tr__operand_count(&p->ops[k]); i++) {
             tr_ref v = tr__operands(p, &p->ops[k])[i].ref;
-            if (!tr_ref_is_value(v) || plan->slot[v] == TR_SLOT_ELIDED || plan->carry[v])
+            if (!tr_ref_is_value(v) || plan->slot[v] < 0 || plan->carry[v])
                 continue;
             if (tr__operand_born(&p->ops[k], i))
                 change[plan->instr_of[k]] += (double) p->value_bytes[v];
@@ -238,7 +239,7 @@ static void put_node(text *t, const tr_plan *plan, uint32_t i, const char *(*sit
     static const char *const colours[] = {
         [TR_INSTR_OP] = "white",       [TR_INSTR_EW] = "lightblue",   [TR_INSTR_MULTI] = "lightyellow", [TR_INSTR_DNN] = "lightgreen",
         [TR_INSTR_NORM] = "lightpink", [TR_INSTR_ROWS] = "lightcyan", [TR_INSTR_SKIP] = "lightgrey",
-        [TR_INSTR_NARROW] = "orange",
+        [TR_INSTR_NARROW] = "orange",  [TR_INSTR_COPY] = "lightgrey",
     };
     const tr_instr *instr = &plan->instrs[i];
     put(t, "  i%u [style=filled, fillcolor=%s, label=\"%u: %s, ready %u", i, colours[instr->kind], i, kinds[instr->kind],

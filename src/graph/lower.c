@@ -68,7 +68,7 @@ tr_status tr__lower(tr__graph *g, tr_plan *plan) {
     }
     for (uint32_t v = 0; v < p->n_values; v++) {
         plan->carry[v] = p->death[v] == TR_DEATH_NEVER;
-        plan->slot[v] = g->elided[v] ? TR_SLOT_ELIDED : 0;
+        plan->slot[v] = g->elided[v] ? TR_SLOT_ELIDED : g->copy_of && g->copy_of[v] ? TR_SLOT_COPY : 0;
     }
     return TR_OK;
 }

@@ -124,7 +124,7 @@ static void sort_by_end(const tr_plan *plan, lives *l, const uint32_t *ready_at)
     uint32_t n = plan->n_instrs;
     for (int pass = 0; pass < 2; pass++) {
         for (uint32_t v = 0; v < p->n_values; v++) {
-            if (l->last[v] == TR__NIL || plan->carry[v] || plan->slot[v] == TR_SLOT_ELIDED)
+            if (l->last[v] == TR__NIL || plan->carry[v] || plan->slot[v] < 0)
                 continue;
             uint32_t at = first_free(plan, ready_at, l->last[v], p->death[v]);
             if (pass == 0)
@@ -162,7 +162,7 @@ static tr_ref donor_of(const tr_plan *plan, uint32_t i, tr_ref v, const tr_meta 
     const tr_instr *instr = &plan->instrs[i];
     for (int a = 0; instr->kind == TR_INSTR_EW && a < instr->program->n_args; a++) {
         tr_ref w = p->operands[instr->args[a]].ref;
-        if (tr_ref_is_value(w) && w != v && !plan->carry[w] && !l->taken[w] && l->first[w] < i && l->last[w] == i &&
+        if (tr_ref_is_value(w) && w != v && plan->slot[w] >= 0 && !plan->carry[w] && !l->taken[w] && l->first[w] < i && l->last[w] == i &&
             p->death[w] < instr->ready && rounded(p->value_bytes[w]) == rounded(p->value_bytes[v]) &&
             loads_only(plan, instr, w, look))
             return w;
@@ -189,7 +189,7 @@ static void pack(tr_plan *plan, packer *k, const lives *l) {
             const tr_path_op *op = &p->ops[plan->covered[c]];
             for (uint32_t j = op->n_in; !op->in_place && j < tr__operand_count(op); j++) {
                 tr_ref v = tr__operands(p, op)[j].ref;
-                if (plan->slot[v] == TR_SLOT_ELIDED)
+                if (plan->slot[v] < 0)
                     continue;
                 size_t bytes = rounded(p->value_bytes[v]);
                 if (plan->carry[v]) {

@@ -75,6 +75,8 @@ typedef struct tr__graph {
     uint32_t *deadline;   /* per op */
     uint8_t *writes;      /* per ref: somebody writes it after its birth */
     bool *elided;         /* per value: it has no slot */
+    uint32_t *copy_of;    /* the plan takes it: per value, 1 + the external whose copy it is; or NULL */
+    tr_ref *copied;       /* per ref, an external's: 1 + the value that is its copy; NULL where copy_of is */
     bool *spared;         /* per value: elided, but stages pass it on through their thread's memory */
     uint32_t *stage;      /* per op: the group that it was in when that became a stage */
     int64_t *spare_at;    /* per value, while rows are lowered */
@@ -141,10 +143,13 @@ static inline uint32_t tr__patience(size_t bytes) {
 
 /* ---- passes, in order ---- */
 tr_status tr__analyze(tr__graph *g, const tr_path *path);
+/* What must run before what, groups of one op: once more, since g->copied has changed. */
+tr_status tr__analyze_order(tr__graph *g);
 
 /* Makes one group of two. False, nothing changed: a path leads from one to the other through a third. */
 bool tr__merge(tr__graph *g, uint32_t a, uint32_t b);
 
+tr_status tr__pass_copy(tr__graph *g);
 tr_status tr__pass_layout(tr__graph *g);
 tr_status tr__pass_home(tr__graph *g);
 tr_status tr__pass_dead(tr__graph *g);

@@ -31,7 +31,8 @@ static bool join(component *c, const tr_path_operand *o) {
     uint32_t r = tr__ref_index(p, o->ref);
     if (c->in[r] == c->id)
         return true;
-    if (c->in[r] || (tr_ref_is_value(o->ref) && (p->fetched[o->ref] || !tr__is_whole(p, o->ref, o->meta))))
+    if (c->in[r] || tr_home_has_copy(c->g->homes[r]) ||
+        (tr_ref_is_value(o->ref) && (p->fetched[o->ref] || !tr__is_whole(p, o->ref, o->meta))))
         return false;
     c->in[r] = c->id;
     c->member[c->n++] = r;
@@ -148,7 +149,7 @@ tr_status tr__pass_home(tr__graph *g) {
         if (!c.in) {
             c.in = tr__pool_take(&g->pool, g->n_refs, sizeof *c.in);
             c.member = tr__pool_take(&g->pool, g->n_refs, sizeof *c.member);
-            g->homes = tr_calloc(g->n_refs, sizeof *g->homes);
+            g->homes = g->homes ? g->homes : tr_calloc(g->n_refs, sizeof *g->homes);
             if (g->pool.failed || !g->homes)
                 return TR_FAIL(TR_E_NOMEM, "no memory to find homes for %u storages", g->n_refs);
         }

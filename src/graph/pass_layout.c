@@ -55,7 +55,7 @@ static const tr_meta *born_look(const chooser *c, uint32_t v) {
 /* An image that lives inside the iteration and that all see alike. */
 static const tr_meta *movable(const chooser *c, uint32_t v) {
     const tr_path *p = c->p;
-    if (c->g->birth[v] == TR__NIL || p->death[v] == TR_DEATH_NEVER || p->fetched[v])
+    if (c->g->birth[v] == TR__NIL || p->death[v] == TR_DEATH_NEVER || p->fetched[v] || (c->g->copy_of && c->g->copy_of[v]))
         return NULL;
     const tr_meta *m = born_look(c, v);
     bool fits = m->dtype == TR_F32 || m->dtype == TR_BF16 || m->dtype == TR_I64; // integers: what a maximum's pool keeps

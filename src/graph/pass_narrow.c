@@ -21,7 +21,8 @@ static bool makes_gradients(const tr_path_op *op) {
     }
 }
 
-/* Is every op that touches the value, but for the one that makes it, an optimizer's, whose gradient it is and which all lies alike? */
+/* Is every op that touches the value, but for the cast that makes it, an optimizer's whose gradient it is, and whose parameter lies
+ * alike? */
 static bool is_for_optimizers(const tr__graph *g, const tr_path_operand *grad, uint32_t cast) {
     const tr_path *p = g->path;
     uint32_t n = 0;

@@ -5,6 +5,7 @@
  * prefix of the list, and it holds at every position if
  *   order      ready points grow along the list and lie behind the covered ops;
  *   closure    whatever an op depends on (RAW, WAR, WAW per storage) lies before it in the list;
+ *   copies     a value that is the copy beside an external dies, and is read, before the optimizer writes both;
  *   elision    a value that is never stored is touched by one instruction only, which is ready behind its death;
  *   slots      who takes a slot comes after all that touch the former owner, and is ready behind its death;
  *   programs   an elementwise program reads and writes what its ops would, in program order. */
@@ -120,6 +121,34 @@ static tr_status check_closure(checker *c) {
     return TR_OK;
 }
 
+/* The copy beside external e is value v. */
+static tr_status check_copy(checker *c, uint32_t v) {
+    const tr_plan *plan = c->plan;
+    const tr_path *p = c->path;
+    if (!plan->copy_of || !plan->copy_of[v] || !plan->homes || plan->carry[v] || p->fetched[v])
+        BUG("copies: value %u is no copy", v);
+    uint32_t e = plan->copy_of[v] - 1, cast = plan->covered[plan->instrs[c->born[v]].first];
+    const tr_path_operand *o = tr__operands(p, &p->ops[cast]);
+    if (plan->instrs[c->born[v]].kind != TR_INSTR_COPY || plan->instrs[c->born[v]].n_ops != 1 || p->ops[cast].op != TR_OP__cast ||
+        o->ref != (TR_REF_EXTERNAL | e) || o[p->ops[cast].n_in].ref != v || o[p->ops[cast].n_in].meta->dtype != TR_BF16 ||
+        !o->meta->contiguous || !o[p->ops[cast].n_in].meta->contiguous || !tr_home_has_copy(plan->homes[p->n_values + e]))
+        BUG("copies: value %u is not born as the copy of external %u", v, e);
+    for (uint32_t w = 0; w < v; w++)
+        if (plan->slot[w] == TR_SLOT_COPY && plan->copy_of[w] == plan->copy_of[v])
+            BUG("copies: values %u and %u are both external %u's", w, v, e);
+    for (uint32_t k = 0; k < p->n_ops; k++)
+        for (uint32_t i = 0; i < tr__operand_count(&p->ops[k]); i++) {
+            const tr_path_operand *at = &tr__operands(p, &p->ops[k])[i];
+            uint32_t in = plan->instr_of[k];
+            bool written = tr__operand_written(&p->ops[k], i);
+            if (at->ref == v && written && k != cast)
+                BUG("copies: op %u (%s) writes value %u", k, name_of(c, k), v);
+            if (at->ref == (TR_REF_EXTERNAL | e) && written && (in <= c->last[v] || plan->instrs[in].ready <= p->death[v]))
+                BUG("copies: op %u (%s) writes external %u before value %u is dead", k, name_of(c, k), e, v);
+        }
+    return TR_OK;
+}
+
 static tr_status check_values(checker *c) {
     const tr_plan *plan = c->plan;
     const tr_path *p = c->path;
@@ -139,6 +168,10 @@ static tr_status check_values(checker *c) {
                     plan->instrs[c->born[v]].ready);
             if (plan->instrs[c->born[v]].kind == TR_INSTR_OP || plan->instrs[c->born[v]].kind == TR_INSTR_MULTI)
                 BUG("elision: value %u is elided by single ops", v);
+            continue;
+        }
+        if (plan->slot[v] == TR_SLOT_COPY) {
+            TR_TRY(check_copy(c, v));
             continue;
         }
         size_t room = carried ? plan->carry_bytes : plan->slab_bytes;
@@ -205,7 +238,7 @@ static tr_status check_slots(checker *c) {
     if (c->pool.failed)
         return TR_FAIL(TR_E_NOMEM, "no memory to verify a plan");
     for (uint32_t v = 0; v < p->n_values; v++)
-        if (c->born[v] != TR__NIL && c->plan->slot[v] != TR_SLOT_ELIDED && p->value_bytes[v] > 0)
+        if (c->born[v] != TR__NIL && c->plan->slot[v] >= 0 && p->value_bytes[v] > 0)
             list[n++] = v;
     qsort_r(list, n, sizeof *list, by_place, (void *) c->plan);
     for (uint32_t i = 0; i < n; i++) {
@@ -583,6 +616,14 @@ static tr_status check_narrow(checker *c, uint32_t index) {
     return TR_OK;
 }
 
+static tr_status check_cast(checker *c, uint32_t index) {
+    const tr_instr *instr = &c->plan->instrs[index];
+    const tr_path_op *op = &c->path->ops[c->plan->covered[instr->first]];
+    if (instr->n_ops != 1 || op->op != TR_OP__cast || c->plan->slot[target_of(c->path, op)->ref] != TR_SLOT_COPY)
+        BUG("copies: instruction %u makes none", index);
+    return TR_OK;
+}
+
 static tr_status check_instructions(checker *c) {
     for (uint32_t i = 0; i < c->plan->n_instrs; i++) {
         const tr_instr *instr = &c->plan->instrs[i];
@@ -605,6 +646,9 @@ static tr_status check_instructions(checker *c) {
                 break;
             case TR_INSTR_NORM:
                 TR_TRY(check_norm(c, i));
+                break;
+            case TR_INSTR_COPY:
+                TR_TRY(check_cast(c, i));
                 break;
             case TR_INSTR_NARROW:
                 TR_TRY(check_narrow(c, i));
@@ -686,6 +730,11 @@ static tr_status check_homes(const tr_plan *plan) {
                 continue;
             if (!o[i].meta->contiguous || (size_t) o[i].meta->numel * tr_dtype_size((tr_dtype) o[i].meta->dtype) != tr_home_bytes(home))
                 BUG("homes: op %u sees only part of operand %u", k, i);
+            if (tr_home_has_copy(home)) {
+                if (tr__operand_written(op, i) && (class != TR_CLASS_OPTIM || i != 0))
+                    BUG("homes: op %u (%s) writes operand %u, but not its copy", k, tr_op_info_of((tr_op) op->op)->name, i);
+                continue;
+            }
             if (tr_home_is_bf16(home)) {
                 TR_TRY(check_bf16(plan, k, i));
                 continue;
@@ -697,6 +746,7 @@ static tr_status check_homes(const tr_plan *plan) {
         }
         for (uint32_t i = 0; alike && first && i < tr__operand_count(op); i++)
             if (o[i].ref != TR_REF_NONE && o[i].meta->numel != 1 && !tr_home_is_bf16(home_of(plan, &o[i])) &&
+                !tr_home_has_copy(home_of(plan, &o[i])) &&
                 (home_of(plan, &o[i]) != home_of(plan, first) || o[i].meta != first->meta))
                 BUG("homes: op %u (%s): operand %u lies otherwise", k, tr_op_info_of((tr_op) op->op)->name, i);
         if (op->op == TR_OP_conv2d_backward_weights && (home_of(plan, &o[0]) || home_of(plan, &o[1])))

@@ -2,7 +2,9 @@
 their way to the optimizer (terra/dnn.h: homes). Whoever looks from outside the plan sees the program's order and type: every kind
 of look, in the middle of a step and between steps, against the same program in sync mode."""
 
+import itertools
 import time
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +13,15 @@ import terra as torch
 from terra import _C
 
 STEPS = 14
+
+
+number = itertools.count()
+
+
+def afresh(function):
+    """The function as if it had been written once more: its iterations have paths of their own, whatever other tests did in theirs."""
+    code = function.__code__.replace(co_filename=f"{next(number)}.py")
+    return types.FunctionType(code, function.__globals__)
 
 
 def network():
@@ -150,10 +161,88 @@ ACTS = [nothing, look_at_weights, look_in_the_middle, export, save, load, clip, 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("act", ACTS)
 def test_same_as_sync(act, optimizer, bf16):
-    have, want = (train(act, OPTIMIZERS[optimizer], sync, bf16) for sync in (False, True))
+    have, want = (afresh(train)(act, OPTIMIZERS[optimizer], sync, bf16) for sync in (False, True))
     np.testing.assert_allclose(have[0], want[0], rtol=1e-5)
     assert len(have[1]) == len(want[1])
     for a, b in zip(have[1] + have[2], want[1] + want[2]):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
     if act is nothing:
         assert (" narrow " if bf16 else "weights at home") in have[3], have[3]
+
+
+# ---- parameters with a bfloat16 copy beside them, which a program casts itself and may keep
+
+def read_parameter(w, cast, step, kept):
+    kept.append(w.detach().sum().item())  # leaves home in the middle of an iteration
+
+
+def keep_cast(w, cast, step, kept):
+    if step in (9, 18):
+        kept.append(cast)  # outlives the update, and must not follow it
+
+
+def read_cast(w, cast, step, kept):
+    if step in (9, 18):
+        kept.append(cast.detach().float().numpy().copy())
+
+
+def change_cast(w, cast, step, kept):
+    if step in (9, 18):
+        cast.mul_(2)
+        kept.append(cast)
+
+
+def change_parameter(w, cast, step, kept):
+    if step in (9, 18):
+        w.mul_(0.5)
+
+
+def fail(w, cast, step, kept):
+    if step in (9, 18):
+        with pytest.raises(IndexError):
+            w[torch.tensor([1000])].sum().item()
+
+
+def as_it_is(w, cast, step, kept):
+    pass
+
+
+def train_cast(act, optimizer_of, sync, when):
+    _C._set_sync(sync)
+    try:
+        torch.manual_seed(3)
+        w, kept, losses = torch.nn.Parameter(torch.randn(96, 64)), [], []
+        optimizer = optimizer_of([w])
+        for step in range(2 * STEPS):
+            x = torch.tensor(np.random.RandomState(step).randn(32, 64).astype("f"))
+            optimizer.zero_grad()
+            cast = w.to(torch.bfloat16)
+            loss = (x.to(torch.bfloat16) @ cast.t()).float().square().mean()
+            loss.backward()
+            if when == "before":
+                with torch.no_grad():
+                    act(w, cast, step, kept)
+            if when == "before" or step not in (9, 18) or act not in (keep_cast, read_cast, change_cast):
+                cast = None  # dead before the update, as autocast's casts are
+            optimizer.step()
+            if when == "after":
+                with torch.no_grad():
+                    act(w, cast, step, kept)
+            losses.append(loss.item())
+            time.sleep(0.01)
+        state = [w.detach().numpy().copy(), w.grad.numpy().copy()]
+        return losses, [np.asarray(k.float().detach().numpy() if isinstance(k, torch.Tensor) else k) for k in kept], state, torch.explain()
+    finally:
+        _C._set_sync(False)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("act", [as_it_is, read_parameter, keep_cast, read_cast, change_cast, change_parameter, fail])
+def test_casts_of_parameters(act, when, optimizer):
+    have, want = (afresh(train_cast)(act, OPTIMIZERS[optimizer], sync, when) for sync in (False, True))
+    np.testing.assert_array_equal(have[0], want[0])
+    for a, b in zip(have[1] + have[2], want[1] + want[2], strict=True):
+        np.testing.assert_array_equal(a, b)
+    if act is as_it_is:
+        assert " copy " in have[3] and " narrow " in have[3], have[3]

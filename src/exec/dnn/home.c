@@ -1,5 +1,5 @@
-/* home.c - homes: what tensors are kept as between the ops of plans that like it better than the program's order. One of the library's
- * layouts; or, of float32 tensors that hold nothing else, bfloat16. */
+/* home.c - homes: how tensors are kept between the ops of plans that like it better than the program's order. One of the library's
+ * layouts; of float32 tensors that hold nothing else, bfloat16; or the program's order with a bfloat16 copy beside it. */
 #include "exec/dnn/dnn.h"
 
 #include "terra/alloc.h"
@@ -7,8 +7,11 @@
 #include <pthread.h>
 #include <string.h>
 
+typedef enum home_kind { OF_THE_LIBRARY, OF_BF16, WITH_COPY } home_kind;
+
 struct tr_home {
-    tr_dnn_layout *layout, *plain; /* `plain`: the program's order. NULL: bfloat16 */
+    home_kind kind;
+    tr_dnn_layout *layout, *plain; /* `plain`: the program's order. NULL: not the library's */
     const tr_meta *meta;
     tr_dnn_op *enter, *leave;
     bool panels;
@@ -28,9 +31,9 @@ static void destroy(tr_home *h) {
     tr_free(h);
 }
 
-static tr_home *find(const tr_meta *meta, const tr_dnn_layout *layout) {
+static tr_home *find(home_kind kind, const tr_meta *meta, const tr_dnn_layout *layout) {
     for (tr_home *h = homes; h; h = h->next)
-        if (h->meta == meta && (layout && h->layout ? tr_dnn_layout_equal(h->layout, layout) : layout == h->layout))
+        if (h->kind == kind && h->meta == meta && (!layout || tr_dnn_layout_equal(h->layout, layout)))
             return h;
     return NULL;
 }
@@ -76,7 +79,7 @@ tr_status tr__home_intern(const tr_meta *meta, int64_t groups, const tr_dnn_layo
         return TR_FAIL(TR_E_NOTIMPL, "the library takes these weights as they are, or padded");
     tr_status s = TR_OK;
     pthread_mutex_lock(&lock);
-    tr_home *h = find(meta, layout);
+    tr_home *h = find(OF_THE_LIBRARY, meta, layout);
     if (!h && (s = make(meta, groups, layout, threads, &h)) == TR_OK) {
         h->next = homes;
         homes = h;
@@ -87,24 +90,33 @@ tr_status tr__home_intern(const tr_meta *meta, int64_t groups, const tr_dnn_layo
     return s;
 }
 
-tr_status tr_home_of_bf16(const tr_meta *meta, const tr_home **out) {
-    tr_status s = TR_OK;
+static tr_status intern(home_kind kind, const tr_meta *meta, const tr_home **out) {
     tr_check(meta->dtype == TR_F32 && meta->contiguous);
     pthread_mutex_lock(&lock);
-    tr_home *h = find(meta, NULL);
-    if (!h && !(h = tr_calloc(1, sizeof *h))) {
-        s = TR_FAIL(TR_E_NOMEM, "no memory for a layout");
-    } else if (!h->meta) {
-        *h = (tr_home){.meta = meta, .text = "bf16", .next = homes};
+    tr_home *h = find(kind, meta, NULL);
+    if (!h && (h = tr_calloc(1, sizeof *h))) {
+        *h = (tr_home){.kind = kind, .meta = meta, .text = "bf16", .next = homes};
         homes = h;
     }
     pthread_mutex_unlock(&lock);
     *out = h;
-    return s;
+    return h ? TR_OK : TR_FAIL(TR_E_NOMEM, "no memory for a layout");
+}
+
+tr_status tr_home_of_bf16(const tr_meta *meta, const tr_home **out) {
+    return intern(OF_BF16, meta, out);
 }
 
 bool tr_home_is_bf16(const tr_home *h) {
-    return h && !h->layout;
+    return h && h->kind == OF_BF16;
+}
+
+tr_status tr_home_with_copy(const tr_meta *meta, const tr_home **out) {
+    return intern(WITH_COPY, meta, out);
+}
+
+bool tr_home_has_copy(const tr_home *h) {
+    return h && h->kind == WITH_COPY;
 }
 
 bool tr__home_is_panels(const tr_home *h) {
@@ -138,10 +150,10 @@ static void widen(void *data, const uint16_t *spare, int64_t n) {
 }
 
 tr_status tr_home_enter(const tr_home *h, void *data, void *spare) {
-    if (tr_home_is_bf16(h)) {
+    if (tr_home_is_bf16(h))
         narrow(data, h->meta->numel);
+    if (!h->layout)
         return TR_OK;
-    }
     return reorder(h->enter, data, spare, tr_home_bytes(h));
 }
 
@@ -149,8 +161,9 @@ tr_status tr_home_leave(const tr_home *h, void *data, void *spare) {
     if (tr_home_is_bf16(h)) {
         memcpy(spare, data, (size_t) h->meta->numel * sizeof(uint16_t));
         widen(data, spare, h->meta->numel);
-        return TR_OK;
     }
+    if (!h->layout)
+        return TR_OK;
     return reorder(h->leave, data, spare, tr_home_bytes(h));
 }
 
@@ -160,6 +173,10 @@ size_t tr_home_bytes(const tr_home *h) {
 
 const tr_dnn_layout *tr_home_layout(const tr_home *h) {
     return h->layout;
+}
+
+const tr_meta *tr_home_meta(const tr_home *h) {
+    return h->meta;
 }
 
 const char *tr_home_print(const tr_home *h) {

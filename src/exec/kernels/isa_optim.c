@@ -1,5 +1,4 @@
 /* isa_optim.c - the optimizers' updates, one pass over each parameter, in the order of PyTorch's single-tensor forms. */
-#include "exec/kernels/isa_bf16.h"
 #include "exec/kernels/kernels.h"
 
 #include "terra/dnn.h"
@@ -8,8 +7,9 @@
 
 /* One parameter's update: flat arrays of float or double. State is written in place. */
 typedef struct update {
-    void *p, *g; /* parameter; gradient (read), */
-    bool g_bf16; /* perhaps as bfloat16; the others are float then */
+    void *p, *g;    /* parameter; gradient (read), */
+    bool g_bf16;    /* perhaps as bfloat16; the others are float then */
+    uint16_t *copy; /* of the parameter, float, as bfloat16 (written); or NULL */
     void *s[3];  /* state; NULL: absent */
     double a[9]; /* numbers: of the op's formula, see each */
     int64_t n;
@@ -35,146 +35,149 @@ static double sqrt_double(double x) {
     return __builtin_sqrt(x);
 }
 
+/* How the gradient comes and what is written: float alone has other forms than 0. */
+enum { G_BF16 = 1, COPIES = 2 };
+#define GRADIENT_float(i)  (form & G_BF16 ? tr__bf16_to_f32(((const uint16_t *) u->g)[i]) : ((const float *) u->g)[i])
+#define GRADIENT_double(i) (((const double *) u->g)[i])
+#define COPY_float(i, x) \
+    if (form & COPIES)   \
+        copy[i] = tr__f32_to_bf16(x);
+#define COPY_double(i, x) (void) copy;
+
 /* a: lr, momentum, dampening, weight_decay */
 #define SGD(T)                                                                                                    \
-    INLINE void sgd_body_##T(const update *u, int64_t begin, int64_t end, bool buffer, bool first, bool nesterov, \
-                             bool decays) {                                                                       \
+    INLINE void sgd_body_##T(const update *u, int64_t begin, int64_t end, int form, bool buffer, bool first,      \
+                             bool nesterov, bool decays) {                                                        \
         T *p = u->p, *m = u->s[0];                                                                                \
-        const T *g = u->g, sign = u->flags & MAXIMIZE ? -1 : 1;                                                   \
+        uint16_t *copy = u->copy;                                                                                 \
+        const T sign = u->flags & MAXIMIZE ? -1 : 1;                                                              \
         const T lr = (T) -u->a[0], momentum = (T) u->a[1], undamped = (T) (1 - u->a[2]), decay = (T) u->a[3];     \
         _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                                              \
-            T d = g[i] * sign;                                                                                    \
+            T d = GRADIENT_##T(i) * sign, x = p[i];                                                               \
             if (decays)                                                                                           \
-                d = FMA_##T(p[i], decay, d);                                                                      \
+                d = FMA_##T(x, decay, d);                                                                         \
             if (buffer) {                                                                                         \
                 T b = first ? d : FMA_##T(d, undamped, m[i] * momentum);                                          \
                 m[i] = b;                                                                                         \
                 d = nesterov ? FMA_##T(b, momentum, d) : b;                                                       \
             }                                                                                                     \
-            p[i] = FMA_##T(d, lr, p[i]);                                                                          \
+            p[i] = x = FMA_##T(d, lr, x);                                                                         \
+            COPY_##T(i, x)                                                                                        \
         }                                                                                                         \
     }                                                                                                             \
-    INLINE void sgd_decay_##T(const update *u, int64_t begin, int64_t end, bool decays) {                         \
+    INLINE void sgd_decay_##T(const update *u, int64_t begin, int64_t end, int form, bool decays) {               \
         const bool nesterov = u->flags & NESTEROV, first = u->flags & FIRST;                                      \
         if (!u->s[0])                                                                                             \
-            sgd_body_##T(u, begin, end, false, false, false, decays);                                             \
+            sgd_body_##T(u, begin, end, form, false, false, false, decays);                                       \
         else if (nesterov)                                                                                        \
-            first ? sgd_body_##T(u, begin, end, true, true, true, decays)                                         \
-                  : sgd_body_##T(u, begin, end, true, false, true, decays);                                       \
+            first ? sgd_body_##T(u, begin, end, form, true, true, true, decays)                                   \
+                  : sgd_body_##T(u, begin, end, form, true, false, true, decays);                                 \
         else                                                                                                      \
-            first ? sgd_body_##T(u, begin, end, true, true, false, decays)                                        \
-                  : sgd_body_##T(u, begin, end, true, false, false, decays);                                      \
+            first ? sgd_body_##T(u, begin, end, form, true, true, false, decays)                                  \
+                  : sgd_body_##T(u, begin, end, form, true, false, false, decays);                                \
     }                                                                                                             \
-    static void sgd_##T(const update *u, int64_t begin, int64_t end) {                                            \
+    INLINE void sgd_##T(const update *u, int64_t begin, int64_t end, int form) {                                  \
         if (u->a[3] != 0)                                                                                         \
-            sgd_decay_##T(u, begin, end, true);                                                                   \
+            sgd_decay_##T(u, begin, end, form, true);                                                             \
         else                                                                                                      \
-            sgd_decay_##T(u, begin, end, false);                                                                  \
+            sgd_decay_##T(u, begin, end, form, false);                                                            \
     }
 
 /* a: lr, beta1, beta2, eps, weight_decay, step; of these, 1 - beta1^step, 1 - beta2^step */
 enum { NO_DECAY, COUPLED_DECAY, DECOUPLED_DECAY };
-#define ADAM(T, sqrt)                                                                                  \
-    INLINE void adam_body_##T(const update *u, int64_t begin, int64_t end, bool amsgrad, int decays) { \
-        T *p = u->p, *m = u->s[0], *v = u->s[1], *vm = u->s[2];                                        \
-        const T *g = u->g, sign = u->flags & MAXIMIZE ? -1 : 1;                                        \
-        const double bias1 = u->a[6], bias2 = u->a[7];                                                 \
-        const T w1 = (T) (1 - u->a[1]), b2 = (T) u->a[2], w2 = (T) (1 - u->a[2]), eps = (T) u->a[3];   \
-        const T decay = (T) u->a[4], keep = (T) (1 - u->a[0] * u->a[4]);                               \
-        const T root = (T) sqrt_double(bias2), size = (T) (-u->a[0] / bias1);                          \
-        _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                                   \
-            T d = g[i] * sign, x = p[i], mi = m[i];                                                    \
-            if (decays == DECOUPLED_DECAY)                                                             \
-                x *= keep;                                                                             \
-            else if (decays == COUPLED_DECAY)                                                          \
-                d = FMA_##T(x, decay, d);                                                              \
-            mi = LERP(T, mi, d, w1);                                                                   \
-            T vi = FMA_##T(w2 * d, d, v[i] * b2);                                                      \
-            m[i] = mi;                                                                                 \
-            v[i] = vi;                                                                                 \
-            if (amsgrad)                                                                               \
-                vi = vm[i] = vm[i] > vi ? vm[i] : vi;                                                  \
-            p[i] = x + size * mi / (sqrt(vi) / root + eps);                                            \
-        }                                                                                              \
-    }                                                                                                  \
-    static void adam_##T(const update *u, int64_t begin, int64_t end) {                                \
-        int decays = u->a[4] == 0 ? NO_DECAY : u->flags & DECOUPLED ? DECOUPLED_DECAY : COUPLED_DECAY; \
-        switch (decays * 2 + (u->s[2] != NULL)) {                                                      \
-            case 0:                                                                                    \
-                adam_body_##T(u, begin, end, false, NO_DECAY);                                         \
-                break;                                                                                 \
-            case 1:                                                                                    \
-                adam_body_##T(u, begin, end, true, NO_DECAY);                                          \
-                break;                                                                                 \
-            case 2:                                                                                    \
-                adam_body_##T(u, begin, end, false, COUPLED_DECAY);                                    \
-                break;                                                                                 \
-            case 3:                                                                                    \
-                adam_body_##T(u, begin, end, true, COUPLED_DECAY);                                     \
-                break;                                                                                 \
-            case 4:                                                                                    \
-                adam_body_##T(u, begin, end, false, DECOUPLED_DECAY);                                  \
-                break;                                                                                 \
-            default:                                                                                   \
-                adam_body_##T(u, begin, end, true, DECOUPLED_DECAY);                                   \
-        }                                                                                              \
+#define ADAM(T, sqrt)                                                                                            \
+    INLINE void adam_body_##T(const update *u, int64_t begin, int64_t end, int form, bool amsgrad, int decays) { \
+        T *p = u->p, *m = u->s[0], *v = u->s[1], *vm = u->s[2];                                                  \
+        uint16_t *copy = u->copy;                                                                                \
+        const T sign = u->flags & MAXIMIZE ? -1 : 1;                                                             \
+        const double bias1 = u->a[6], bias2 = u->a[7];                                                           \
+        const T w1 = (T) (1 - u->a[1]), b2 = (T) u->a[2], w2 = (T) (1 - u->a[2]), eps = (T) u->a[3];             \
+        const T decay = (T) u->a[4], keep = (T) (1 - u->a[0] * u->a[4]);                                         \
+        const T root = (T) sqrt_double(bias2), size = (T) (-u->a[0] / bias1);                                    \
+        _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                                             \
+            T d = GRADIENT_##T(i) * sign, x = p[i], mi = m[i];                                                   \
+            if (decays == DECOUPLED_DECAY)                                                                       \
+                x *= keep;                                                                                       \
+            else if (decays == COUPLED_DECAY)                                                                    \
+                d = FMA_##T(x, decay, d);                                                                        \
+            mi = LERP(T, mi, d, w1);                                                                             \
+            T vi = FMA_##T(w2 * d, d, v[i] * b2);                                                                \
+            m[i] = mi;                                                                                           \
+            v[i] = vi;                                                                                           \
+            if (amsgrad)                                                                                         \
+                vi = vm[i] = vm[i] > vi ? vm[i] : vi;                                                            \
+            p[i] = x = x + size * mi / (sqrt(vi) / root + eps);                                                  \
+            COPY_##T(i, x)                                                                                       \
+        }                                                                                                        \
+    }                                                                                                            \
+    INLINE void adam_decay_##T(const update *u, int64_t begin, int64_t end, int form, int decays) {              \
+        if (u->s[2])                                                                                             \
+            adam_body_##T(u, begin, end, form, true, decays);                                                    \
+        else                                                                                                     \
+            adam_body_##T(u, begin, end, form, false, decays);                                                   \
+    }                                                                                                            \
+    INLINE void adam_##T(const update *u, int64_t begin, int64_t end, int form) {                                \
+        if (u->a[4] == 0)                                                                                        \
+            adam_decay_##T(u, begin, end, form, NO_DECAY);                                                       \
+        else if (u->flags & DECOUPLED)                                                                           \
+            adam_decay_##T(u, begin, end, form, DECOUPLED_DECAY);                                                \
+        else                                                                                                     \
+            adam_decay_##T(u, begin, end, form, COUPLED_DECAY);                                                  \
     }
 
 /* a: lr, alpha, eps, weight_decay, momentum. s: square_avg, momentum_buffer, grad_avg */
-#define RMSPROP(T, sqrt)                                                                                                 \
-    INLINE void rmsprop_body_##T(const update *u, int64_t begin, int64_t end, bool buffer, bool centered, bool decays) { \
-        T *p = u->p, *v = u->s[0], *b = u->s[1], *a = u->s[2];                                                           \
-        const T *g = u->g, sign = u->flags & MAXIMIZE ? -1 : 1;                                                          \
-        const T lr = (T) u->a[0], alpha = (T) u->a[1], rest = (T) (1 - u->a[1]), eps = (T) u->a[2];                      \
-        const T decay = (T) u->a[3], momentum = (T) u->a[4];                                                             \
-        _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                                                     \
-            T d = g[i] * sign;                                                                                           \
-            if (decays)                                                                                                  \
-                d = FMA_##T(p[i], decay, d);                                                                             \
-            T vi = FMA_##T(rest * d, d, v[i] * alpha), mean = vi;                                                        \
-            v[i] = vi;                                                                                                   \
-            if (centered) {                                                                                              \
-                T ai = a[i];                                                                                             \
-                ai = LERP(T, ai, d, rest);                                                                               \
-                a[i] = ai;                                                                                               \
-                mean = FMA_##T(-ai, ai, vi);                                                                             \
-            }                                                                                                            \
-            T average = sqrt(mean) + eps;                                                                                \
-            if (buffer) {                                                                                                \
-                T bi = b[i] * momentum + d / average;                                                                    \
-                b[i] = bi;                                                                                               \
-                p[i] = FMA_##T(bi, -lr, p[i]);                                                                           \
-            } else {                                                                                                     \
-                p[i] = p[i] + -lr * d / average;                                                                         \
-            }                                                                                                            \
-        }                                                                                                                \
-    }                                                                                                                    \
-    static void rmsprop_##T(const update *u, int64_t begin, int64_t end) {                                               \
-        switch ((u->a[4] > 0) * 4 + (u->s[2] != NULL) * 2 + (u->a[3] != 0)) {                                            \
-            case 0:                                                                                                      \
-                rmsprop_body_##T(u, begin, end, false, false, false);                                                    \
-                break;                                                                                                   \
-            case 1:                                                                                                      \
-                rmsprop_body_##T(u, begin, end, false, false, true);                                                     \
-                break;                                                                                                   \
-            case 2:                                                                                                      \
-                rmsprop_body_##T(u, begin, end, false, true, false);                                                     \
-                break;                                                                                                   \
-            case 3:                                                                                                      \
-                rmsprop_body_##T(u, begin, end, false, true, true);                                                      \
-                break;                                                                                                   \
-            case 4:                                                                                                      \
-                rmsprop_body_##T(u, begin, end, true, false, false);                                                     \
-                break;                                                                                                   \
-            case 5:                                                                                                      \
-                rmsprop_body_##T(u, begin, end, true, false, true);                                                      \
-                break;                                                                                                   \
-            case 6:                                                                                                      \
-                rmsprop_body_##T(u, begin, end, true, true, false);                                                      \
-                break;                                                                                                   \
-            default:                                                                                                     \
-                rmsprop_body_##T(u, begin, end, true, true, true);                                                       \
-        }                                                                                                                \
+#define RMSPROP(T, sqrt)                                                                                               \
+    INLINE void rmsprop_body_##T(const update *u, int64_t begin, int64_t end, int form, bool buffer, bool centered,    \
+                                 bool decays) {                                                                        \
+        T *p = u->p, *v = u->s[0], *b = u->s[1], *a = u->s[2];                                                         \
+        uint16_t *copy = u->copy;                                                                                      \
+        const T sign = u->flags & MAXIMIZE ? -1 : 1;                                                                   \
+        const T lr = (T) u->a[0], alpha = (T) u->a[1], rest = (T) (1 - u->a[1]), eps = (T) u->a[2];                    \
+        const T decay = (T) u->a[3], momentum = (T) u->a[4];                                                           \
+        _Pragma("GCC ivdep") for (int64_t i = begin; i < end; i++) {                                                   \
+            T d = GRADIENT_##T(i) * sign, x = p[i];                                                                    \
+            if (decays)                                                                                                \
+                d = FMA_##T(x, decay, d);                                                                              \
+            T vi = FMA_##T(rest * d, d, v[i] * alpha), mean = vi;                                                      \
+            v[i] = vi;                                                                                                 \
+            if (centered) {                                                                                            \
+                T ai = a[i];                                                                                           \
+                ai = LERP(T, ai, d, rest);                                                                             \
+                a[i] = ai;                                                                                             \
+                mean = FMA_##T(-ai, ai, vi);                                                                           \
+            }                                                                                                          \
+            T average = sqrt(mean) + eps;                                                                              \
+            if (buffer) {                                                                                              \
+                T bi = b[i] * momentum + d / average;                                                                  \
+                b[i] = bi;                                                                                             \
+                x = FMA_##T(bi, -lr, x);                                                                               \
+            } else {                                                                                                   \
+                x = x + -lr * d / average;                                                                             \
+            }                                                                                                          \
+            p[i] = x;                                                                                                  \
+            COPY_##T(i, x)                                                                                             \
+        }                                                                                                              \
+    }                                                                                                                  \
+    INLINE void rmsprop_decay_##T(const update *u, int64_t begin, int64_t end, int form, bool decays) {                \
+        switch ((u->a[4] > 0) * 2 + (u->s[2] != NULL)) {                                                               \
+            case 0:                                                                                                    \
+                rmsprop_body_##T(u, begin, end, form, false, false, decays);                                           \
+                break;                                                                                                 \
+            case 1:                                                                                                    \
+                rmsprop_body_##T(u, begin, end, form, false, true, decays);                                            \
+                break;                                                                                                 \
+            case 2:                                                                                                    \
+                rmsprop_body_##T(u, begin, end, form, true, false, decays);                                            \
+                break;                                                                                                 \
+            default:                                                                                                   \
+                rmsprop_body_##T(u, begin, end, form, true, true, decays);                                             \
+        }                                                                                                              \
+    }                                                                                                                  \
+    INLINE void rmsprop_##T(const update *u, int64_t begin, int64_t end, int form) {                                   \
+        if (u->a[3] != 0)                                                                                              \
+            rmsprop_decay_##T(u, begin, end, form, true);                                                              \
+        else                                                                                                           \
+            rmsprop_decay_##T(u, begin, end, form, false);                                                             \
     }
 SGD(float)
 SGD(double)
@@ -183,39 +186,41 @@ ADAM(double, __builtin_sqrt)
 RMSPROP(float, __builtin_sqrtf)
 RMSPROP(double, __builtin_sqrt)
 
-static void run_flat(tr_op op, const update *u, int64_t begin, int64_t end) {
-    bool f32 = u->dtype == TR_F32;
-    switch (op) {
-        case TR_OP__sgd_:
-            (f32 ? sgd_float : sgd_double)(u, begin, end);
-            break;
-        case TR_OP__adam_:
-            (f32 ? adam_float : adam_double)(u, begin, end);
-            break;
-        default:
-            (f32 ? rmsprop_float : rmsprop_double)(u, begin, end);
+/* The form becomes a constant, so that the loops have no branch left. */
+#define RUNS(of)                                                        \
+    static void run_##of(const update *u, int64_t begin, int64_t end) { \
+        switch ((u->g_bf16 ? G_BF16 : 0) | (u->copy ? COPIES : 0)) {    \
+            case G_BF16:                                                \
+                of##_float(u, begin, end, G_BF16);                      \
+                break;                                                  \
+            case COPIES:                                                \
+                of##_float(u, begin, end, COPIES);                      \
+                break;                                                  \
+            case G_BF16 | COPIES:                                       \
+                of##_float(u, begin, end, G_BF16 | COPIES);             \
+                break;                                                  \
+            default:                                                    \
+                if (u->dtype == TR_F32)                                 \
+                    of##_float(u, begin, end, 0);                       \
+                else                                                    \
+                    of##_double(u, begin, end, 0);                      \
+        }                                                               \
     }
-}
-
-/* The gradient is widened a piece at a time, which stays in the L1 cache. */
-static void run_wide(tr_op op, const update *u, int64_t begin, int64_t end) {
-    enum { PIECE = 2048 };
-    float g[PIECE];
-    for (int64_t n; begin < end; begin += n) {
-        update part = *u;
-        n = tr__min(PIECE, end - begin);
-        bf16_widen(g, (const uint16_t *) u->g + begin, n);
-        part.p = (float *) u->p + begin;
-        part.g = g;
-        for (int k = 0; k < 3; k++)
-            if (u->s[k])
-                part.s[k] = (float *) u->s[k] + begin;
-        run_flat(op, &part, 0, n);
-    }
-}
+RUNS(sgd)
+RUNS(adam)
+RUNS(rmsprop)
 
 static void run(tr_op op, const update *u, int64_t begin, int64_t end) {
-    (u->g_bf16 ? run_wide : run_flat)(op, u, begin, end);
+    switch (op) {
+        case TR_OP__sgd_:
+            run_sgd(u, begin, end);
+            break;
+        case TR_OP__adam_:
+            run_adam(u, begin, end);
+            break;
+        default:
+            run_rmsprop(u, begin, end);
+    }
 }
 
 /* Do all tensors lie in one order without gaps, so that a flat pass meets the same elements? */
@@ -257,6 +262,7 @@ static tr_status open_update(const tr_kernel_call *c, int n_state, update *u, vo
         else
             TR_TRY(tr__dense_inout(c, x, u->dtype, &dense[k]));
     }
+    u->copy = flat ? p->copy : NULL;
     u->p = dense[0];
     u->g = dense[1];
     for (int k = 0; k < 3; k++)
@@ -290,7 +296,12 @@ static tr_status close_update(const tr_kernel_call *c, void **dense) {
     for (int k = 0; k < 2 + states_of(c->op); k++)
         if (k != 1 && dense[k] && dense[k] != c->in[k].data)
             TR_TRY(tr__dense_out_end(c, &c->in[k], tr__wide(c->in[0].meta->dtype), dense[k]));
-    return TR_OK;
+    if (!c->in[0].copy || dense[0] == c->in[0].data)
+        return TR_OK;
+    tr_meta m = *c->in[0].meta;
+    m.dtype = TR_BF16;
+    tr_arg copy = {.data = c->in[0].copy, .meta = &m};
+    return tr__copy(c->ctx, &copy, &c->in[0]);
 }
 
 /* Many updates in one parallel region, cut by elements. `ends[k]`: elements up to and including update k. */
