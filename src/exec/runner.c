@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { WAIT_SLICE_NS = 20 * 1000 * 1000, MAX_OPEN_ACTIVATIONS = 3 };
+enum { WAIT_SLICE_NS = 100 * 1000 * 1000, MAX_OPEN_ACTIVATIONS = 3 };
 
 static tr_runner runner;
 static tr_topology *topology;
@@ -269,20 +269,24 @@ void tr_exec_waits_get(tr_exec_waits *out) {
     *out = waits;
 }
 
-/* Waits without the GIL, in slices. `wait` returns TR_OK when there is nothing left to wait for. Nobody waits for an executor that is
- * held: a test's hold ends here. */
-static tr_status wait_slices(tr_status (*wait)(void *arg), void *arg, bool (*done)(void *arg), int64_t *waited_ns) {
+/* Waits without the GIL, in slices. `wait` returns TR_OK when there is nothing left to wait for; it spins for spin_ns first, but in
+ * the first slice only: whoever has waited for one takes an executor's core for it. (A signal ends a slice early.) Nobody waits for an
+ * executor that is held: a test's hold ends here. */
+typedef tr_status wait_fn(void *arg, int64_t spin_ns);
+static tr_status wait_slices(wait_fn *wait, void *arg, bool (*done)(void *arg), int64_t *waited_ns) {
+    int64_t spin_ns = tr_options_get()->spin_us * 1000;
     if (TR_UNLIKELY(atomic_load_explicit(&runner.held, memory_order_relaxed))) // this side writes it
         tr_exec_hold(false);
     for (;;) {
         int64_t start = tr_now_ns();
         void *token = wait_host.release ? wait_host.release() : NULL;
-        tr_status status = wait(arg);
+        tr_status status = wait(arg, spin_ns);
         if (wait_host.acquire)
             wait_host.acquire(token);
         *waited_ns += tr_now_ns() - start;
         if (done(arg))
-            return status == TR_E_TIMEOUT ? wait(arg) : status; // it came just behind the slice
+            return status == TR_E_TIMEOUT ? wait(arg, 0) : status; // it came just behind the slice
+        spin_ns = 0;
         if (wait_host.check && !quiet)
             TR_TRY(wait_host.check());
     }
@@ -297,8 +301,8 @@ static bool has_room(const void *arg) {
 static bool room_done(void *arg) {
     return has_room(arg);
 }
-static tr_status room_slice(void *arg) {
-    return tr_event_wait(&runner.room, has_room, arg, 20000, WAIT_SLICE_NS);
+static tr_status room_slice(void *arg, int64_t spin_ns) {
+    return tr_event_wait(&runner.room, has_room, arg, spin_ns, WAIT_SLICE_NS);
 }
 
 static void publish(void) {
@@ -422,8 +426,8 @@ static tr_fetch *fetch_create(const tr_operand *t, uint32_t need, size_t bytes, 
 static bool future_done(void *arg) {
     return tr_future_is_done(arg);
 }
-static tr_status future_slice(void *arg) {
-    return tr_future_wait(arg, tr_options_get()->spin_us * 1000, WAIT_SLICE_NS);
+static tr_status future_slice(void *arg, int64_t spin_ns) {
+    return tr_future_wait(arg, spin_ns, WAIT_SLICE_NS);
 }
 
 tr_status tr_exec_fetch(const tr_operand *t, uint32_t need, void *dst, size_t bytes, void **data) {
@@ -480,8 +484,8 @@ static bool finished(const void *arg) {
 static bool finished_done(void *arg) {
     return finished(arg);
 }
-static tr_status finished_slice(void *arg) {
-    return tr_event_wait(&runner.room, finished, arg, tr_options_get()->spin_us * 1000, WAIT_SLICE_NS);
+static tr_status finished_slice(void *arg, int64_t spin_ns) {
+    return tr_event_wait(&runner.room, finished, arg, spin_ns, WAIT_SLICE_NS);
 }
 
 static tr_activation *begin(tr_plan *plan) {
