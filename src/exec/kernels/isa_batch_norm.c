@@ -49,158 +49,176 @@ static inline int64_t ahead_of(int64_t step) {
 #define STORED_double(x)   (x)
 #define STORED_bf16(x)     upper_half(x)
 
+/* Vectors of double that a cache line's elements fill, as far as registers go. */
+enum { LINE_double = 1, LINE_float = 2, LINE_bf16 = TR_ISA_LEVEL >= 4 ? 4 : 2 };
+#define EACH_OF_LINE _Pragma("GCC unroll 4") for (int l = 0; l < LINE; l++)
+
 static inline uint16_t upper_half(float f) {
     uint32_t u;
     memcpy(&u, &f, sizeof u);
     return (uint16_t) (u >> 16);
 }
 
-#define RUNS(E, S)                                                                                                          \
-    /* out where mask is positive; mask NULL: all */                                                                        \
-    static void mask_##E(S *to, const S *g, const S *mask, int64_t n) {                                                     \
-        if (!mask) {                                                                                                        \
-            if (to != g)                                                                                                    \
-                memcpy(to, g, (size_t) n * sizeof *g);                                                                      \
-            return;                                                                                                         \
-        }                                                                                                                   \
-        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) to[k] = VALUE_OF_##E(mask[k]) <= 0 ? 0 : g[k];                 \
-    }                                                                                                                       \
-    /* sum and sum of squares of x - m */                                                                                   \
-    static void moments_##E(const S *x, int64_t n, double m, double sums[2]) {                                              \
-        vD s0 = {0}, q0 = s0, s1 = s0, q1 = s0, d;                                                                          \
-        int64_t i = 0;                                                                                                      \
-        for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                          \
-            d = wide_##E(x + i) - m, s0 += d, q0 += d * d;                                                                  \
-            d = wide_##E(x + i + VN_D) - m, s1 += d, q1 += d * d;                                                           \
-        }                                                                                                                   \
-        for (; i < n; i++) {                                                                                                \
-            double e = VALUE_OF_##E(x[i]) - m;                                                                              \
-            sums[0] += e;                                                                                                   \
-            sums[1] += e * e;                                                                                               \
-        }                                                                                                                   \
-        sums[0] += lanes(s0 + s1);                                                                                          \
-        sums[1] += lanes(q0 + q1);                                                                                          \
-    }                                                                                                                       \
-    /* sum of g and of g * (x - m) */                                                                                       \
-    static void products_##E(const S *g, const S *mask, const S *x, int64_t n, double m, double sums[2]) {                  \
-        vD s0 = {0}, q0 = s0, s1 = s0, q1 = s0, v;                                                                          \
-        int64_t i = 0;                                                                                                      \
-        if (mask) {                                                                                                         \
-            for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                      \
-                v = masked_##E(g + i, mask + i), s0 += v, q0 += v * (wide_##E(x + i) - m);                                  \
-                v = masked_##E(g + i + VN_D, mask + i + VN_D), s1 += v, q1 += v * (wide_##E(x + i + VN_D) - m);             \
-            }                                                                                                               \
-        } else {                                                                                                            \
-            for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                      \
-                v = wide_##E(g + i), s0 += v, q0 += v * (wide_##E(x + i) - m);                                              \
-                v = wide_##E(g + i + VN_D), s1 += v, q1 += v * (wide_##E(x + i + VN_D) - m);                                \
-            }                                                                                                               \
-        }                                                                                                                   \
-        for (; i < n; i++) {                                                                                                \
-            double e = mask && VALUE_OF_##E(mask[i]) <= 0 ? 0 : VALUE_OF_##E(g[i]);                                         \
-            sums[0] += e;                                                                                                   \
-            sums[1] += e * (VALUE_OF_##E(x[i]) - m);                                                                        \
-        }                                                                                                                   \
-        sums[0] += lanes(s0 + s1);                                                                                          \
-        sums[1] += lanes(q0 + q1);                                                                                          \
-    }                                                                                                                       \
-    /* The same per column, over `rows` (at most 4) rows that are `step` apart. Visits come as short runs of several rows, from  \
-     * which the processor doesn't see what is next: it is told. */                                                         \
-    static void column_moments_##E(const S *x, int64_t step, int64_t rows, int64_t n, const double *m, double *s,           \
-                                   double *q) {                                                                             \
-        int64_t i = 0, ahead = ahead_of(step);                                                                              \
-        for (; rows == 4 && i + VN_D <= n; i += VN_D) {                                                                     \
-            vD c = wide_double(m + i), a = wide_double(s + i), b = wide_double(q + i), d;                                   \
-            for (int r = 0; r < 4; r++)                                                                                     \
-                __builtin_prefetch(x + r * step + i + ahead);                                                               \
-            d = wide_##E(x + i) - c, a += d, b += d * d;                                                                    \
-            d = wide_##E(x + step + i) - c, a += d, b += d * d;                                                             \
-            d = wide_##E(x + 2 * step + i) - c, a += d, b += d * d;                                                         \
-            d = wide_##E(x + 3 * step + i) - c, a += d, b += d * d;                                                         \
-            memcpy(s + i, &a, sizeof a);                                                                                    \
-            memcpy(q + i, &b, sizeof b);                                                                                    \
-        }                                                                                                                   \
-        for (int64_t r = 0; r < rows; r++)                                                                                  \
-            for (int64_t k = i; k < n; k++) {                                                                               \
-                double d = VALUE_OF_##E(x[r * step + k]) - m[k];                                                            \
-                s[k] += d;                                                                                                  \
-                q[k] += d * d;                                                                                              \
-            }                                                                                                               \
-    }                                                                                                                       \
-    ALWAYS void column_products_##E(const S *g, const S *mask, const S *x, int64_t step, int64_t rows, int64_t n,           \
-                                    const double *m, double *s, double *q) {                                                \
-        int64_t i = 0, ahead = ahead_of(step);                                                                              \
-        for (; rows == 4 && i + VN_D <= n; i += VN_D) {                                                                     \
-            vD c = wide_double(m + i), a = wide_double(s + i), b = wide_double(q + i);                                      \
-            for (int64_t at = i; at < 4 * step; at += step) {                                                               \
-                vD v = mask ? masked_##E(g + at, mask + at) : wide_##E(g + at);                                             \
-                __builtin_prefetch(g + at + ahead);                                                                         \
-                __builtin_prefetch(x + at + ahead);                                                                         \
-                if (mask)                                                                                                   \
-                    __builtin_prefetch(mask + at + ahead);                                                                  \
-                a += v, b += v * (wide_##E(x + at) - c);                                                                    \
-            }                                                                                                               \
-            memcpy(s + i, &a, sizeof a);                                                                                    \
-            memcpy(q + i, &b, sizeof b);                                                                                    \
-        }                                                                                                                   \
-        for (int64_t r = 0; r < rows; r++)                                                                                  \
-            for (int64_t k = i; k < n; k++) {                                                                               \
-                int64_t at = r * step + k;                                                                                  \
-                double v = mask && VALUE_OF_##E(mask[at]) <= 0 ? 0 : VALUE_OF_##E(g[at]);                                   \
-                s[k] += v;                                                                                                  \
-                q[k] += v * (VALUE_OF_##E(x[at]) - m[k]);                                                                   \
-            }                                                                                                               \
+#define RUNS(E, S)                                                                                                              \
+    /* out where mask is positive; mask NULL: all */                                                                            \
+    static void mask_##E(S *to, const S *g, const S *mask, int64_t n) {                                                         \
+        if (!mask) {                                                                                                            \
+            if (to != g)                                                                                                        \
+                memcpy(to, g, (size_t) n * sizeof *g);                                                                          \
+            return;                                                                                                             \
+        }                                                                                                                       \
+        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) to[k] = VALUE_OF_##E(mask[k]) <= 0 ? 0 : g[k];                     \
+    }                                                                                                                           \
+    /* sum and sum of squares of x - m */                                                                                       \
+    static void moments_##E(const S *x, int64_t n, double m, double sums[2]) {                                                  \
+        vD s0 = {0}, q0 = s0, s1 = s0, q1 = s0, d;                                                                              \
+        int64_t i = 0;                                                                                                          \
+        for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                              \
+            d = wide_##E(x + i) - m, s0 += d, q0 = wide_fma(d, d, q0);                                                          \
+            d = wide_##E(x + i + VN_D) - m, s1 += d, q1 = wide_fma(d, d, q1);                                                   \
+        }                                                                                                                       \
+        for (; i < n; i++) {                                                                                                    \
+            double e = VALUE_OF_##E(x[i]) - m;                                                                                  \
+            sums[0] += e;                                                                                                       \
+            sums[1] = double_fma(e, e, sums[1]);                                                                                \
+        }                                                                                                                       \
+        sums[0] += lanes(s0 + s1);                                                                                              \
+        sums[1] += lanes(q0 + q1);                                                                                              \
+    }                                                                                                                           \
+    /* sum of g and of g * (x - m) */                                                                                           \
+    static void products_##E(const S *g, const S *mask, const S *x, int64_t n, double m, double sums[2]) {                      \
+        vD s0 = {0}, q0 = s0, s1 = s0, q1 = s0, v;                                                                              \
+        int64_t i = 0;                                                                                                          \
+        if (mask) {                                                                                                             \
+            for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                          \
+                v = masked_##E(g + i, mask + i), s0 += v, q0 = wide_fma(v, wide_##E(x + i) - m, q0);                            \
+                v = masked_##E(g + i + VN_D, mask + i + VN_D), s1 += v, q1 = wide_fma(v, wide_##E(x + i + VN_D) - m, q1);       \
+            }                                                                                                                   \
+        } else {                                                                                                                \
+            for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                          \
+                v = wide_##E(g + i), s0 += v, q0 = wide_fma(v, wide_##E(x + i) - m, q0);                                        \
+                v = wide_##E(g + i + VN_D), s1 += v, q1 = wide_fma(v, wide_##E(x + i + VN_D) - m, q1);                          \
+            }                                                                                                                   \
+        }                                                                                                                       \
+        for (; i < n; i++) {                                                                                                    \
+            double e = mask && VALUE_OF_##E(mask[i]) <= 0 ? 0 : VALUE_OF_##E(g[i]);                                             \
+            sums[0] += e;                                                                                                       \
+            sums[1] = double_fma(e, VALUE_OF_##E(x[i]) - m, sums[1]);                                                           \
+        }                                                                                                                       \
+        sums[0] += lanes(s0 + s1);                                                                                              \
+        sums[1] += lanes(q0 + q1);                                                                                              \
+    }                                                                                                                           \
+    /* The same per column, over `rows` (at most 4) rows that are `step` apart. Visits come as short runs of several rows, from \
+     * which the processor doesn't see what is next: it is told, once for each run of LINE vectors. */                          \
+    static void column_moments_##E(const S *x, int64_t step, int64_t rows, int64_t n, const double *m, double *s,               \
+                                   double *q) {                                                                                 \
+        enum { LINE = LINE_##E, N = LINE * VN_D };                                                                              \
+        int64_t i = 0, ahead = ahead_of(step);                                                                                  \
+        for (; rows == 4 && i + N <= n; i += N) {                                                                               \
+            vD c[LINE], a[LINE], b[LINE];                                                                                       \
+            EACH_OF_LINE c[l] = wide_double(m + i + l * VN_D), a[l] = wide_double(s + i + l * VN_D),                            \
+                         b[l] = wide_double(q + i + l * VN_D);                                                                  \
+            _Pragma("GCC unroll 4") for (int64_t at = i, r = 0; r < 4; r++, at += step) {                                       \
+                __builtin_prefetch(x + at + ahead);                                                                             \
+                EACH_OF_LINE {                                                                                                  \
+                    vD d = wide_##E(x + at + l * VN_D) - c[l];                                                                  \
+                    a[l] += d, b[l] = wide_fma(d, d, b[l]);                                                                     \
+                }                                                                                                               \
+            }                                                                                                                   \
+            EACH_OF_LINE {                                                                                                      \
+                memcpy(s + i + l * VN_D, &a[l], sizeof a[l]);                                                                   \
+                memcpy(q + i + l * VN_D, &b[l], sizeof b[l]);                                                                   \
+            }                                                                                                                   \
+        }                                                                                                                       \
+        for (int64_t r = 0; r < rows; r++)                                                                                      \
+            for (int64_t k = i; k < n; k++) {                                                                                   \
+                double d = VALUE_OF_##E(x[r * step + k]) - m[k];                                                                \
+                s[k] += d;                                                                                                      \
+                q[k] = double_fma(d, d, q[k]);                                                                                  \
+            }                                                                                                                   \
+    }                                                                                                                           \
+    ALWAYS void column_products_##E(const S *g, const S *mask, const S *x, int64_t step, int64_t rows, int64_t n,               \
+                                    const double *m, double *s, double *q) {                                                    \
+        enum { LINE = LINE_##E, N = LINE * VN_D };                                                                              \
+        int64_t i = 0, ahead = ahead_of(step);                                                                                  \
+        for (; rows == 4 && i + N <= n; i += N) {                                                                               \
+            vD c[LINE], a[LINE], b[LINE];                                                                                       \
+            EACH_OF_LINE c[l] = wide_double(m + i + l * VN_D), a[l] = wide_double(s + i + l * VN_D),                            \
+                         b[l] = wide_double(q + i + l * VN_D);                                                                  \
+            _Pragma("GCC unroll 4") for (int64_t at = i, r = 0; r < 4; r++, at += step) {                                       \
+                __builtin_prefetch(g + at + ahead);                                                                             \
+                __builtin_prefetch(x + at + ahead);                                                                             \
+                if (mask)                                                                                                       \
+                    __builtin_prefetch(mask + at + ahead);                                                                      \
+                EACH_OF_LINE {                                                                                                  \
+                    int64_t k = at + l * VN_D;                                                                                  \
+                    vD v = mask ? masked_##E(g + k, mask + k) : wide_##E(g + k);                                                \
+                    a[l] += v, b[l] = wide_fma(v, wide_##E(x + k) - c[l], b[l]);                                                \
+                }                                                                                                               \
+            }                                                                                                                   \
+            EACH_OF_LINE {                                                                                                      \
+                memcpy(s + i + l * VN_D, &a[l], sizeof a[l]);                                                                   \
+                memcpy(q + i + l * VN_D, &b[l], sizeof b[l]);                                                                   \
+            }                                                                                                                   \
+        }                                                                                                                       \
+        for (int64_t r = 0; r < rows; r++)                                                                                      \
+            for (int64_t k = i; k < n; k++) {                                                                                   \
+                int64_t at = r * step + k;                                                                                      \
+                double v = mask && VALUE_OF_##E(mask[at]) <= 0 ? 0 : VALUE_OF_##E(g[at]);                                       \
+                s[k] += v;                                                                                                      \
+                q[k] = double_fma(v, VALUE_OF_##E(x[at]) - m[k], q[k]);                                                         \
+            }                                                                                                                   \
     }
 RUNS(float, float)
 RUNS(double, double)
 RUNS(bf16, uint16_t)
 
 /* The elementwise halves. AT(v) is v of the channel: the value for planes, v[k] for rows. */
-#define APPLY(E, S, T, form, P, AT)                                                                                         \
+#define APPLY(E, S, T, form, P, AT)                                                                                           \
     ALWAYS void affine_##form##_##E(S *y, const S *x, const S *o, int64_t n, const T P a, const T P b, bool add, bool relu) { \
-        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {                                                              \
-            T v = ROUND_##E(VALUE_OF_##E(x[k]) * AT(a) + AT(b));                                                            \
-            if (add)                                                                                                        \
-                v = ROUND_##E(v + VALUE_OF_##E(o[k]));                                                                      \
-            if (relu)                                                                                                       \
-                v = v < 0 ? 0 : v;                                                                                          \
-            y[k] = STORED_##E(v);                                                                                           \
-        }                                                                                                                   \
-    }                                                                                                                       \
-    static void forward_##form##_##E(unsigned flags, S *y, const S *x, const S *o, int64_t n, const T P a, const T P b) {   \
-        switch (flags & (TR_NORM_ADD | TR_NORM_RELU)) {                                                                     \
-            case 0:                                                                                                         \
-                affine_##form##_##E(y, x, o, n, a, b, false, false);                                                        \
-                break;                                                                                                      \
-            case TR_NORM_RELU:                                                                                              \
-                affine_##form##_##E(y, x, o, n, a, b, false, true);                                                         \
-                break;                                                                                                      \
-            case TR_NORM_ADD:                                                                                               \
-                affine_##form##_##E(y, x, o, n, a, b, true, false);                                                         \
-                break;                                                                                                      \
-            default:                                                                                                        \
-                affine_##form##_##E(y, x, o, n, a, b, true, true);                                                          \
-        }                                                                                                                   \
-    }                                                                                                                       \
-    ALWAYS void gradient_##form##_##E(S *y, const S *g, const S *mask, const S *x, int64_t n, const T P m, const T P mean,  \
-                                      const T P k2, const T P scale, bool masked) {                                         \
-        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {                                                              \
-            T v = VALUE_OF_##E(g[k]);                                                                                       \
-            if (masked)                                                                                                     \
-                v = VALUE_OF_##E(mask[k]) <= 0 ? 0 : v;                                                                     \
-            y[k] = STORED_##E(ROUND_##E((v - AT(mean) - (VALUE_OF_##E(x[k]) - AT(m)) * AT(k2)) * AT(scale)));               \
-        }                                                                                                                   \
-    }                                                                                                                       \
-    static void backward_##form##_##E(bool training, S *y, const S *g, const S *mask, const S *x, int64_t n, const T P m,   \
-                                      const T P mean, const T P k2, const T P scale) {                                      \
-        if (!training) {                                                                                                    \
-            _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) y[k] = STORED_##E(                                         \
-                ROUND_##E((mask && VALUE_OF_##E(mask[k]) <= 0 ? 0 : VALUE_OF_##E(g[k])) * AT(scale)));                      \
-        } else if (mask) {                                                                                                  \
-            gradient_##form##_##E(y, g, mask, x, n, m, mean, k2, scale, true);                                              \
-        } else {                                                                                                            \
-            gradient_##form##_##E(y, g, mask, x, n, m, mean, k2, scale, false);                                             \
-        }                                                                                                                   \
+        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {                                                                \
+            T v = ROUND_##E(VALUE_OF_##E(x[k]) * AT(a) + AT(b));                                                              \
+            if (add)                                                                                                          \
+                v = ROUND_##E(v + VALUE_OF_##E(o[k]));                                                                        \
+            if (relu)                                                                                                         \
+                v = v < 0 ? 0 : v;                                                                                            \
+            y[k] = STORED_##E(v);                                                                                             \
+        }                                                                                                                     \
+    }                                                                                                                         \
+    static void forward_##form##_##E(unsigned flags, S *y, const S *x, const S *o, int64_t n, const T P a, const T P b) {     \
+        switch (flags & (TR_NORM_ADD | TR_NORM_RELU)) {                                                                       \
+            case 0:                                                                                                           \
+                affine_##form##_##E(y, x, o, n, a, b, false, false);                                                          \
+                break;                                                                                                        \
+            case TR_NORM_RELU:                                                                                                \
+                affine_##form##_##E(y, x, o, n, a, b, false, true);                                                           \
+                break;                                                                                                        \
+            case TR_NORM_ADD:                                                                                                 \
+                affine_##form##_##E(y, x, o, n, a, b, true, false);                                                           \
+                break;                                                                                                        \
+            default:                                                                                                          \
+                affine_##form##_##E(y, x, o, n, a, b, true, true);                                                            \
+        }                                                                                                                     \
+    }                                                                                                                         \
+    ALWAYS void gradient_##form##_##E(S *y, const S *g, const S *mask, const S *x, int64_t n, const T P m, const T P mean,    \
+                                      const T P k2, const T P scale, bool masked) {                                           \
+        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) {                                                                \
+            T v = VALUE_OF_##E(g[k]);                                                                                         \
+            if (masked)                                                                                                       \
+                v = VALUE_OF_##E(mask[k]) <= 0 ? 0 : v;                                                                       \
+            y[k] = STORED_##E(ROUND_##E((v - AT(mean) - (VALUE_OF_##E(x[k]) - AT(m)) * AT(k2)) * AT(scale)));                 \
+        }                                                                                                                     \
+    }                                                                                                                         \
+    static void backward_##form##_##E(bool training, S *y, const S *g, const S *mask, const S *x, int64_t n, const T P m,     \
+                                      const T P mean, const T P k2, const T P scale) {                                        \
+        if (!training) {                                                                                                      \
+            _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) y[k] = STORED_##E(                                           \
+                ROUND_##E((mask && VALUE_OF_##E(mask[k]) <= 0 ? 0 : VALUE_OF_##E(g[k])) * AT(scale)));                        \
+        } else if (mask) {                                                                                                    \
+            gradient_##form##_##E(y, g, mask, x, n, m, mean, k2, scale, true);                                                \
+        } else {                                                                                                              \
+            gradient_##form##_##E(y, g, mask, x, n, m, mean, k2, scale, false);                                               \
+        }                                                                                                                     \
     }
 #define VALUE(v) (v)
 #define ENTRY(v) ((v)[k])
@@ -211,6 +229,99 @@ APPLY(bf16, uint16_t, float, plane, NOTHING, VALUE)
 APPLY(float, float, float, row, *, ENTRY)
 APPLY(double, double, double, row, *, ENTRY)
 APPLY(bf16, uint16_t, float, row, *, ENTRY)
+
+/* ------------------------------------------------------------------------------------------ rows, rounded by the processor
+ *
+ * bfloat16 by AVX512-BF16's conversion, which takes denormals for zero and keeps NaNs' bits. The loops give back how many elements
+ * they have done: they stop where such a number comes, and before the last that don't fill a vector. */
+#if TR_ISA_LEVEL >= 4
+enum { ODD = 0xa1 /* of _mm512_fpclass_ps_mask: denormals, NaNs of both kinds */ };
+#define EACH_HALF _Pragma("GCC unroll 2") for (int h = 0; h < 2; h++)
+
+/* As affine_row_bf16. */
+ALWAYS PAIRS int64_t fast_affine(uint16_t *y, const uint16_t *x, const uint16_t *o, int64_t n, const float *a, const float *b,
+                                 bool add, bool relu) {
+    int64_t k = 0;
+    for (; k + 2 * VN_F <= n; k += 2 * VN_F) {
+        vF v[2];
+        __mmask16 odd = 0;
+        EACH_HALF {
+            int64_t at = k + h * VN_F;
+            v[h] = load_bf16(x + at) * load_float(a + at) + load_float(b + at);
+            odd |= _mm512_fpclass_ps_mask((__m512) v[h], ODD);
+        }
+        if (add) {
+            uint16_t rounded[2 * VN_F];
+            vF both = narrow_pairs(v[0], v[1]);
+            memcpy(rounded, &both, sizeof both);
+            EACH_HALF {
+                v[h] = load_bf16(rounded + h * VN_F) + load_bf16(o + k + h * VN_F);
+                odd |= _mm512_fpclass_ps_mask((__m512) v[h], ODD);
+            }
+        }
+        if (odd)
+            break;
+        if (relu) // of two zeros the second; so does v < 0 ? 0 : v
+            EACH_HALF v[h] = (vF) _mm512_max_ps(_mm512_setzero_ps(), (__m512) v[h]);
+        vF both = narrow_pairs(v[0], v[1]);
+        memcpy(y + k, &both, sizeof both);
+    }
+    return k;
+}
+
+/* As gradient_row_bf16. */
+ALWAYS PAIRS int64_t fast_gradient(uint16_t *y, const uint16_t *g, const uint16_t *mask, const uint16_t *x, int64_t n,
+                                   const float *m, const float *mean, const float *k2, const float *scale, bool masked) {
+    int64_t k = 0;
+    for (; k + 2 * VN_F <= n; k += 2 * VN_F) {
+        vF v[2];
+        __mmask16 odd = 0;
+        EACH_HALF {
+            int64_t at = k + h * VN_F;
+            v[h] = load_bf16(g + at);
+            if (masked)
+                v[h] = vF_select(load_bf16(mask + at) <= 0, (vF){0}, v[h]);
+            v[h] = (v[h] - load_float(mean + at) - (load_bf16(x + at) - load_float(m + at)) * load_float(k2 + at)) *
+                   load_float(scale + at);
+            odd |= _mm512_fpclass_ps_mask((__m512) v[h], ODD);
+        }
+        if (odd)
+            break;
+        vF both = narrow_pairs(v[0], v[1]);
+        memcpy(y + k, &both, sizeof both);
+    }
+    return k;
+}
+
+static PAIRS int64_t fast_forward_pairs(unsigned flags, uint16_t *y, const uint16_t *x, const uint16_t *o, int64_t n,
+                                        const float *a, const float *b) {
+    switch (flags & (TR_NORM_ADD | TR_NORM_RELU)) {
+        case 0:
+            return fast_affine(y, x, o, n, a, b, false, false);
+        case TR_NORM_RELU:
+            return fast_affine(y, x, o, n, a, b, false, true);
+        case TR_NORM_ADD:
+            return fast_affine(y, x, o, n, a, b, true, false);
+        default:
+            return fast_affine(y, x, o, n, a, b, true, true);
+    }
+}
+static PAIRS int64_t fast_backward_pairs(uint16_t *y, const uint16_t *g, const uint16_t *mask, const uint16_t *x, int64_t n,
+                                         const float *m, const float *mean, const float *k2, const float *scale) {
+    if (mask)
+        return fast_gradient(y, g, mask, x, n, m, mean, k2, scale, true);
+    return fast_gradient(y, g, NULL, x, n, m, mean, k2, scale, false);
+}
+#define fast_forward_bf16(...)                (has_pairs() ? fast_forward_pairs(__VA_ARGS__) : 0)
+#define fast_backward_bf16(training, ...)     (training && has_pairs() ? fast_backward_pairs(__VA_ARGS__) : 0)
+#else
+#define fast_forward_bf16(...)  0
+#define fast_backward_bf16(...) 0
+#endif
+#define fast_forward_float(...)   0
+#define fast_forward_double(...)  0
+#define fast_backward_float(...)  0
+#define fast_backward_double(...) 0
 
 /* ------------------------------------------------------------------------------------------ a channel's numbers */
 
@@ -244,46 +355,46 @@ static void gradient_of(const job *j, int64_t c, double sum, double product, dou
 
 /* ------------------------------------------------------------------------------------------ planes */
 
-#define PLANES(E, S, T)                                                                                                     \
-    static void forward_planes_##E(void *env, int64_t begin, int64_t end, int thread) {                                     \
-        const job *j = env;                                                                                                 \
-        for (int64_t c = begin; c < end; c++) {                                                                             \
-            const S *x = (const S *) j->x + c * j->s, *o = (const S *) j->other + (j->other ? c * j->s : 0);                \
-            S *y = (S *) j->y + c * j->s;                                                                                   \
-            int64_t step = j->c * j->s;                                                                                     \
-            double sums[2] = {0}, a, b, first = VALUE_OF_##E(x[0]);                                                         \
-            for (int64_t i = 0; j->training && i < j->n; i++)                                                               \
-                moments_##E(x + i * step, j->s, first, sums);                                                               \
-            if (j->training)                                                                                                \
-                set_statistics(j, c, first, sums[0], sums[1]);                                                              \
-            affine_of(j, c, &a, &b);                                                                                        \
-            for (int64_t i = 0; i < j->n; i++)                                                                              \
-                forward_plane_##E(j->flags, y + i * step, x + i * step, j->other ? o + i * step : NULL, j->s, (T) a, (T) b);\
-        }                                                                                                                   \
-    }                                                                                                                       \
-    static void backward_planes_##E(void *env, int64_t begin, int64_t end, int thread) {                                    \
-        const job *j = env;                                                                                                 \
-        int64_t step = j->c * j->s;                                                                                         \
-        for (int64_t c = begin; c < end; c++) {                                                                             \
-            double sums[2] = {0}, mean, k2, scale, m = j->mean[c];                                                          \
-            for (int64_t i = 0; i < j->n; i++) {                                                                            \
-                int64_t at = i * step + c * j->s;                                                                           \
-                const S *g = (const S *) j->g + at, *mask = j->out ? (const S *) j->out + at : NULL;                        \
-                if (j->dg) {                                                                                                \
-                    mask_##E((S *) j->dg + at, g, mask, j->s);                                                              \
-                    g = (const S *) j->dg + at;                                                                             \
-                    mask = NULL;                                                                                            \
-                }                                                                                                           \
-                products_##E(g, mask, (const S *) j->x + at, j->s, m, sums);                                                \
-            }                                                                                                               \
-            gradient_of(j, c, sums[0], sums[1], &mean, &k2, &scale);                                                        \
-            for (int64_t i = 0; i < j->n; i++) {                                                                            \
-                int64_t at = i * step + c * j->s;                                                                           \
-                backward_plane_##E(j->training, (S *) j->y + at, (const S *) (j->dg ? j->dg : j->g) + at,                   \
-                                   j->out && !j->dg ? (const S *) j->out + at : NULL, (const S *) j->x + at,                \
-                                   j->s, (T) m, (T) mean, (T) k2, (T) scale);                                               \
-            }                                                                                                               \
-        }                                                                                                                   \
+#define PLANES(E, S, T)                                                                                                      \
+    static void forward_planes_##E(void *env, int64_t begin, int64_t end, int thread) {                                      \
+        const job *j = env;                                                                                                  \
+        for (int64_t c = begin; c < end; c++) {                                                                              \
+            const S *x = (const S *) j->x + c * j->s, *o = (const S *) j->other + (j->other ? c * j->s : 0);                 \
+            S *y = (S *) j->y + c * j->s;                                                                                    \
+            int64_t step = j->c * j->s;                                                                                      \
+            double sums[2] = {0}, a, b, first = VALUE_OF_##E(x[0]);                                                          \
+            for (int64_t i = 0; j->training && i < j->n; i++)                                                                \
+                moments_##E(x + i * step, j->s, first, sums);                                                                \
+            if (j->training)                                                                                                 \
+                set_statistics(j, c, first, sums[0], sums[1]);                                                               \
+            affine_of(j, c, &a, &b);                                                                                         \
+            for (int64_t i = 0; i < j->n; i++)                                                                               \
+                forward_plane_##E(j->flags, y + i * step, x + i * step, j->other ? o + i * step : NULL, j->s, (T) a, (T) b); \
+        }                                                                                                                    \
+    }                                                                                                                        \
+    static void backward_planes_##E(void *env, int64_t begin, int64_t end, int thread) {                                     \
+        const job *j = env;                                                                                                  \
+        int64_t step = j->c * j->s;                                                                                          \
+        for (int64_t c = begin; c < end; c++) {                                                                              \
+            double sums[2] = {0}, mean, k2, scale, m = j->mean[c];                                                           \
+            for (int64_t i = 0; i < j->n; i++) {                                                                             \
+                int64_t at = i * step + c * j->s;                                                                            \
+                const S *g = (const S *) j->g + at, *mask = j->out ? (const S *) j->out + at : NULL;                         \
+                if (j->dg) {                                                                                                 \
+                    mask_##E((S *) j->dg + at, g, mask, j->s);                                                               \
+                    g = (const S *) j->dg + at;                                                                              \
+                    mask = NULL;                                                                                             \
+                }                                                                                                            \
+                products_##E(g, mask, (const S *) j->x + at, j->s, m, sums);                                                 \
+            }                                                                                                                \
+            gradient_of(j, c, sums[0], sums[1], &mean, &k2, &scale);                                                         \
+            for (int64_t i = 0; i < j->n; i++) {                                                                             \
+                int64_t at = i * step + c * j->s;                                                                            \
+                backward_plane_##E(j->training, (S *) j->y + at, (const S *) (j->dg ? j->dg : j->g) + at,                    \
+                                   j->out && !j->dg ? (const S *) j->out + at : NULL, (const S *) j->x + at,                 \
+                                   j->s, (T) m, (T) mean, (T) k2, (T) scale);                                                \
+            }                                                                                                                \
+        }                                                                                                                    \
     }
 PLANES(float, float, float)
 PLANES(double, double, double)
@@ -291,79 +402,84 @@ PLANES(bf16, uint16_t, float)
 
 /* ------------------------------------------------------------------------------------------ rows */
 
-#define ROWS(E, S, T)                                                                                           \
-    static void row_sums_##E(void *env, int64_t begin, int64_t end, int thread) {                               \
-        const job *j = env;                                                                                     \
-        int64_t all = j->n * j->s, step = j->c;                                                                 \
-        for (int64_t chunk = begin; chunk < end; chunk++) {                                                     \
-            double *s = j->sums + 2 * j->c * chunk, *q = s + j->c;                                              \
-            int64_t last = tr__min(all, (chunk + 1) * j->chunk);                                                \
-            memset(s, 0, (size_t) (2 * j->c) * sizeof *s);                                                      \
-            for (int64_t col = 0; col < j->c; col += PIECE)                                                     \
-                for (int64_t r = chunk * j->chunk; r < last; r += 4) {                                          \
-                    int64_t at = r * step + col, rows = tr__min(4, last - r), n = tr__min(PIECE, j->c - col);   \
-                    const S *x = (const S *) j->x + at, *g = (const S *) j->g + (j->g ? at : 0);                \
-                    const S *mask = j->out ? (const S *) j->out + at : NULL;                                    \
-                    if (j->dg) {                                                                                \
-                        S *dg = (S *) j->dg + at;                                                               \
-                        for (int64_t k = 0; k < rows; k++)                                                      \
-                            mask_##E(dg + k * step, g + k * step, mask ? mask + k * step : NULL, n);            \
-                        g = dg;                                                                                 \
-                        mask = NULL;                                                                            \
-                    }                                                                                           \
-                    if (!j->g)                                                                                  \
-                        column_moments_##E(x, step, rows, n, j->m + col, s + col, q + col);                     \
-                    else if (mask)                                                                              \
-                        column_products_##E(g, mask, x, step, rows, n, j->m + col, s + col, q + col);           \
-                    else                                                                                        \
-                        column_products_##E(g, NULL, x, step, rows, n, j->m + col, s + col, q + col);           \
-                }                                                                                               \
-        }                                                                                                       \
-    }                                                                                                           \
-    static void row_forward_##E(void *env, int64_t begin, int64_t end, int thread) {                            \
-        const job *j = env;                                                                                     \
-        const T *a = j->coef, *b = a + j->c;                                                                    \
-        for (int64_t i = begin; i < end; i++) {                                                                 \
-            int64_t at = i * j->c;                                                                              \
-            forward_row_##E(j->flags, (S *) j->y + at, (const S *) j->x + at,                                   \
-                            j->other ? (const S *) j->other + at : NULL, j->c, a, b);                           \
-        }                                                                                                       \
-    }                                                                                                           \
-    static void row_backward_##E(void *env, int64_t begin, int64_t end, int thread) {                           \
-        const job *j = env;                                                                                     \
-        const T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                          \
-        for (int64_t i = begin; i < end; i++) {                                                                 \
-            int64_t at = i * j->c;                                                                              \
-            backward_row_##E(j->training, (S *) j->y + at, (const S *) (j->dg ? j->dg : j->g) + at,             \
-                             j->out && !j->dg ? (const S *) j->out + at : NULL, (const S *) j->x + at, j->c, m, \
-                             mean, k2, scale);                                                                  \
-        }                                                                                                       \
-    }                                                                                                           \
-    static void set_forward_##E(const job *j) {                                                                 \
-        T *a = j->coef, *b = a + j->c;                                                                          \
-        for (int64_t c = 0; c < j->c; c++) {                                                                    \
-            double p, q;                                                                                        \
-            if (j->training)                                                                                    \
-                set_statistics(j, c, j->m[c], j->sums[c], j->sums[j->c + c]);                                   \
-            affine_of(j, c, &p, &q);                                                                            \
-            a[c] = (T) p;                                                                                       \
-            b[c] = (T) q;                                                                                       \
-        }                                                                                                       \
-    }                                                                                                           \
-    static void set_backward_##E(const job *j) {                                                                \
-        T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                                \
-        for (int64_t c = 0; c < j->c; c++) {                                                                    \
-            double p, q, r;                                                                                     \
-            gradient_of(j, c, j->sums[c], j->sums[j->c + c], &p, &q, &r);                                       \
-            m[c] = (T) j->mean[c];                                                                              \
-            mean[c] = (T) p;                                                                                    \
-            k2[c] = (T) q;                                                                                      \
-            scale[c] = (T) r;                                                                                   \
-        }                                                                                                       \
-    }                                                                                                           \
-    static void first_row_##E(const job *j) {                                                                   \
-        for (int64_t c = 0; c < j->c; c++)                                                                      \
-            j->m[c] = VALUE_OF_##E(((const S *) j->x)[c]);                                                      \
+#define ROWS(E, S, T)                                                                                         \
+    static void row_sums_##E(void *env, int64_t begin, int64_t end, int thread) {                             \
+        const job *j = env;                                                                                   \
+        int64_t all = j->n * j->s, step = j->c;                                                               \
+        for (int64_t chunk = begin; chunk < end; chunk++) {                                                   \
+            double *s = j->sums + 2 * j->c * chunk, *q = s + j->c;                                            \
+            int64_t last = tr__min(all, (chunk + 1) * j->chunk);                                              \
+            memset(s, 0, (size_t) (2 * j->c) * sizeof *s);                                                    \
+            for (int64_t col = 0; col < j->c; col += PIECE)                                                   \
+                for (int64_t r = chunk * j->chunk; r < last; r += 4) {                                        \
+                    int64_t at = r * step + col, rows = tr__min(4, last - r), n = tr__min(PIECE, j->c - col); \
+                    const S *x = (const S *) j->x + at, *g = (const S *) j->g + (j->g ? at : 0);              \
+                    const S *mask = j->out ? (const S *) j->out + at : NULL;                                  \
+                    if (j->dg) {                                                                              \
+                        S *dg = (S *) j->dg + at;                                                             \
+                        for (int64_t k = 0; k < rows; k++)                                                    \
+                            mask_##E(dg + k * step, g + k * step, mask ? mask + k * step : NULL, n);          \
+                        g = dg;                                                                               \
+                        mask = NULL;                                                                          \
+                    }                                                                                         \
+                    if (!j->g)                                                                                \
+                        column_moments_##E(x, step, rows, n, j->m + col, s + col, q + col);                   \
+                    else if (mask)                                                                            \
+                        column_products_##E(g, mask, x, step, rows, n, j->m + col, s + col, q + col);         \
+                    else                                                                                      \
+                        column_products_##E(g, NULL, x, step, rows, n, j->m + col, s + col, q + col);         \
+                }                                                                                             \
+        }                                                                                                     \
+    }                                                                                                         \
+    static void row_forward_##E(void *env, int64_t begin, int64_t end, int thread) {                          \
+        const job *j = env;                                                                                   \
+        const T *a = j->coef, *b = a + j->c;                                                                  \
+        for (int64_t i = begin; i < end; i++) {                                                               \
+            int64_t at = i * j->c;                                                                            \
+            S *y = (S *) j->y + at;                                                                           \
+            const S *x = (const S *) j->x + at, *o = j->other ? (const S *) j->other + at : NULL;             \
+            int64_t k = fast_forward_##E(j->flags, y, x, o, j->c, a, b);                                      \
+            forward_row_##E(j->flags, y + k, x + k, o ? o + k : NULL, j->c - k, a + k, b + k);                \
+        }                                                                                                     \
+    }                                                                                                         \
+    static void row_backward_##E(void *env, int64_t begin, int64_t end, int thread) {                         \
+        const job *j = env;                                                                                   \
+        const T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                        \
+        for (int64_t i = begin; i < end; i++) {                                                               \
+            int64_t at = i * j->c;                                                                            \
+            S *y = (S *) j->y + at;                                                                           \
+            const S *g = (const S *) (j->dg ? j->dg : j->g) + at, *x = (const S *) j->x + at;                 \
+            const S *mask = j->out && !j->dg ? (const S *) j->out + at : NULL;                                \
+            int64_t k = fast_backward_##E(j->training, y, g, mask, x, j->c, m, mean, k2, scale);              \
+            backward_row_##E(j->training, y + k, g + k, mask ? mask + k : NULL, x + k, j->c - k, m + k,       \
+                             mean + k, k2 + k, scale + k);                                                    \
+        }                                                                                                     \
+    }                                                                                                         \
+    static void set_forward_##E(const job *j) {                                                               \
+        T *a = j->coef, *b = a + j->c;                                                                        \
+        for (int64_t c = 0; c < j->c; c++) {                                                                  \
+            double p, q;                                                                                      \
+            if (j->training)                                                                                  \
+                set_statistics(j, c, j->m[c], j->sums[c], j->sums[j->c + c]);                                 \
+            affine_of(j, c, &p, &q);                                                                          \
+            a[c] = (T) p;                                                                                     \
+            b[c] = (T) q;                                                                                     \
+        }                                                                                                     \
+    }                                                                                                         \
+    static void set_backward_##E(const job *j) {                                                              \
+        T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                              \
+        for (int64_t c = 0; c < j->c; c++) {                                                                  \
+            double p, q, r;                                                                                   \
+            gradient_of(j, c, j->sums[c], j->sums[j->c + c], &p, &q, &r);                                     \
+            m[c] = (T) j->mean[c];                                                                            \
+            mean[c] = (T) p;                                                                                  \
+            k2[c] = (T) q;                                                                                    \
+            scale[c] = (T) r;                                                                                 \
+        }                                                                                                     \
+    }                                                                                                         \
+    static void first_row_##E(const job *j) {                                                                 \
+        for (int64_t c = 0; c < j->c; c++)                                                                    \
+            j->m[c] = VALUE_OF_##E(((const S *) j->x)[c]);                                                    \
     }
 ROWS(float, float, float)
 ROWS(double, double, double)
@@ -376,12 +492,12 @@ typedef struct form {
     void (*first_row)(const job *j);
     void (*set[2])(const job *j);
 } form;
-#define FORM(E, T)                                                                                                 \
-    {                                                                                                              \
-        sizeof(T), {forward_planes_##E, backward_planes_##E}, row_sums_##E, {row_forward_##E, row_backward_##E},   \
-            first_row_##E, {                                                                                       \
-            set_forward_##E, set_backward_##E                                                                      \
-        }                                                                                                          \
+#define FORM(E, T)                                                                                               \
+    {                                                                                                            \
+        sizeof(T), {forward_planes_##E, backward_planes_##E}, row_sums_##E, {row_forward_##E, row_backward_##E}, \
+            first_row_##E, {                                                                                     \
+            set_forward_##E, set_backward_##E                                                                    \
+        }                                                                                                        \
     }
 static const form forms[TR_DTYPE_COUNT] = {
     [TR_BF16] = FORM(bf16, float),

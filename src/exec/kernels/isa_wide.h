@@ -22,6 +22,19 @@ static inline vD widen(vH h) {
     return __builtin_convertvector(h, vD);
 #endif
 }
+/* a * b + c, rounded once where the processor can; of vectors and of what is left of them, the same numbers. */
+static inline vD wide_fma(vD a, vD b, vD c) {
+#if TR_ISA_LEVEL >= 4
+    return (vD) _mm512_fmadd_pd((__m512d) a, (__m512d) b, (__m512d) c);
+#elif TR_ISA_LEVEL == 3
+    return (vD) _mm256_fmadd_pd((__m256d) a, (__m256d) b, (__m256d) c);
+#else
+    return a * b + c;
+#endif
+}
+static inline double double_fma(double a, double b, double c) {
+    return TR_ISA_LEVEL >= 3 ? __builtin_fma(a, b, c) : a * b + c;
+}
 static inline vD wide_float(const float *p) {
     vH h;
     memcpy(&h, p, sizeof h);
