@@ -162,8 +162,8 @@ static tr_ref donor_of(const tr_plan *plan, uint32_t i, tr_ref v, const tr_meta 
     const tr_instr *instr = &plan->instrs[i];
     for (int a = 0; instr->kind == TR_INSTR_EW && a < instr->program->n_args; a++) {
         tr_ref w = p->operands[instr->args[a]].ref;
-        if (tr_ref_is_value(w) && w != v && plan->slot[w] >= 0 && !plan->carry[w] && !l->taken[w] && l->first[w] < i && l->last[w] == i &&
-            p->death[w] < instr->ready && rounded(p->value_bytes[w]) == rounded(p->value_bytes[v]) &&
+        if (tr_ref_is_value(w) && w != v && plan->slot[w] >= 0 && !plan->carry[w] && !l->taken[w] && l->first[w] < i &&
+            l->last[w] == i && p->death[w] < instr->ready && rounded(p->value_bytes[w]) == rounded(p->value_bytes[v]) &&
             loads_only(plan, instr, w, look))
             return w;
     }
