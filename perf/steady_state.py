@@ -16,7 +16,7 @@ import statistics
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 FOREIGN = set(os.listdir("/proc/self/task"))  # threads that are not the runtime's: there before it
 import numpy as np  # noqa: E402
 
