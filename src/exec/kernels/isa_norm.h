@@ -8,25 +8,12 @@ static inline tr_dtype tr__wide_float(tr_dtype d) {
     return d == TR_F64 ? TR_F64 : TR_F32;
 }
 
-/* As they mostly come: what costs least for a few hundred numbers. */
-static inline bool tr__is_plain_f32(const tr_arg *a) {
-    return a->data && a->meta->dtype == TR_F32 && a->meta->contiguous;
-}
-
 /* NULL where `a` is absent. */
 static inline tr_status tr__read_doubles(const tr_kernel_call *c, const tr_arg *a, const double **out) {
     const void *p;
     *out = NULL;
     if (tr__absent(a))
         return TR_OK;
-    if (tr__is_plain_f32(a)) {
-        const float *from = a->data;
-        double *to = tr__scratch(c, (size_t) a->meta->numel * sizeof *to);
-        for (int64_t i = 0; to && i < a->meta->numel; i++)
-            to[i] = from[i];
-        *out = to;
-        return to ? TR_OK : TR_E_NOMEM;
-    }
     TR_TRY(tr__dense_in(c, a, TR_F64, &p));
     *out = p;
     return TR_OK;
@@ -36,12 +23,6 @@ static inline tr_status tr__write_doubles(const tr_kernel_call *c, const tr_arg 
     tr_meta m;
     if (tr__absent(a))
         return TR_OK;
-    if (tr__is_plain_f32(a)) {
-        float *to = a->data;
-        for (int64_t i = 0; i < a->meta->numel; i++)
-            to[i] = (float) x[i];
-        return TR_OK;
-    }
     tr__meta_make(&m, TR_F64, a->meta->ndim, a->meta->shape, NULL);
     tr_arg src = {(void *) x, &m, {0}};
     return tr__copy(c->ctx, a, &src);
