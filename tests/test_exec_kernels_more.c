@@ -2,6 +2,8 @@
  * eye, and forms that must agree. */
 #include "kernel_call.h"
 
+#include "terra/dnn.h"
+
 TestSuite(kernels, .init = kc_init);
 
 Test(kernels, every_op_has_one) {
@@ -353,6 +355,51 @@ Test(kernels, many_updates_equal_single_ones) {
     float first;
     kc_noise(&first, 1, 0);
     cr_assert_float_eq(p[0][0][0], first * (1 - 0.001f) - (g[0][0] > 0 ? 0.01f : -0.01f), 1e-6);
+}
+
+/* A gradient that lies as bfloat16 is the float32 one that it stands for, and the copy beside a parameter its cast: of all
+ * optimizers, also where a state lies otherwise than the parameter, so that there is no flat pass. */
+Test(kernels, updates_with_gradients_and_copies_of_bfloat16) {
+    enum { ROWS = 33, COLUMNS = 37, SIZE = ROWS * COLUMNS };
+    static const struct {
+        tr_op op;
+        int states, numbers;
+        int64_t attrs[3];
+    } of[] = {{TR_OP__sgd_, 1, 4, {1, 0, 0}}, {TR_OP__adam_, 3, 6, {1, 0}}, {TR_OP__rmsprop_, 3, 5, {0}}};
+    static float p[2][SIZE], g[SIZE], state[2][3][SIZE];
+    static uint16_t narrow[SIZE], copy[SIZE], cast[SIZE];
+    for (int form = 0; form < 6; form++) {
+        int which = form / 2, n_in = 2 + of[which].states + of[which].numbers;
+        int64_t turned[] = {1, ROWS};
+        kc_noise(g, SIZE, 3);
+        kc_halve(g, SIZE);
+        memcpy(narrow, g, sizeof narrow);
+        kc_unhalve(g, SIZE);
+        for (int side = 0; side < 2; side++) {
+            kc_noise(p[side], SIZE, 1);
+            for (int k = 0; k < 3; k++)
+                for (int i = 0; i < SIZE; i++)
+                    state[side][k][i] = 2 + k + (float) (i % 7); // positive, and none a mean that its square would exceed
+            tr_arg a[11] = {kc_tensor(TR_F32, p[side], ROWS, COLUMNS), kc_tensor(TR_F32, g, ROWS, COLUMNS)};
+            for (int k = 0; k < of[which].states; k++)
+                a[2 + k] = kc_strided(TR_F32, state[side][k], 2, (int64_t[]){ROWS, COLUMNS}, form & 1 ? turned : NULL);
+            if (which == 2)
+                a[4] = kc_none();
+            for (int k = 2 + of[which].states; k < n_in; k++)
+                a[k] = kc_number(0.125 * (k % 5 + 1));
+            if (side) {
+                cr_assert_eq(tr_home_of_bf16(a[1].meta, &a[1].home), TR_OK);
+                a[1].data = narrow;
+                a[0].copy = memset(copy, 0x55, sizeof copy);
+            }
+            cr_assert_eq(kc_run(of[which].op, TR_F32, of[which].attrs, n_in, a, 0, NULL), TR_OK);
+        }
+        kc_expect(p[1], p[0], SIZE, 0, "parameter");
+        for (int k = 0; k < of[which].states; k++)
+            kc_expect(state[1][k], state[0][k], SIZE, 0, "state");
+        kc_call(_cast, TR_BF16, (TR_BF16), (kc_tensor(TR_BF16, cast, SIZE)), kc_tensor(TR_F32, p[1], SIZE));
+        cr_assert_arr_eq(copy, cast, sizeof cast, "form %d", form);
+    }
 }
 
 /* ---- matrix products, convolutions ---- */

@@ -104,12 +104,10 @@ tr_status tr__move(tr_runner *r, void *data, const tr_home *from, const tr_home 
 
 /* The bfloat16 copy beside a storage in the program's order. */
 static tr_status make_copy(tr_runner *r, tr_storage *s, const tr_home *home) {
-    tr_meta narrow = *tr_home_meta(home);
-    narrow.dtype = TR_BF16;
-    if (!s->copy && !(s->copy = tr_arena_alloc(r->arena, (size_t) narrow.numel * sizeof(uint16_t))))
-        return TR_FAIL(TR_E_NOMEM, "no memory for a copy of %lld numbers", (long long) narrow.numel);
-    tr_arg from = {.data = s->data, .meta = tr_home_meta(home)}, to = {.data = s->copy, .meta = &narrow};
-    return tr__copy(&r->ctx, &to, &from);
+    tr_arg from = {.data = s->data, .meta = tr_home_meta(home)};
+    if (!s->copy && !(s->copy = tr_arena_alloc(r->arena, (size_t) from.meta->numel * sizeof(uint16_t))))
+        return TR_FAIL(TR_E_NOMEM, "no memory for a copy of %lld numbers", (long long) from.meta->numel);
+    return tr__copy_as_bf16(&r->ctx, s->copy, &from);
 }
 
 static tr_status bring(tr_runner *r, tr_storage *s, const tr_home *home) {

@@ -177,6 +177,20 @@ static void make_groups(tr__graph *g) {
         g->groups[k] =
             (tr__group){.kind = TR_INSTR_OP, .head = k, .tail = k, .n_ops = 1, .rank = k, .deadline = g->deadline[k]};
     }
+    for (uint32_t v = 0; g->copy_of && v < g->path->n_values; v++)
+        if (g->copy_of[v])
+            g->groups[g->birth[v]].kind = TR_INSTR_COPY;
+}
+
+bool tr__is_passing(const tr__graph *g, tr_ref v, uint32_t maker, uint32_t reader, uint32_t patience) {
+    const tr_path *p = g->path;
+    uint32_t deadline = g->deadline[maker] < g->deadline[reader] ? g->deadline[maker] : g->deadline[reader];
+    if (p->fetched[v] || p->death[v] == TR_DEATH_NEVER || p->death[v] + 1 > deadline || p->death[v] > reader + patience)
+        return false;
+    for (uint32_t t = g->touch.at[v]; t < g->touch.at[v + 1]; t++)
+        if (g->touch.item[t] != maker && g->touch.item[t] != reader)
+            return false;
+    return true;
 }
 
 tr_status tr__analyze(tr__graph *g, const tr_path *path) {
@@ -198,16 +212,14 @@ tr_status tr__analyze(tr__graph *g, const tr_path *path) {
         memset(g->birth, 0xff, g->n_refs * sizeof *g->birth);
         find_touches(g);
     }
-    return tr__analyze_order(g);
-}
-
-tr_status tr__analyze_order(tr__graph *g) {
+    if (!g->pool.failed)
+        TR_TRY(tr__find_copies(g));
     if (!g->pool.failed)
         find_edges(g);
     if (!g->pool.failed)
         find_successors(g);
     if (g->pool.failed)
-        return TR_FAIL(TR_E_NOMEM, "no memory to compile a path of %u ops", g->path->n_ops);
+        return TR_FAIL(TR_E_NOMEM, "no memory to compile a path of %u ops", n);
     find_deadlines(g);
     make_groups(g);
     return TR_OK;

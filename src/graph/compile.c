@@ -91,7 +91,6 @@ static const struct {
     const char *name;
     tr_status (*run)(tr__graph *g);
 } passes[] = {
-    {"copy", tr__pass_copy},
     {"layout", tr__pass_layout},
     {"home", tr__pass_home},
     {"dead", tr__pass_dead},

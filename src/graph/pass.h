@@ -143,13 +143,18 @@ static inline uint32_t tr__patience(size_t bytes) {
 
 /* ---- passes, in order ---- */
 tr_status tr__analyze(tr__graph *g, const tr_path *path);
-/* What must run before what, groups of one op: once more, since g->copied has changed. */
-tr_status tr__analyze_order(tr__graph *g);
+/* Its part: g->copy_of, g->copied, the homes that go with them. */
+tr_status tr__find_copies(tr__graph *g);
+/* g->homes, if there are none yet: nobody has one. */
+tr_status tr__open_homes(tr__graph *g);
+
+/* Is v made by one op, read by another, touched by no third, and dead soon enough for both to be one? `patience`: ops of Python's
+ * behind the reader that they may wait for that. */
+bool tr__is_passing(const tr__graph *g, tr_ref v, uint32_t maker, uint32_t reader, uint32_t patience);
 
 /* Makes one group of two. False, nothing changed: a path leads from one to the other through a third. */
 bool tr__merge(tr__graph *g, uint32_t a, uint32_t b);
 
-tr_status tr__pass_copy(tr__graph *g);
 tr_status tr__pass_layout(tr__graph *g);
 tr_status tr__pass_home(tr__graph *g);
 tr_status tr__pass_dead(tr__graph *g);

@@ -5,7 +5,8 @@
  * has nothing to do: its result lies beside the parameter, which has a home that says so (terra/dnn.h). Whatever else looks at the
  * parameter, from outside the plan, makes it leave that home; the next cast makes the copy then.
  *
- * The optimizer may not run before all that reads the old copy: an order that the path doesn't show, so that it is found again. */
+ * The optimizer may not run before all that reads the old copy: an order that the path doesn't show. Analysis asks here for copies
+ * before it looks for the order. */
 #include "graph/pass.h"
 
 #include "terra/alloc.h"
@@ -57,17 +58,13 @@ static bool keeps_copy(const tr__graph *g, uint32_t cast) {
     return k != TR__NIL && is_dead_before(g, to->ref, k);
 }
 
-tr_status tr__pass_copy(tr__graph *g) {
+tr_status tr__find_copies(tr__graph *g) {
     const tr_path *p = g->path;
-    uint32_t *casts = tr__pool_take(&g->pool, p->n_ops, sizeof *casts), n = 0;
-    if (!casts)
-        return TR_FAIL(TR_E_NOMEM, "no memory to find copies among %u ops", p->n_ops);
     for (uint32_t k = 0; tr_options_get()->layouts && k < p->n_ops; k++) {
         const tr_path_operand *from = tr__operands(p, &p->ops[k]);
         if (!keeps_copy(g, k))
             continue;
-        if (!g->homes && !(g->homes = tr_calloc(g->n_refs, sizeof *g->homes)))
-            return TR_FAIL(TR_E_NOMEM, "no memory to find homes for %u storages", g->n_refs);
+        TR_TRY(tr__open_homes(g));
         if (!g->copy_of && !(g->copy_of = tr_calloc(p->n_values, sizeof *g->copy_of)))
             return TR_FAIL(TR_E_NOMEM, "no memory to find copies for %u values", p->n_values);
         if (!g->copied && !(g->copied = tr__pool_take(&g->pool, g->n_refs, sizeof *g->copied)))
@@ -77,12 +74,6 @@ tr_status tr__pass_copy(tr__graph *g) {
         TR_TRY(tr_home_with_copy(from->meta, &g->homes[r]));
         g->copy_of[copy] = tr_ref_slot(from->ref) + 1;
         g->copied[r] = copy + 1;
-        casts[n++] = k;
     }
-    if (n == 0)
-        return TR_OK;
-    TR_TRY(tr__analyze_order(g));
-    for (uint32_t i = 0; i < n; i++)
-        g->groups[casts[i]].kind = TR_INSTR_COPY;
     return TR_OK;
 }

@@ -137,6 +137,12 @@ static void settle(tr__graph *g, component *c, uint32_t k) {
         c->in[tr__ref_index(p, weights->ref)] = TR__NIL;
 }
 
+tr_status tr__open_homes(tr__graph *g) {
+    if (!g->homes && !(g->homes = tr_calloc(g->n_refs, sizeof *g->homes)))
+        return TR_FAIL(TR_E_NOMEM, "no memory to find homes for %u storages", g->n_refs);
+    return TR_OK;
+}
+
 tr_status tr__pass_home(tr__graph *g) {
     const tr_path *p = g->path;
     if (!tr_options_get()->layouts)
@@ -149,9 +155,9 @@ tr_status tr__pass_home(tr__graph *g) {
         if (!c.in) {
             c.in = tr__pool_take(&g->pool, g->n_refs, sizeof *c.in);
             c.member = tr__pool_take(&g->pool, g->n_refs, sizeof *c.member);
-            g->homes = g->homes ? g->homes : tr_calloc(g->n_refs, sizeof *g->homes);
-            if (g->pool.failed || !g->homes)
+            if (g->pool.failed)
                 return TR_FAIL(TR_E_NOMEM, "no memory to find homes for %u storages", g->n_refs);
+            TR_TRY(tr__open_homes(g));
         }
         if (!c.in[tr__ref_index(p, tr__operands(p, op)[1].ref)])
             settle(g, &c, k);

@@ -6,7 +6,6 @@
  * this iteration or in later ones, finds float32. */
 #include "graph/pass.h"
 
-#include "terra/alloc.h"
 #include "terra/options.h"
 
 enum { PATIENCE = 64 }; /* ops of Python's that the pair may wait for the death of what it leaves out */
@@ -40,14 +39,6 @@ static bool is_for_optimizers(const tr__graph *g, const tr_path_operand *grad, u
     return n > 1;
 }
 
-/* Is v made by op k, read by the cast alone, and dead soon? */
-static bool is_passing(const tr__graph *g, tr_ref v, uint32_t k, uint32_t cast) {
-    const tr_path *p = g->path;
-    uint32_t deadline = g->deadline[k] < g->deadline[cast] ? g->deadline[k] : g->deadline[cast];
-    return !p->fetched[v] && g->touch.at[v + 1] - g->touch.at[v] == 2 && p->death[v] != TR_DEATH_NEVER &&
-           p->death[v] + 1 <= deadline && p->death[v] <= cast + PATIENCE && cast - k <= PATIENCE;
-}
-
 static bool is_alone(const tr__graph *g, uint32_t k) {
     const tr__group *x = &g->groups[g->group[k]];
     return x->n_ops == 1 && x->kind == TR_INSTR_OP;
@@ -65,7 +56,8 @@ static bool is_idle(const tr__graph *g, uint32_t cast, uint32_t *maker) {
     return k != TR__NIL && makes_gradients(&p->ops[k]) && is_alone(g, k) && is_alone(g, cast) &&
            tr__operands(p, &p->ops[k])[p->ops[k].n_in].meta == v->meta && tr__is_whole(p, v->ref, v->meta) &&
            tr__is_whole(p, grad->ref, grad->meta) && !p->fetched[grad->ref] && !g->writes[v->ref] && !g->writes[grad->ref] &&
-           is_passing(g, v->ref, k, cast) && is_for_optimizers(g, grad, cast);
+           cast - k <= PATIENCE &&
+           tr__is_passing(g, v->ref, k, cast, PATIENCE) && is_for_optimizers(g, grad, cast);
 }
 
 tr_status tr__pass_narrow(tr__graph *g) {
@@ -78,8 +70,7 @@ tr_status tr__pass_narrow(tr__graph *g) {
         const tr_home *home;
         if (!is_idle(g, cast, &maker))
             continue;
-        if (!g->homes && !(g->homes = tr_calloc(g->n_refs, sizeof *g->homes)))
-            return TR_FAIL(TR_E_NOMEM, "no memory to find homes for %u storages", g->n_refs);
+        TR_TRY(tr__open_homes(g));
         const tr_path_operand *grad = o + p->ops[cast].n_in;
         if (g->homes[grad->ref] || !tr__merge(g, g->group[maker], g->group[cast]))
             continue;

@@ -18,18 +18,6 @@ static uint32_t next_toucher(const tr__graph *g, uint32_t k, tr_ref v) {
     return TR__NIL;
 }
 
-/* Is v read by ops k (its maker) and reader only, and dead soon after? */
-static bool is_passing(const tr__graph *g, tr_ref v, uint32_t k, uint32_t reader) {
-    const tr_path *p = g->path;
-    uint32_t deadline = g->deadline[k] < g->deadline[reader] ? g->deadline[k] : g->deadline[reader];
-    if (p->fetched[v] || p->death[v] == TR_DEATH_NEVER || p->death[v] + 1 > deadline || p->death[v] > reader + PATIENCE)
-        return false;
-    for (uint32_t t = g->touch.at[v]; t < g->touch.at[v + 1]; t++)
-        if (g->touch.item[t] != k && g->touch.item[t] != reader)
-            return false;
-    return true;
-}
-
 static const tr_path_operand *result_of(const tr_path *p, uint32_t k) {
     return &tr__operands(p, &p->ops[k])[p->ops[k].n_in];
 }
@@ -69,7 +57,7 @@ static bool follows(const tr__graph *g, uint32_t u, tr_op kind, const tr_path_op
 
 static bool join(tr__graph *g, uint32_t k, uint32_t u, tr_ref v) {
     bool writes_over = g->path->ops[u].in_place;
-    if (u - k > PATIENCE || u >= g->groups[g->group[k]].deadline || (!writes_over && !is_passing(g, v, k, u)))
+    if (u - k > PATIENCE || u >= g->groups[g->group[k]].deadline || (!writes_over && !tr__is_passing(g, v, k, u, PATIENCE)))
         return false;
     if (!tr__merge(g, g->group[k], g->group[u]))
         return false;
@@ -101,7 +89,7 @@ static void join_backward(tr__graph *g, uint32_t k) {
     if (op->op != TR_OP_threshold_backward || op->in_place || !is_known(p, mask) || g->groups[g->group[mask]].n_ops > 1 ||
         result_of(p, mask)->meta != grad->meta || number_at(p, mask, 2) != 0 || k - mask > PATIENCE || k >= g->groups[g->group[mask]].deadline)
         return;
-    bool passing = is_passing(g, grad->ref, mask, k);
+    bool passing = tr__is_passing(g, grad->ref, mask, k, PATIENCE);
     if (!tr__merge(g, g->group[mask], g->group[k]))
         return;
     g->groups[g->group[k]].kind = TR_INSTR_NORM;

@@ -37,11 +37,10 @@ static bool is_activation(const tr_path *p, const tr_path_op *op) {
     }
 }
 
-/* The one op that reads result v of op k, all of it, after which it is dead; NIL. */
+/* The one op that reads result v of op k; NIL. */
 static uint32_t sole_reader(const tr__graph *g, uint32_t k, tr_ref v) {
-    const tr_path *p = g->path;
     uint32_t reader = TR__NIL;
-    if (p->fetched[v] || p->death[v] == TR_DEATH_NEVER || g->writes[v])
+    if (g->writes[v])
         return TR__NIL;
     for (uint32_t t = g->touch.at[v]; t < g->touch.at[v + 1]; t++) {
         uint32_t user = g->touch.item[t];
@@ -52,11 +51,6 @@ static uint32_t sole_reader(const tr__graph *g, uint32_t k, tr_ref v) {
         reader = user;
     }
     return reader;
-}
-
-static bool may_wait(const tr__graph *g, uint32_t k, uint32_t reader, uint32_t death) {
-    uint32_t deadline = g->deadline[k] < g->deadline[reader] ? g->deadline[k] : g->deadline[reader];
-    return reader - k <= PATIENCE && death + 1 <= deadline && death <= reader + PATIENCE;
 }
 
 /* Operands are named by their place in the path, but for `link`, what the activation reads: by that of its birth. */
@@ -134,7 +128,8 @@ static tr_status join(tr__graph *g, uint32_t k) {
         return TR_OK;
     tr_ref v = tr__operands(p, op)[op->n_in].ref;
     uint32_t reader = sole_reader(g, k, v);
-    if (reader == TR__NIL || !is_activation(p, &p->ops[reader]) || !may_wait(g, k, reader, p->death[v]) ||
+    if (reader == TR__NIL || !is_activation(p, &p->ops[reader]) || reader - k > PATIENCE ||
+        !tr__is_passing(g, v, k, reader, PATIENCE) ||
         g->groups[g->group[k]].n_ops > 1 || g->groups[g->group[reader]].n_ops > 1 || is_tangled(p, k, reader) ||
         tr__operands(p, &p->ops[reader])[0].meta != tr__operands(p, op)[op->n_in].meta)
         return TR_OK;

@@ -150,21 +150,21 @@ static void widen(void *data, const uint16_t *spare, int64_t n) {
 }
 
 tr_status tr_home_enter(const tr_home *h, void *data, void *spare) {
+    if (h->layout)
+        return reorder(h->enter, data, spare, tr_home_bytes(h));
     if (tr_home_is_bf16(h))
         narrow(data, h->meta->numel);
-    if (!h->layout)
-        return TR_OK;
-    return reorder(h->enter, data, spare, tr_home_bytes(h));
+    return TR_OK;
 }
 
 tr_status tr_home_leave(const tr_home *h, void *data, void *spare) {
+    if (h->layout)
+        return reorder(h->leave, data, spare, tr_home_bytes(h));
     if (tr_home_is_bf16(h)) {
         memcpy(spare, data, (size_t) h->meta->numel * sizeof(uint16_t));
         widen(data, spare, h->meta->numel);
     }
-    if (!h->layout)
-        return TR_OK;
-    return reorder(h->leave, data, spare, tr_home_bytes(h));
+    return TR_OK;
 }
 
 size_t tr_home_bytes(const tr_home *h) {

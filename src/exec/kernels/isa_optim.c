@@ -10,8 +10,8 @@ typedef struct update {
     void *p, *g;    /* parameter; gradient (read), */
     bool g_bf16;    /* perhaps as bfloat16; the others are float then */
     uint16_t *copy; /* of the parameter, float, as bfloat16 (written); or NULL */
-    void *s[3];  /* state; NULL: absent */
-    double a[9]; /* numbers: of the op's formula, see each */
+    void *s[3];     /* state; NULL: absent */
+    double a[9];    /* numbers: of the op's formula, see each */
     int64_t n;
     int flags;
     tr_dtype dtype;
@@ -292,16 +292,13 @@ static void read_numbers(const tr_kernel_call *c, update *u) {
     }
 }
 
-static tr_status close_update(const tr_kernel_call *c, void **dense) {
+/* copied: the update has written the parameter's copy, if there is one. */
+static tr_status close_update(const tr_kernel_call *c, void **dense, bool copied) {
     for (int k = 0; k < 2 + states_of(c->op); k++)
         if (k != 1 && dense[k] && dense[k] != c->in[k].data)
             TR_TRY(tr__dense_out_end(c, &c->in[k], tr__wide(c->in[0].meta->dtype), dense[k]));
-    if (!c->in[0].copy || dense[0] == c->in[0].data)
-        return TR_OK;
-    tr_meta m = *c->in[0].meta;
-    m.dtype = TR_BF16;
-    tr_arg copy = {.data = c->in[0].copy, .meta = &m};
-    return tr__copy(c->ctx, &copy, &c->in[0]);
+    bool lacks = c->in[0].copy && !copied;
+    return lacks ? tr__copy_as_bf16(c->ctx, c->in[0].copy, &c->in[0]) : TR_OK;
 }
 
 /* Many updates in one parallel region, cut by elements. `ends[k]`: elements up to and including update k. */
@@ -340,7 +337,7 @@ static tr_status update_all(tr_op op, const tr_kernel_call *calls, int n) {
     many m = {u, ends, op, n};
     tr__parallel(calls->ctx, total / 16, TR__GRAIN / 32, run_many, &m);
     for (int k = 0; k < n; k++)
-        TR_TRY(close_update(&calls[k], dense + 5 * k));
+        TR_TRY(close_update(&calls[k], dense + 5 * k, u[k].copy != NULL));
     return TR_OK;
 }
 

@@ -88,6 +88,8 @@ bool tr__has_channels_last(const tr_meta *m);
 
 /* dst = src, broadcast and cast. */
 tr_status tr__copy(tr_kernel_ctx *ctx, const tr_arg *dst, const tr_arg *src);
+/* All of a contiguous float tensor, rounded to bfloat16. */
+tr_status tr__copy_as_bf16(tr_kernel_ctx *ctx, void *to, const tr_arg *src);
 tr_status tr__fill(tr_kernel_ctx *ctx, const tr_arg *dst, tr_dtype kind, tr_number value);
 
 /* A row-major view of `a` as `dtype`: its own memory if it is that already. */

@@ -98,6 +98,13 @@ tr_status tr__copy(tr_kernel_ctx *ctx, const tr_arg *dst, const tr_arg *src) {
     return tr_ew_run(&p, dst->meta, args, ctx);
 }
 
+tr_status tr__copy_as_bf16(tr_kernel_ctx *ctx, void *to, const tr_arg *src) {
+    tr_meta m = *src->meta;
+    m.dtype = TR_BF16;
+    tr_arg dst = {.data = to, .meta = &m};
+    return tr__copy(ctx, &dst, src);
+}
+
 tr_status tr__fill(tr_kernel_ctx *ctx, const tr_arg *dst, tr_dtype kind, tr_number value) {
     tr_meta m;
     tr__meta_make(&m, kind == TR_F64 ? TR_F64 : TR_I64, 0, NULL, NULL);
