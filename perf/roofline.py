@@ -6,8 +6,10 @@ The program is one of perf/programs, what follows its options.
 
 Steady steps only, of those the middle half by duration. Times are the executor's, from TERRA_TIMELINE; operations and bytes from the
 shapes, as a plan's text has them (TERRA_DUMP). An instruction's roof is the longer of its operations at the FMA peak (products of
-bfloat16 at theirs) and its bytes at the copy bandwidth, all measured here; what is lost is its time beyond that. What lies in caches moves faster than memory copies, so
-small instructions may beat their roof: then nothing counts as lost. Gaps are times in which the executor ran nothing."""
+bfloat16 at theirs) and its bytes at the copy bandwidth, all measured here; what is lost is its time beyond that. Operations are those of
+the sums that define an op: convolutions that find the same sums with fewer products (3x3 filters of float32) may beat their roof, and
+so may small instructions, as what lies in caches moves faster than memory copies. Then nothing counts as lost. Gaps are times in which
+the executor ran nothing."""
 
 import argparse
 import bisect

@@ -17,7 +17,8 @@
 #include "exec/kernels/kernels.h"
 
 #if TR_ISA_LEVEL >= 3
-#include "exec/kernels/isa_conv.h"
+#include "exec/kernels/isa_conv_grid.h"
+#include "exec/kernels/isa_conv_panels.h"
 
 enum {
 #if TR_ISA_LEVEL >= 4
@@ -44,16 +45,8 @@ enum {
 /* From a row's vector to the next, panels being so far apart. */
 #define STEP(panels) (WIDE == 1 ? VN_F : (panels))
 
-/* How weights lie: [columns / width, taps, channels, width]. A tile's panels follow one another in memory where the width is a
- * tile's; else they lie `apart`, most often by a power of two, for which a near cache has few places. */
-typedef struct shape {
-    int64_t width, taps, channels;
-} shape;
-
-static int64_t place_of(const shape *s, int64_t panel, int64_t tap, int64_t channel) {
-    return ((panel * NR / s->width * s->taps + tap) * s->channels + channel) * s->width + panel * NR % s->width;
-}
-
+/* From a panel to the next. A tile's panels follow one another in memory where the width is a tile's; else they lie apart, most often by
+ * a power of two, for which a near cache has few places. */
 static int64_t apart(const shape *s) {
     return s->width == NR ? s->taps * s->channels * NR : NR;
 }
@@ -170,19 +163,6 @@ static int64_t panels_of(const gather *g) {
 static void set_bias(const gather *g, int64_t count, void *const *to, int64_t column, int64_t columns) {
     for (int64_t m = 0; m < count; m++)
         memcpy((float *) to[m] + column, g->bias + column, (size_t) columns * sizeof(float));
-}
-
-/* A square of NR rows and as many columns. */
-static void transpose_square(float *to, int64_t to_step, const float *from, int64_t step) {
-    vF x[VN_F];
-    for (int i = 0; i < NR; i += VN_F)
-        for (int k = 0; k < NR; k += VN_F) {
-            for (int r = 0; r < VN_F; r++)
-                memcpy(&x[r], from + (k + r) * step + i, sizeof x[r]);
-            turn(x);
-            for (int r = 0; r < VN_F; r++)
-                memcpy(to + (i + r) * to_step + k, &x[r], sizeof x[r]);
-        }
 }
 
 /* By the image: where a tap's weights lie that output channel `channel` and the next ones make of panel `panel` of the image. */
@@ -334,10 +314,6 @@ static tr_status run_gather(const tr_kernel_call *c, gather *g) {
     return TR_OK;
 }
 
-static shape shape_of(const tr__conv *v) {
-    return (shape){tr__conv_panel(v->co), v->kernel[0] * v->kernel[1], v->ci};
-}
-
 static tr_status forward(const tr_kernel_call *c, const tr__conv *v) {
     gather g = {.of = {.from = v->src, .to = v->dst, .images = v->n, .channels = v->ci, .columns = v->co},
                 .panels = v->weights, .bias = v->bias, .lies = shape_of(v)};
@@ -402,10 +378,8 @@ static tr_status by_image(const tr_kernel_call *c, const tr__conv *v) {
  * index: outputs are `step` packed pixels apart. */
 typedef struct sum {
     const tr__conv *v;
-    float *weights;  /* panels, */
-    shape lies;      /* like this */
-    float *partial;  /* [shares - 1] times the weights */
-    int64_t shares;  /* of the output rows, each summed up by itself; by the sizes alone */
+    partials to;     /* shares of the output rows */
+    shape lies;      /* the weights */
     int64_t parts;   /* that the tiles are cut into */
     int64_t taps, tiles, panels, rows; /* tiles of MR input channels; output rows [n, out[0]] of a block */
     int64_t skip[2], step[2], span[2]; /* span: packed pixels from the first to the last that an output reads */
@@ -571,10 +545,10 @@ static void sum_block(const sum *s, int64_t low, int64_t high, int64_t begin, in
 static void sum_part(const sum *s, int64_t share, int64_t part, int64_t begin, int64_t end, char *own) {
     const tr__conv *v = s->v;
     int64_t low = part * s->tiles / s->parts, high = (part + 1) * s->tiles / s->parts, all = v->n * v->out[0];
-    int64_t start = share * all / s->shares, stop = (share + 1) * all / s->shares, size = s->panels * s->taps * v->ci * NR;
+    int64_t start = share * all / s->to.n, stop = (share + 1) * all / s->to.n;
     float *g = (float *) (void *) own, *x = g + (s->direct ? 0 : s->panels * s->rows * v->out[1] * NR);
     int32_t *index = (int32_t *) (void *) (x + (s->tiles / s->parts + 1) * s->tile_step);
-    float *to = share ? s->partial + (share - 1) * size : s->weights;
+    float *to = partial_of(&s->to, share);
     for (int64_t first = start; first < stop; first += s->rows) {
         int64_t last = tr__min(stop, first + s->rows), next = tr__min(stop, last + s->rows), n = (last - first) * v->out[1];
         const float *gradient = v->dst + first * v->out[1] * v->co;
@@ -605,17 +579,6 @@ static void sum_units(void *env, int64_t begin, int64_t end, int thread) {
     }
 }
 
-static void add_shares(void *env, int64_t begin, int64_t end, int thread) {
-    const sum *s = env;
-    int64_t size = s->panels * s->taps * s->v->ci * NR;
-    for (int64_t i = begin; i < end; i++) {
-        float x = s->weights[i];
-        for (int64_t share = 1; share < s->shares; share++)
-            x += s->partial[(share - 1) * size + i];
-        s->weights[i] = x;
-    }
-}
-
 /* How pixels are packed. */
 static void lay_out(sum *s) {
     const tr__conv *v = s->v;
@@ -641,30 +604,27 @@ static void lay_out(sum *s) {
 /* In how many parts tiles are summed up: not that each thread packs all of the image, where it needn't. */
 static int64_t parts_of(const sum *s, int64_t threads) {
     int64_t wide = wide_of(s->panels);
-    if (!s->pixel && s->shares % threads && s->tiles >= PART * threads && 2 * s->v->ci >= s->v->co)
+    if (!s->pixel && s->to.n % threads && s->tiles >= PART * threads && 2 * s->v->ci >= s->v->co)
         return threads;
-    return tr__min(s->tiles, upward(threads, wide * s->shares));
+    return tr__min(s->tiles, upward(threads, wide * s->to.n));
 }
 
 /* pixel: 0 or, of images that are read where they lie, floats from a pixel to the next. */
 static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v, int64_t pixel) {
-    sum s = {.v = v, .pixel = pixel, .weights = (float *) v->weights, .lies = shape_of(v), .taps = v->kernel[0] * v->kernel[1],
-             .tiles = (v->ci + MR - 1) / MR, .panels = v->co / NR, .direct = v->co / NR <= WIDE};
-    int64_t size = s.taps * v->ci * v->co, all = v->n * v->out[0], wide = wide_of(s.panels);
+    sum s = {.v = v, .pixel = pixel, .lies = shape_of(v), .taps = v->kernel[0] * v->kernel[1], .tiles = (v->ci + MR - 1) / MR, .panels = v->co / NR, .direct = v->co / NR <= WIDE};
+    int64_t all = v->n * v->out[0], wide = wide_of(s.panels);
     lay_out(&s);
-    s.shares = tr__max(1, tr__min(SHARES / wide, all * v->out[1] / SHARE));
+    TR_TRY(take_partials(c, v, tr__min(SHARES / wide, all * v->out[1] / SHARE), &s.to));
     s.parts = parts_of(&s, c->ctx->threads);
     size_t floats = (size_t) ((s.tiles / s.parts + 1) * s.tile_step + (s.direct ? 0 : s.panels * s.rows * v->out[1] * NR));
     s.per_thread = (floats * sizeof(float) + (size_t) (s.rows * v->out[1]) * sizeof(int32_t) + 127) / 64 * 64;
-    int64_t units = s.shares * s.parts * wide, work = all / s.shares * v->out[1] * s.taps * s.tiles / s.parts * WIDE;
+    int64_t units = s.to.n * s.parts * wide, work = all / s.to.n * v->out[1] * s.taps * s.tiles / s.parts * WIDE;
     int64_t grain = tr__max(1, 4 * TR__GRAIN / tr__max(1, work));
-    s.partial = tr__scratch(c, (size_t) ((s.shares - 1) * size) * sizeof(float));
     s.scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * s.per_thread);
-    if (!s.scratch || !s.partial)
+    if (!s.scratch)
         return TR_E_NOMEM;
     tr__parallel(c->ctx, units, grain, sum_units, &s);
-    if (s.shares > 1)
-        tr__parallel(c->ctx, size, TR__GRAIN, add_shares, &s);
+    add_partials(c, &s.to);
     return TR_OK;
 }
 
@@ -722,7 +682,10 @@ static bool is_read_once(const tr__conv *v) {
 }
 
 tr_status TR__SUFFIXED(tr__convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v) {
-    return op == TR_OP_conv2d                 ? forward(c, v)
+    bool done;
+    TR_TRY(TR__SUFFIXED(tr__convolve_squares)(c, op, v, &done));
+    return done                               ? TR_OK
+           : op == TR_OP_conv2d               ? forward(c, v)
            : op == TR_OP_conv2d_backward_data ? by_image(c, v)
            : v->ci % NR == 0                  ? by_weights(c, v, is_read_once(v) ? v->ci : 0)
                                               : by_narrow_weights(c, v);

@@ -5,7 +5,7 @@
 #define TERRA_EXEC_ISA_PAIRS_H
 
 #include "exec/kernels/isa_bf16.h"
-#include "exec/kernels/isa_conv.h"
+#include "exec/kernels/isa_conv_grid.h"
 
 _Static_assert((int) NR == (int) VN_F, "a panel is a vector wide");
 

@@ -157,6 +157,8 @@ bool tr__has_amx(void);
 
 #ifdef TR_ISA
 tr_status TR__SUFFIXED(tr__convolve)(const tr_kernel_call *c, tr_op op, const tr__conv *v);
+/* The same with fewer products, where they can be spared (isa_conv_winograd.c); *done: they could, and all results are finite. */
+tr_status TR__SUFFIXED(tr__convolve_squares)(const tr_kernel_call *c, tr_op op, const tr__conv *v, bool *done);
 tr_status TR__SUFFIXED(tr__convolve_bf16)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v);
 tr_status TR__SUFFIXED(tr__convolve_tiles)(const tr_kernel_call *c, tr_op op, const tr__conv_bf16 *v); /* isa_conv_amx.c */
 #endif
