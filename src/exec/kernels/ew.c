@@ -237,7 +237,7 @@ tr_status tr_ew_run(const tr_ew_program *program, const tr_meta *space, const tr
     tr__ew_compile(&r, program, args);
     int64_t tiles = r.rows_per_tile ? (r.rows + r.rows_per_tile - 1) / r.rows_per_tile : r.rows * r.tiles_per_row;
     int64_t per_tile = tr__max(1, space->numel / tiles);
-    tr__parallel(ctx, tiles, tr__max(1, TR__GRAIN / per_tile), run_tiles, &r);
+    tr__parallel_pieces(ctx, tiles, tr__max(1, TR__GRAIN / per_tile), run_tiles, &r);
     return TR_OK;
 }
 

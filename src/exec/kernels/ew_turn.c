@@ -75,7 +75,7 @@ static bool turn_over(const run *r, const argument *from, const argument *to, tr
     t.size = tr_dtype_size((tr_dtype) from->dtype);
     t.across = (r->shape[inner] + EDGE - 1) / EDGE;
     t.blocks = t.across * ((r->shape[t.other] + EDGE - 1) / EDGE);
-    tr__parallel(ctx, t.blocks * (numel / (r->shape[inner] * r->shape[t.other])), TR__GRAIN / (EDGE * EDGE), turn_blocks, &t);
+    tr__parallel_pieces(ctx, t.blocks * (numel / (r->shape[inner] * r->shape[t.other])), TR__GRAIN / (EDGE * EDGE), turn_blocks, &t);
     return true;
 }
 

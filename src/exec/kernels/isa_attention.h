@@ -653,7 +653,7 @@ static tr_status run(const tr_kernel_call *c, job *j, int64_t units, int64_t wor
     j->scratch = tr__scratch(c, (size_t) tr__parallel_width(c->ctx, units, grain) * j->per_thread * sizeof(float));
     if (!j->scratch)
         return TR_E_NOMEM;
-    tr__parallel(c->ctx, units, grain, fn, j);
+    tr__parallel_pieces(c->ctx, units, grain, fn, j);
     return TR_OK;
 }
 

@@ -524,12 +524,12 @@ static tr_status over_rows(const tr_kernel_call *c, job *j, const form *f) {
         f->first_row(j);
     }
     if (sums)
-        tr__parallel(c->ctx, chunks, 1, f->row_sums, j);
+        tr__parallel_pieces(c->ctx, chunks, 1, f->row_sums, j);
     for (int64_t i = 1; sums && i < chunks; i++)
         for (int64_t k = 0; k < 2 * n; k++)
             j->sums[k] += j->sums[2 * n * i + k];
     f->set[j->backward](j);
-    tr__parallel(c->ctx, rows, tr__max(1, TR__GRAIN / n), f->row_apply[j->backward], j);
+    tr__parallel_pieces(c->ctx, rows, tr__max(1, TR__GRAIN / n), f->row_apply[j->backward], j);
     return TR_OK;
 }
 

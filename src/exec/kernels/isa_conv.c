@@ -270,7 +270,7 @@ typedef struct room {
 static void gather_unit(const gather *g, int64_t unit, const room *own) {
     int64_t first = unit / g->groups * g->block, count = tr__min(g->block, pixels_in(&g->of) - first);
     cut c = cut_of(g, unit % g->groups);
-    find_rows(&g->of, sizeof(float), first, count, BLOCK, own->rows, own->to);
+    find_rows(&g->of, first, count, BLOCK, own->rows, own->to);
     if (g->bias)
         set_bias(g, count, own->to, c.begin * NR, (c.end - c.begin) * NR);
     for (bool more = true; more;) {
@@ -341,17 +341,6 @@ static tr_status transpose_weights(const tr_kernel_call *c, gather *g) {
     return TR_OK;
 }
 
-/* By the image: rows of pixels that no output reads. */
-static void clear_rows(void *env, int64_t begin, int64_t end, int thread) {
-    const grid *g = env;
-    for (int64_t u = begin; u < end; u++) {
-        int64_t row = u / g->size[0] * g->to_size[0] + u % g->size[0] * g->to_step[0] + g->to_from[0];
-        float *to = (float *) g->to + (row * g->to_size[1] + g->to_from[1]) * g->columns;
-        for (int64_t j = 0; j < g->size[1]; j++)
-            memset(to + j * g->to_step[1] * g->columns, 0, (size_t) g->columns * sizeof *to);
-    }
-}
-
 static tr_status by_image(const tr_kernel_call *c, const tr__conv *v) {
     gather g = {.of = {.from = v->dst, .to = (float *) v->src, .images = v->n, .channels = v->co, .columns = v->ci},
                 .weights = v->weights, .from = shape_of(v)};
@@ -365,7 +354,7 @@ static tr_status by_image(const tr_kernel_call *c, const tr__conv *v) {
         for (at[1] = 0; at[1] < v->stride[1]; at[1]++) {
             lay_remainder(&g.of, v, at);
             if (g.of.n_taps == 0)
-                tr__parallel(c->ctx, v->n * g.of.size[0], upward(TR__GRAIN, g.of.size[1] * v->ci + 1), clear_rows, &g.of);
+                clear_pixels(c, &g.of);
             else if (pixels_in(&g.of))
                 TR_TRY(run_gather(c, &g));
         }

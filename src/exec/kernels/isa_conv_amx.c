@@ -145,7 +145,7 @@ static AMX void gather_units(void *env, int64_t begin, int64_t end, int thread) 
         p.strip = (word *) (p.sums + (g->chunk == words ? 1 : upward(most, SIDE) * g->width) * BLOCK_SUMS);
         p.rows = (const void **) (void *) (p.strip + strip_words(&g->weights));
         p.to = p.rows + g->of.n_taps * most;
-        find_rows(&g->of, sizeof(uint16_t), p.first, p.count, p.count, p.rows, (void **) p.to);
+        find_rows(&g->of, p.first, p.count, p.count, p.rows, (void **) p.to);
         for (; p.from < words; p.from += p.words) {
             p.words = tr__min(g->chunk, words - p.from);
             gather_piece(g, &p);
@@ -217,7 +217,7 @@ static AMX void sum_block(const sum *s, const corner *k, int64_t first, int64_t 
     int64_t steps = upward(n, TILE_K), taps = s->of.n_taps;
     factor gradient = {.from = (const char *) (s->v->dst + first * v->co), .lines = v->co, .terms = n, .line = 1, .term = v->co};
     pack_factor(&gradient, false, k->co * SIDE, k->co_panels, 0, steps, k->left);
-    find_rows(&s->of, sizeof(uint16_t), first, n, BLOCK, k->rows, (void **) k->to);
+    find_rows(&s->of, first, n, BLOCK, k->rows, (void **) k->to);
     for (int64_t t = 0; t < taps; t++)
         for (int64_t p = n; p < steps * TILE_K; p++)
             k->rows[t * BLOCK + p] = s->of.zeros;

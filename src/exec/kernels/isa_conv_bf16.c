@@ -87,7 +87,7 @@ static void gather_unit(const gather *g, int64_t unit, char *own) {
     word *b = (word *) (sums + count * n * NR), *strip = b + g->weights.n * g->chunk * n * NR;
     const void **rows = (const void **) (void *) (strip + strip_words(&g->weights));
     void **to = (void **) (rows + g->weights.n * count);
-    find_rows(&g->of, sizeof(uint16_t), first, count, count, rows, to);
+    find_rows(&g->of, first, count, count, rows, to);
     taps k = {.n = g->weights.n, .a_step = count, .b = b, .column = begin * NR, .bias = g->bias};
     int64_t words = g->of.channels / 2, tiles = upward(count, MR);
     for (k.from = 0; k.from < words; k.from += k.k) {
@@ -118,7 +118,7 @@ static tr_status run_gather(const tr_kernel_call *c, const filtered *f) {
     int64_t pixels = pixels_in(&g->of);
     g->wides = upward(g->of.columns / NR, WIDE);
     // Units enough for all threads, but as long as it takes to be worth packing weights.
-    int64_t wanted = upward(4 * c->ctx->threads, g->wides);
+    int64_t wanted = upward(2 * c->ctx->threads, g->wides);
     g->spans = tr__max(upward(pixels, SPAN), tr__min(wanted, pixels / (SPAN / 4)));
     g->spans = tr__max(1, g->spans);
     // A chunk is a multiple of a vector, and all are alike.

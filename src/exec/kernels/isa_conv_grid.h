@@ -14,6 +14,7 @@ typedef struct grid {
     int64_t channels, columns; /* of from, to */
     int64_t n_taps;
     int64_t *off[2], *tap; /* [n_taps]; tap: which of the filter's it is, row-major */
+    int64_t element;       /* bytes of one */
     const void *zeros;     /* [channels], what lies beyond the border */
 } grid;
 
@@ -21,6 +22,7 @@ typedef struct grid {
 static tr_status take_grid(const tr_kernel_call *c, const tr__conv *v, size_t element, grid *g) {
     int64_t taps = v->kernel[0] * v->kernel[1];
     size_t zeros = ((size_t) g->channels * element + 7) / 8 * 8;
+    g->element = (int64_t) element;
     char *room = tr__scratch(c, zeros + (size_t) taps * 3 * sizeof(int64_t));
     if (!room)
         return TR_E_NOMEM;
@@ -82,8 +84,8 @@ static void find_line(const void **rows, int64_t n, uintptr_t at, int64_t apart,
 }
 
 /* rows [n_taps, rows_step], to [count]: where the pixels first .. first + count begin. */
-static void find_rows(const grid *g, int64_t element, int64_t first, int64_t count, int64_t rows_step, const void **rows, void **to) {
-    int64_t h = g->from_size[0], w = g->from_size[1], pixel = g->channels * element;
+static void find_rows(const grid *g, int64_t first, int64_t count, int64_t rows_step, const void **rows, void **to) {
+    int64_t h = g->from_size[0], w = g->from_size[1], pixel = g->channels * g->element;
     for (int64_t m = 0, stop; m < count; m = stop) {
         int64_t at = first + m, j = at % g->size[1], i = at / g->size[1] % g->size[0], n = at / g->size[1] / g->size[0];
         stop = tr__min(count, m + g->size[1] - j);
@@ -95,8 +97,24 @@ static void find_rows(const grid *g, int64_t element, int64_t first, int64_t cou
         }
         int64_t row = (n * g->to_size[0] + i * g->to_step[0] + g->to_from[0]) * g->to_size[1] + g->to_from[1];
         for (int64_t k = m; k < stop; k++, j++)
-            to[k] = (char *) g->to + (row + j * g->to_step[1]) * g->columns * element;
+            to[k] = (char *) g->to + (row + j * g->to_step[1]) * g->columns * g->element;
     }
+}
+
+/* By the image: rows of pixels that no output reads. */
+static void clear_rows(void *env, int64_t begin, int64_t end, int thread) {
+    const grid *g = env;
+    int64_t pixel = g->columns * g->element;
+    for (int64_t u = begin; u < end; u++) {
+        int64_t row = u / g->size[0] * g->to_size[0] + u % g->size[0] * g->to_step[0] + g->to_from[0];
+        char *to = (char *) g->to + (row * g->to_size[1] + g->to_from[1]) * pixel;
+        for (int64_t j = 0; j < g->size[1]; j++)
+            memset(to + j * g->to_step[1] * pixel, 0, (size_t) pixel);
+    }
+}
+
+static void clear_pixels(const tr_kernel_call *c, grid *g) {
+    tr__parallel(c->ctx, g->images * g->size[0], upward(TR__GRAIN, g->size[1] * g->columns + 1), clear_rows, g);
 }
 
 #endif

@@ -275,7 +275,7 @@ TR__ISA_KERNEL(_cross_entropy) {
     e.losses = tr__scratch(c, (size_t) e.n.n * sizeof *e.losses);
     if (!e.losses)
         return TR_E_NOMEM;
-    tr__parallel(c->ctx, e.n.n, rows_grain(&e.n), wide == TR_F64 ? entropy_rows_double : entropy_rows_float, &e);
+    tr__parallel_pieces(c->ctx, e.n.n, rows_grain(&e.n), wide == TR_F64 ? entropy_rows_double : entropy_rows_float, &e);
     TR_TRY(tr__dense_out_end(c, &c->out[2], wide, e.sums));
     if (e.n.reduction == REDUCE_NONE) {
         tr_meta m;
@@ -313,6 +313,6 @@ TR__ISA_KERNEL(_cross_entropy_backward) {
     for (int64_t i = 0; i < e.n.n; i++)
         factor[i] = nll_weight(&e.n, i) * ((const double *) g)[e.n.reduction == REDUCE_NONE ? i : 0] / divisor;
     e.factor = factor;
-    tr__parallel(c->ctx, e.n.n, rows_grain(&e.n), wide == TR_F64 ? entropy_gradient_double : entropy_gradient_float, &e);
+    tr__parallel_pieces(c->ctx, e.n.n, rows_grain(&e.n), wide == TR_F64 ? entropy_gradient_double : entropy_gradient_float, &e);
     return tr__dense_out_end(c, out, (tr_dtype) out->meta->dtype, e.y);
 }

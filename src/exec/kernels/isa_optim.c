@@ -335,7 +335,7 @@ static tr_status update_all(tr_op op, const tr_kernel_call *calls, int n) {
         ends[k] = total;
     }
     many m = {u, ends, op, n};
-    tr__parallel(calls->ctx, total / 16, TR__GRAIN / 32, run_many, &m);
+    tr__parallel_pieces(calls->ctx, total / 16, TR__GRAIN / 32, run_many, &m);
     for (int k = 0; k < n; k++)
         TR_TRY(close_update(&calls[k], dense + 5 * k, u[k].copy != NULL));
     return TR_OK;

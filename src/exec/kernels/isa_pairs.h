@@ -294,7 +294,9 @@ static tr_status by_image(const tr_kernel_call *c, const tr__conv_bf16 *conv, ru
         for (at[1] = 0; at[1] < v->stride[1]; at[1]++) {
             lay_remainder(&g.of, v, at);
             find_taps(conv, &g);
-            if (pixels_in(&g.of))
+            if (g.of.n_taps == 0)
+                clear_pixels(c, &g.of);
+            else if (pixels_in(&g.of))
                 TR_TRY(run(c, &g));
         }
     return TR_OK;

@@ -186,6 +186,6 @@ tr_status TR__SUFFIXED(tr__pool_last)(const tr_kernel_call *c, tr__pool_kind kin
         if (!(j->own = tr__scratch(c, (size_t) (j->own_bytes * c->ctx->threads))))
             return TR_E_NOMEM;
     }
-    tr__parallel(c->ctx, units, tr__max(1, TR__GRAIN / 4 / tr__max(1, work)), fn[kind][bf16], j);
+    tr__parallel_pieces(c->ctx, units, tr__max(1, TR__GRAIN / 4 / tr__max(1, work)), fn[kind][bf16], j);
     return TR_OK;
 }

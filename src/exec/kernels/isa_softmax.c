@@ -153,7 +153,7 @@ static tr_status run(const tr_kernel_call *c, const tr_arg *x, const tr_arg *g, 
         if (!j.lines)
             return TR_E_NOMEM;
     }
-    tr__parallel(c->ctx, j.a.outer * j.a.inner, tr__max(1, TR__GRAIN / 4 / j.a.size), wide == TR_F32 ? f : d, &j);
+    tr__parallel_pieces(c->ctx, j.a.outer * j.a.inner, tr__max(1, TR__GRAIN / 4 / j.a.size), wide == TR_F32 ? f : d, &j);
     return tr__dense_out_end(c, out, wide, j.y);
 }
 

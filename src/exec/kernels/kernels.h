@@ -58,7 +58,10 @@ void tr__parallel(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn,
 /* The same over single units of much work, each to the thread that comes first: cores are not always equally fast. Results may
  * not depend on who does what. */
 void tr__parallel_units(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn, void *env);
-/* How many threads either takes. */
+/* The same as tr__parallel, but that each thread takes its part in pieces, and then what others have left: for short work on much
+ * memory, where one thread is often a little late. fn is called several times in a thread; results may not depend on who does what. */
+void tr__parallel_pieces(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn, void *env);
+/* How many threads each takes. */
 int tr__parallel_width(const tr_kernel_ctx *ctx, int64_t n, int64_t grain);
 
 /* Scratch for each thread by itself, lines of the cache apart. */

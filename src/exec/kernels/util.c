@@ -2,6 +2,7 @@
 #include "exec/kernels/kernels.h"
 
 #include <omp.h>
+#include <stdatomic.h>
 
 int tr__parallel_width(const tr_kernel_ctx *ctx, int64_t n, int64_t grain) {
     return ctx->threads > 1 && n >= 2 * grain ? ctx->threads : 1;
@@ -38,6 +39,39 @@ void tr__parallel_units(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t u = 0; u < n; u++)
         fn(env, u, u + 1, omp_get_thread_num());
+}
+
+/* What is left of a thread's part, on a cache line of its own. */
+typedef struct part {
+    _Alignas(64) _Atomic int64_t next;
+    int64_t end;
+} part;
+enum { MOST_PARTS = 64, PIECES = 8 /* of a part */ };
+
+void tr__parallel_pieces(tr_kernel_ctx *ctx, int64_t n, int64_t grain, tr__range_fn fn, void *env) {
+    part parts[MOST_PARTS];
+    if (ctx->threads > MOST_PARTS) {
+        tr__parallel(ctx, n, grain, fn, env);
+        return;
+    }
+    int threads = team_for(ctx, n, grain, fn, env);
+    if (!threads)
+        return;
+    int64_t piece = tr__max(1, tr__max(grain / 4, n / (threads * PIECES)));
+    for (int k = 0; k < threads; k++) {
+        atomic_init(&parts[k].next, n * k / threads);
+        parts[k].end = n * (k + 1) / threads;
+    }
+#pragma omp parallel num_threads(threads)
+    {
+        int own = omp_get_thread_num();
+        for (int k = 0; k < threads; k++) {
+            part *p = &parts[(own + k) % threads];
+            // relaxed: it gives each piece to one thread; the region's begin and end order what is read and written
+            for (int64_t at; (at = atomic_fetch_add_explicit(&p->next, piece, memory_order_relaxed)) < p->end;)
+                fn(env, at, tr__min(at + piece, p->end), own);
+        }
+    }
 }
 
 void *tr__scratch(const tr_kernel_call *c, size_t bytes) {
