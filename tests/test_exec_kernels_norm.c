@@ -69,7 +69,7 @@ typedef struct problem {
     unsigned flags;
     bool last, training;
     tr_dtype dtype; /* of images */
-    float *x, *other, *grad, *w, *b;
+    float *x, *other, *grad, *residual, *w, *b; /* residual: or NULL */
 } problem;
 
 static tr_arg image(const problem *p, float *data) { return kc_images_of(p->dtype, data, p->last, N, p->c, H, W); }
@@ -96,6 +96,10 @@ static void one_by_one(const problem *p, step *s) {
         kc_call(add, p->dtype, (0), (y), y, other, kc_integer(1));
     if (p->flags & TR_NORM_RELU) {
         kc_call(relu, p->dtype, (0), (y), y);
+        if (p->residual) {
+            kc_call(add, p->dtype, (0), (image(p, g)), grad, image(p, p->residual), kc_integer(1));
+            grad = image(p, g);
+        }
         kc_call(threshold_backward, p->dtype, (0), (image(p, g)), grad, y, kc_integer(0));
         grad = image(p, g);
     }
@@ -135,6 +139,8 @@ static void fused(const problem *p, step *s, bool passes) {
                           .dbias = vector(p, s->db)};
     if (passes)
         b.dother = image(p, s->dother);
+    if (p->residual)
+        b.residual = image(p, p->residual);
     cr_assert_eq(tr_norm_backward_fused(&b, &kc_ctx), TR_OK);
     kc_release();
 }
@@ -182,10 +188,12 @@ Test(norm, fused_is_bitwise_the_ops_one_after_another) {
     static const int64_t channels[] = {1, 2, 5, 64, C_MAX};
     for (int k = 0; k < 5; k++)
         for (unsigned flags = 0; flags < 4; flags++)
-            for (int form = 0; form < 16; form++) {
+            for (int form = 0; form < 32; form++) {
                 problem p = {.flags = flags, .training = form & 2};
                 make(&p, channels[k], form & 1, form & 8 ? TR_BF16 : TR_F32);
                 bool passes = form & 4;
+                if (form & 16 && passes && flags & TR_NORM_RELU)
+                    p.residual = p.other;
                 one_by_one(&p, &results[0]);
                 fused(&p, &results[1], passes);
                 expect_same(&p, &results[0], &results[1], passes);
@@ -199,6 +207,7 @@ Test(norm, layouts_and_threads_change_no_bit) {
             problem p = {.flags = 3, .training = true};
             step *s = &results[form > 0];
             make(&p, channels[k / 2], form & 1, k & 1 ? TR_BF16 : TR_F32);
+            p.residual = p.other;
             kc_ctx.threads = 1 + form / 2;
             fused(&p, s, true);
             if (form & 1) { // back to planes, to be compared
@@ -229,8 +238,13 @@ Test(norm, odd_numbers_of_bfloat16_are_the_same_in_rows) {
                 make(&p, C, last, TR_BF16);
                 for (int64_t i = 0; i < elements(&p); i += 1 + i % 7) { // some of what is added is zero, so that small sums stay so
                     int64_t pixel = i / C, channel = i % C, image = pixel / (H * W) * C * H * W;
-                    ((uint16_t *) (void *) p.other)[last ? i : image + channel * H * W + pixel % (H * W)] = 0;
+                    int64_t at = last ? i : image + channel * H * W + pixel % (H * W);
+                    ((uint16_t *) (void *) p.other)[at] = 0;
+                    if (odd == 4) // and so that some sums of gradients are denormal
+                        ((uint16_t *) (void *) p.grad)[at] = (uint16_t) (i % 2 * 0x8000 + 1 + i % 90);
                 }
+                if (flags & TR_NORM_RELU)
+                    p.residual = p.other;
                 for (int64_t k = odd; k < C; k += 31) {
                     affine[0][k] = (float[]){1e-39f, -3e-41f, 3e38f, -NAN, 1e-37f}[odd];
                     affine[1][k] = (float[]){0, 2e-40f, 1, 0, -1e-38f}[odd];
@@ -239,6 +253,7 @@ Test(norm, odd_numbers_of_bfloat16_are_the_same_in_rows) {
                 fused(&p, &results[1], true);
                 cr_assert_arr_eq(results[0].y, results[1].y, image_bytes(&p), "flags %u, odd %d, last %d", flags, odd, last);
                 cr_assert_arr_eq(results[0].dx, results[1].dx, image_bytes(&p), "flags %u, odd %d, last %d", flags, odd, last);
+                cr_assert_arr_eq(results[0].dother, results[1].dother, image_bytes(&p), "flags %u, odd %d, last %d", flags, odd, last);
                 if (!last)
                     memcpy(&results[2], &results[1], sizeof results[2]);
             }

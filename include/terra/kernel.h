@@ -89,17 +89,19 @@ typedef struct tr_norm_forward {
     tr_arg mean, inv;                 /* results [C], float32 (float64 for float64) */
 } tr_norm_forward;
 
-/* Of y = relu(batch_norm(x) + other): dx, dweight, dbias and d other, which is grad where y > 0. */
+/* Of y = relu(batch_norm(x) + other): dx, dweight, dbias and d other, which is grad (+ residual) where y > 0. */
 typedef struct tr_norm_backward {
     unsigned flags;
     bool training;
     tr_arg grad;           /* of y */
+    tr_arg residual;       /* of y as well, by another way: added to grad first. May be absent; else there are y and dother */
     tr_arg y;              /* forward's result; TR_NORM_RELU only */
     tr_arg x, weight;      /* as forward had them */
     tr_arg mean, inv;      /* forward's results */
     tr_arg dx;             /* result; may be grad or x, not y */
     tr_arg dweight, dbias; /* results [C]; may be absent */
-    tr_arg dother;         /* result, x's shape: the masked gradient; absent: not wanted; may be grad (dx then isn't) */
+    tr_arg dother;         /* result, x's shape: the masked gradient; absent: not wanted; may be grad or residual (dx then
+                            * isn't) */
 } tr_norm_backward;
 
 /* sum = x + other; y = layer_norm(sum). other absent: y = layer_norm(x), and sum is absent too. */

@@ -60,7 +60,7 @@ typedef enum tr_instr_kind {
     TR_INSTR_EW,        /* a fused elementwise program */
     TR_INSTR_MULTI,     /* optimizer updates of many parameters in one pass */
     TR_INSTR_DNN,       /* a oneDNN partition */
-    TR_INSTR_NORM,      /* batch norm, then addition, relu; or the relu's derivative, then batch norm's */
+    TR_INSTR_NORM,      /* batch norm, then addition, relu; or a sum, the relu's derivative, then batch norm's */
     TR_INSTR_NARROW,    /* an op, and the cast of its bfloat16 result to float32, which stays bfloat16: its home */
     TR_INSTR_COPY,      /* a cast to the bfloat16 copy that its operand has beside it: nothing to do, if that is right */
     TR_INSTR_ROWS,      /* stages, run slice by slice of their leading dimension */

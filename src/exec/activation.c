@@ -310,12 +310,15 @@ static tr_status run_norm_forward(tr_runner *r, const tr_path_op *const *op, uin
     return tr_norm_forward_fused(&f, &r->ctx);
 }
 
-/* threshold_backward, then batch_norm_backward. */
-static tr_status run_norm_backward(tr_runner *r, const tr_path_op *mask, const tr_path_op *norm) {
+/* threshold_backward, perhaps of a sum, then batch_norm_backward. */
+static tr_status run_norm_backward(tr_runner *r, const tr_path_op *const *op, uint32_t n_ops) {
     const tr_path *path = r->current->plan->path;
+    const tr_path_op *sum = n_ops == 3 ? op[0] : NULL, *mask = op[n_ops - 2], *norm = op[n_ops - 1];
     tr_norm_backward f = {.flags = TR_NORM_RELU, .training = path->attrs[norm->attr] != 0};
     uint32_t at = norm->operand;
-    TR_TRY(resolve(r, mask->operand, true, &f.grad));
+    TR_TRY(resolve(r, (sum ? sum : mask)->operand, true, &f.grad));
+    if (sum)
+        TR_TRY(resolve(r, sum->operand + 1, true, &f.residual));
     TR_TRY(resolve(r, mask->operand + 1, true, &f.y));
     TR_TRY(resolve_unless_elided(r, mask->operand + mask->n_in, &f.dother));
     TR_TRY(resolve(r, at + 1, true, &f.x));
@@ -333,7 +336,7 @@ static tr_status run_norm(tr_runner *r, const tr_instr *instr) {
     const tr_path_op *op[3];
     for (uint32_t i = 0; i < instr->n_ops; i++)
         op[i] = &plan->path->ops[plan->covered[instr->first + i]];
-    tr_status status = op[0]->op == TR_OP_batch_norm ? run_norm_forward(r, op, instr->n_ops) : run_norm_backward(r, op[0], op[1]);
+    tr_status status = (op[0]->op == TR_OP_batch_norm ? run_norm_forward : run_norm_backward)(r, op, instr->n_ops);
     tr__runner_reset_scratch(r);
     return status;
 }

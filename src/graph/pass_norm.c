@@ -1,9 +1,9 @@
 /* pass_norm.c - batch norm with what stands next to it: an addition and a relu behind it; before its derivative the
- * relu's.
+ * relu's, and before that the sum of two gradients.
  *
  * Normalising reads and writes an image once; so would each of the others. Forward, what batch_norm alone gives is never
  * stored where only the next op sees it; in-place forms write over it, and nothing need be left out. Backward, the masked
- * gradient is stored only if a residual passes it on. */
+ * gradient is stored only if a residual passes it on; only then the sum is joined, which is kept nowhere else. */
 #include "graph/pass.h"
 
 #include "terra/alloc.h"
@@ -37,6 +37,12 @@ static double number_at(const tr_path *p, uint32_t k, uint32_t i) {
     return tr__operands(p, op)[i].meta->dtype == TR_F64 ? n.d : (double) n.i;
 }
 
+/* Is op u the sum of v and an image of the same looks and type, `other`? */
+static bool is_sum(const tr_path *p, uint32_t u, const tr_path_operand *v, const tr_path_operand *other) {
+    return p->ops[u].op == TR_OP_add && other->ref != TR_REF_NONE && tr_meta_same_shape(other->meta, v->meta) &&
+           other->meta->dtype == v->meta->dtype && number_at(p, u, 2) == 1;
+}
+
 /* May op u follow in the group of k, reading (or overwriting) all of v? */
 static bool follows(const tr__graph *g, uint32_t u, tr_op kind, const tr_path_operand *v) {
     const tr_path *p = g->path;
@@ -47,10 +53,7 @@ static bool follows(const tr__graph *g, uint32_t u, tr_op kind, const tr_path_op
     bool first = o[0].ref == v->ref, second = kind == TR_OP_add && o[1].ref == v->ref;
     if (first == second || (op->in_place && !first))
         return false;
-    const tr_path_operand *other = kind == TR_OP_add ? &o[first ? 1 : 0] : NULL;
-    if (other && (other->ref == TR_REF_NONE || !tr_meta_same_shape(other->meta, v->meta) || other->meta->dtype != v->meta->dtype))
-        return false;
-    if (other && number_at(p, u, 2) != 1)
+    if (kind == TR_OP_add && !is_sum(p, u, v, &o[first ? 1 : 0]))
         return false;
     return o[first ? 0 : 1].meta == v->meta && result_of(p, u)->meta->dtype == v->meta->dtype;
 }
@@ -79,21 +82,47 @@ static void join_forward(tr__graph *g, uint32_t k) {
     }
 }
 
+/* The op that makes what op u reads first, alone in its group, which nobody else has written: TR__NIL if op k can't be in it. */
+static uint32_t maker_of(const tr__graph *g, uint32_t u, tr_op kind, uint32_t k) {
+    const tr_path *p = g->path;
+    const tr_path_operand *v = tr__operands(p, &p->ops[u]);
+    if (!tr_ref_is_value(v->ref) || g->writes[v->ref])
+        return TR__NIL;
+    uint32_t maker = g->birth[v->ref];
+    const tr_path_op *op = &p->ops[maker];
+    const tr__group *group = &g->groups[g->group[maker]];
+    bool fits = op->op == kind && !op->in_place && is_known(p, maker) && group->n_ops == 1 && group->kind == TR_INSTR_OP &&
+                result_of(p, maker)->meta == v->meta && k - maker <= PATIENCE && k < group->deadline;
+    return fits ? maker : TR__NIL;
+}
+
+/* Before the mask, the sum of what a residual's two ways bring back. */
+static void join_sum(tr__graph *g, uint32_t mask, uint32_t k) {
+    const tr_path *p = g->path;
+    const tr_path_operand *grad = tr__operands(p, &p->ops[mask]);
+    uint32_t sum = maker_of(g, mask, TR_OP_add, k);
+    if (sum == TR__NIL || !is_sum(p, sum, grad, &tr__operands(p, &p->ops[sum])[0]) ||
+        !is_sum(p, sum, grad, &tr__operands(p, &p->ops[sum])[1]) || !tr__is_passing(g, grad->ref, sum, mask, PATIENCE))
+        return;
+    if (tr__merge(g, g->group[sum], g->group[mask])) {
+        g->groups[g->group[k]].kind = TR_INSTR_NORM;
+        g->elided[grad->ref] = true;
+    }
+}
+
 static void join_backward(tr__graph *g, uint32_t k) {
     const tr_path *p = g->path;
-    const tr_path_operand *grad = tr__operands(p, &p->ops[k]);
-    if (!tr_ref_is_value(grad->ref) || g->writes[grad->ref])
+    tr_ref grad = tr__operands(p, &p->ops[k])->ref;
+    uint32_t mask = maker_of(g, k, TR_OP_threshold_backward, k);
+    if (mask == TR__NIL || number_at(p, mask, 2) != 0)
         return;
-    uint32_t mask = g->birth[grad->ref];
-    const tr_path_op *op = &p->ops[mask];
-    if (op->op != TR_OP_threshold_backward || op->in_place || !is_known(p, mask) || g->groups[g->group[mask]].n_ops > 1 ||
-        result_of(p, mask)->meta != grad->meta || number_at(p, mask, 2) != 0 || k - mask > PATIENCE || k >= g->groups[g->group[mask]].deadline)
-        return;
-    bool passing = tr__is_passing(g, grad->ref, mask, k, PATIENCE);
+    bool passing = tr__is_passing(g, grad, mask, k, PATIENCE);
     if (!tr__merge(g, g->group[mask], g->group[k]))
         return;
     g->groups[g->group[k]].kind = TR_INSTR_NORM;
-    g->elided[grad->ref] = passing;
+    g->elided[grad] = passing;
+    if (!passing)
+        join_sum(g, mask, k);
 }
 
 tr_status tr__pass_norm(tr__graph *g) {

@@ -574,25 +574,27 @@ static tr_status check_partition(checker *c, uint32_t index) {
     return TR_OK;
 }
 
-/* batch_norm [add] [relu], or threshold_backward batch_norm_backward: each the next one's operand, all of it. */
+/* batch_norm [add] [relu], or [add] threshold_backward batch_norm_backward: each the next one's operand, all of it. What the latter
+ * add is kept nowhere, but their masked sum is. */
 static tr_status check_norm(checker *c, uint32_t index) {
     const tr_path *p = c->path;
     const tr_instr *instr = &c->plan->instrs[index];
     const uint32_t *ops = c->plan->covered + instr->first;
     bool forward = p->ops[ops[0]].op == TR_OP_batch_norm;
-    static const tr_op behind[] = {TR_OP_add, TR_OP_relu};
-    if (instr->n_ops < 2 || instr->n_ops > (forward ? 3u : 2u) || (!forward && p->ops[ops[0]].op != TR_OP_threshold_backward))
+    static const tr_op behind[] = {TR_OP_add, TR_OP_relu}, before[] = {TR_OP_add, TR_OP_threshold_backward, TR_OP_batch_norm_backward};
+    if (instr->n_ops < 2 || instr->n_ops > 3 || (!forward && p->ops[ops[0]].op != before[3 - instr->n_ops]))
         BUG("norm: instruction %u begins with op %u (%s)", index, ops[0], name_of(c, ops[0]));
     for (uint32_t s = 1; s < instr->n_ops; s++) {
         const tr_path_op *from = &p->ops[ops[s - 1]], *op = &p->ops[ops[s]];
         const tr_path_operand *v = &tr__operands(p, from)[from->n_in], *o = tr__operands(p, op);
-        bool known = forward ? op->op == behind[1] || (s == 1 && op->op == behind[0]) : op->op == TR_OP_batch_norm_backward;
+        bool known = forward ? op->op == behind[1] || (s == 1 && op->op == behind[0]) : op->op == before[3 - instr->n_ops + s];
         bool first = o[0].ref == v->ref && o[0].meta == v->meta;
         bool second = op->op == TR_OP_add && o[1].ref == v->ref && o[1].meta == v->meta;
         if (!known || first == second || (op->in_place && !first))
             BUG("norm: op %u (%s) doesn't follow op %u", ops[s], name_of(c, ops[s]), ops[s - 1]);
         bool elided = c->plan->slot[v->ref] == TR_SLOT_ELIDED;
-        if (forward && elided == op->in_place)
+        bool wanted = forward ? !op->in_place : s == 1 && instr->n_ops == 3;
+        if ((forward || instr->n_ops == 3) && elided != wanted)
             BUG("norm: value %u between ops %u and %u is %s", v->ref, ops[s - 1], ops[s], elided ? "elided" : "not written");
     }
     return TR_OK;

@@ -23,6 +23,9 @@ def forward(kind, norms, x, identity):
     elif kind == "residual, in place":
         y += identity
         y = F.relu(y, inplace=True)
+    elif kind == "residual, twice":
+        y = F.relu(y + identity)
+        y = F.relu(norms[1](y) + y)
     elif kind == "two norms":
         y = F.relu(y + norms[1](identity))
     elif kind == "addition only":
@@ -35,7 +38,7 @@ def forward(kind, norms, x, identity):
     return y
 
 
-KINDS = ("relu", "relu_", "residual", "residual, first", "residual, in place", "two norms", "addition only", "kept", "alpha")
+KINDS = ("relu", "relu_", "residual", "residual, first", "residual, in place", "residual, twice", "two norms", "addition only", "kept", "alpha")
 
 
 def train(kind, channels, sync, half=False):

@@ -20,7 +20,8 @@ typedef struct job {
     bool rows, training, backward;
     unsigned flags;
     const void *x, *other;
-    const void *g, *out;   /* backward: the gradient, and where relu's result is positive */
+    const void *g, *more;  /* backward: the gradient, and what is added to it or NULL; */
+    const void *out;       /* where relu's result is positive */
     void *y, *dg;          /* result; the masked gradient or NULL */
     const double *w, *b;   /* [C], or NULL: 1, 0 */
     double *mean, *inv, *var, *dw, *db; /* [C] */
@@ -60,14 +61,18 @@ static inline uint16_t upper_half(float f) {
 }
 
 #define RUNS(E, S)                                                                                                              \
-    /* out where mask is positive; mask NULL: all */                                                                            \
-    static void mask_##E(S *to, const S *g, const S *mask, int64_t n) {                                                         \
+    /* g (+ more) where mask is positive; mask NULL: all of g */                                                                \
+    static void mask_##E(S *to, const S *g, const S *more, const S *mask, int64_t n) {                                          \
         if (!mask) {                                                                                                            \
             if (to != g)                                                                                                        \
                 memcpy(to, g, (size_t) n * sizeof *g);                                                                          \
             return;                                                                                                             \
         }                                                                                                                       \
-        _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) to[k] = VALUE_OF_##E(mask[k]) <= 0 ? 0 : g[k];                     \
+        if (more)                                                                                                               \
+            _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) to[k] =                                                        \
+                VALUE_OF_##E(mask[k]) <= 0 ? 0 : STORED_##E(ROUND_##E(VALUE_OF_##E(g[k]) + VALUE_OF_##E(more[k])));             \
+        else                                                                                                                    \
+            _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) to[k] = VALUE_OF_##E(mask[k]) <= 0 ? 0 : g[k];                 \
     }                                                                                                                           \
     /* sum and sum of squares of x - m */                                                                                       \
     static void moments_##E(const S *x, int64_t n, double m, double sums[2]) {                                                  \
@@ -293,6 +298,25 @@ ALWAYS PAIRS int64_t fast_gradient(uint16_t *y, const uint16_t *g, const uint16_
     return k;
 }
 
+/* As mask_bf16 of a sum. */
+static PAIRS int64_t fast_sum_pairs(uint16_t *to, const uint16_t *g, const uint16_t *more, const uint16_t *mask, int64_t n) {
+    int64_t k = 0;
+    for (; k + 2 * VN_F <= n; k += 2 * VN_F) {
+        vF v[2];
+        __mmask16 odd = 0;
+        EACH_HALF {
+            int64_t at = k + h * VN_F;
+            v[h] = vF_select(load_bf16(mask + at) <= 0, (vF){0}, load_bf16(g + at) + load_bf16(more + at));
+            odd |= _mm512_fpclass_ps_mask((__m512) v[h], ODD);
+        }
+        if (odd)
+            break;
+        vF both = narrow_pairs(v[0], v[1]);
+        memcpy(to + k, &both, sizeof both);
+    }
+    return k;
+}
+
 static PAIRS int64_t fast_forward_pairs(unsigned flags, uint16_t *y, const uint16_t *x, const uint16_t *o, int64_t n,
                                         const float *a, const float *b) {
     switch (flags & (TR_NORM_ADD | TR_NORM_RELU)) {
@@ -313,15 +337,19 @@ static PAIRS int64_t fast_backward_pairs(uint16_t *y, const uint16_t *g, const u
     return fast_gradient(y, g, NULL, x, n, m, mean, k2, scale, false);
 }
 #define fast_forward_bf16(...)                (has_pairs() ? fast_forward_pairs(__VA_ARGS__) : 0)
+#define fast_sum_bf16(...)                    (has_pairs() ? fast_sum_pairs(__VA_ARGS__) : 0)
 #define fast_backward_bf16(training, ...)     (training && has_pairs() ? fast_backward_pairs(__VA_ARGS__) : 0)
 #else
 #define fast_forward_bf16(...)  0
 #define fast_backward_bf16(...) 0
+#define fast_sum_bf16(...)      0
 #endif
 #define fast_forward_float(...)   0
 #define fast_forward_double(...)  0
 #define fast_backward_float(...)  0
 #define fast_backward_double(...) 0
+#define fast_sum_float(...)       0
+#define fast_sum_double(...)      0
 
 /* ------------------------------------------------------------------------------------------ a channel's numbers */
 
@@ -381,7 +409,7 @@ static void gradient_of(const job *j, int64_t c, double sum, double product, dou
                 int64_t at = i * step + c * j->s;                                                                            \
                 const S *g = (const S *) j->g + at, *mask = j->out ? (const S *) j->out + at : NULL;                         \
                 if (j->dg) {                                                                                                 \
-                    mask_##E((S *) j->dg + at, g, mask, j->s);                                                               \
+                    mask_##E((S *) j->dg + at, g, j->more ? (const S *) j->more + at : NULL, mask, j->s);                    \
                     g = (const S *) j->dg + at;                                                                              \
                     mask = NULL;                                                                                             \
                 }                                                                                                            \
@@ -403,6 +431,14 @@ PLANES(bf16, uint16_t, float)
 /* ------------------------------------------------------------------------------------------ rows */
 
 #define ROWS(E, S, T)                                                                                         \
+    /* n elements of dg, from `at` on */                                                                      \
+    static void take_masked_##E(const job *j, int64_t at, int64_t n) {                                        \
+        S *to = (S *) j->dg + at;                                                                             \
+        const S *g = (const S *) j->g + at, *more = j->more ? (const S *) j->more + at : NULL;                \
+        const S *mask = j->out ? (const S *) j->out + at : NULL;                                              \
+        int64_t k = more ? fast_sum_##E(to, g, more, mask, n) : 0;                                            \
+        mask_##E(to + k, g + k, more ? more + k : NULL, mask ? mask + k : NULL, n - k);                       \
+    }                                                                                                         \
     static void row_sums_##E(void *env, int64_t begin, int64_t end, int thread) {                             \
         const job *j = env;                                                                                   \
         int64_t all = j->n * j->s, step = j->c;                                                               \
@@ -418,7 +454,7 @@ PLANES(bf16, uint16_t, float)
                     if (j->dg) {                                                                              \
                         S *dg = (S *) j->dg + at;                                                             \
                         for (int64_t k = 0; k < rows; k++)                                                    \
-                            mask_##E(dg + k * step, g + k * step, mask ? mask + k * step : NULL, n);          \
+                            take_masked_##E(j, at + k * step, n);                                             \
                         g = dg;                                                                               \
                         mask = NULL;                                                                          \
                     }                                                                                         \
@@ -649,21 +685,24 @@ static tr_status forward(const tr_kernel_call *c, const tr_norm_forward *f) {
 }
 
 static tr_status backward(const tr_kernel_call *c, const tr_norm_backward *f) {
-    bool relu = f->flags & TR_NORM_RELU, passes = !tr__absent(&f->dother);
-    const tr_arg *const images[] = {&f->grad, &f->x, &f->dx, &f->dother, &f->y};
-    int n_images = relu ? 5 : 4;
+    bool relu = f->flags & TR_NORM_RELU, passes = !tr__absent(&f->dother), sums = !tr__absent(&f->residual);
+    const tr_arg *const images[] = {&f->grad, &f->x, &f->dx, &f->dother, &f->residual, &f->y};
+    int n_images = relu ? 6 : 5;
     tr_dtype dtype = image_type(images, n_images);
     job j = {.training = f->training, .backward = true, .flags = f->flags};
     const double *mean, *inv;
     shape_of(&j, f->x.meta);
     j.rows = all_lie_as_rows(images, n_images, dtype);
     j.g = f->grad.data;
+    j.more = sums ? f->residual.data : NULL;
     j.x = f->x.data;
     j.y = f->dx.data;
     j.out = relu ? f->y.data : NULL;
     j.dg = passes ? f->dother.data : NULL;
     if (!j.rows) {
         TR_TRY(tr__dense_in(c, &f->grad, dtype, &j.g));
+        if (sums)
+            TR_TRY(tr__dense_in(c, &f->residual, dtype, &j.more));
         TR_TRY(tr__dense_in(c, &f->x, dtype, &j.x));
         TR_TRY(tr__dense_out(c, &f->dx, dtype, &j.y));
         if (relu)
