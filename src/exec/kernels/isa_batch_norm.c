@@ -2,7 +2,8 @@
  *
  * Images lie as planes, [N, C, S], or as rows, [N * S, C] (channels last, and [N, C] itself). Sums are taken in double, of
  * deviations from a channel's first element, and meet the same formulas whatever the layout: both layouts give the same
- * numbers, as does any number of threads. bfloat16 is computed in float, and rounded where one op after the other would.
+ * numbers, as does any number of threads. bfloat16 is computed in float, and rounded where one op after the other would; its sums
+ * are of the elements themselves, whose 8 digits leave double enough for what the mean takes away.
  * Planes: a channel is one thread's, both of its passes out of the cache. Rows: cut into chunks by size alone, whose sums are
  * added up in order. */
 #include "exec/kernels/kernels.h"
@@ -50,6 +51,17 @@ static inline int64_t ahead_of(int64_t step) {
 #define STORED_double(x)   (x)
 #define STORED_bf16(x)     upper_half(x)
 
+/* x as sums see it, from m; and the sum of products with it, as if it had been seen from there. */
+#define SEEN_float(x, m)                ((x) - (m))
+#define SEEN_double(x, m)               ((x) - (m))
+#define SEEN_bf16(x, m)                 ((void) (m), (x))
+#define PRODUCT_float(product, sum, m)  (product)
+#define PRODUCT_double(product, sum, m) (product)
+#define PRODUCT_bf16(product, sum, m)   ((product) - (m) * (sum))
+#define FIRST_float(x)                  (x)
+#define FIRST_double(x)                 (x)
+#define FIRST_bf16(x)                   0
+
 /* Vectors of double that a cache line's elements fill, as far as registers go. */
 enum { LINE_double = 1, LINE_float = 2, LINE_bf16 = TR_ISA_LEVEL >= 4 ? 4 : 2 };
 #define EACH_OF_LINE _Pragma("GCC unroll 4") for (int l = 0; l < LINE; l++)
@@ -79,11 +91,11 @@ static inline uint16_t upper_half(float f) {
         vD s0 = {0}, q0 = s0, s1 = s0, q1 = s0, d;                                                                              \
         int64_t i = 0;                                                                                                          \
         for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                              \
-            d = wide_##E(x + i) - m, s0 += d, q0 = wide_fma(d, d, q0);                                                          \
-            d = wide_##E(x + i + VN_D) - m, s1 += d, q1 = wide_fma(d, d, q1);                                                   \
+            d = SEEN_##E(wide_##E(x + i), m), s0 += d, q0 = wide_fma(d, d, q0);                                                 \
+            d = SEEN_##E(wide_##E(x + i + VN_D), m), s1 += d, q1 = wide_fma(d, d, q1);                                          \
         }                                                                                                                       \
         for (; i < n; i++) {                                                                                                    \
-            double e = VALUE_OF_##E(x[i]) - m;                                                                                  \
+            double e = SEEN_##E(VALUE_OF_##E(x[i]), m);                                                                         \
             sums[0] += e;                                                                                                       \
             sums[1] = double_fma(e, e, sums[1]);                                                                                \
         }                                                                                                                       \
@@ -96,19 +108,20 @@ static inline uint16_t upper_half(float f) {
         int64_t i = 0;                                                                                                          \
         if (mask) {                                                                                                             \
             for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                          \
-                v = masked_##E(g + i, mask + i), s0 += v, q0 = wide_fma(v, wide_##E(x + i) - m, q0);                            \
-                v = masked_##E(g + i + VN_D, mask + i + VN_D), s1 += v, q1 = wide_fma(v, wide_##E(x + i + VN_D) - m, q1);       \
+                v = masked_##E(g + i, mask + i), s0 += v, q0 = wide_fma(v, SEEN_##E(wide_##E(x + i), m), q0);                   \
+                v = masked_##E(g + i + VN_D, mask + i + VN_D), s1 += v;                                                         \
+                q1 = wide_fma(v, SEEN_##E(wide_##E(x + i + VN_D), m), q1);                                                      \
             }                                                                                                                   \
         } else {                                                                                                                \
             for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                          \
-                v = wide_##E(g + i), s0 += v, q0 = wide_fma(v, wide_##E(x + i) - m, q0);                                        \
-                v = wide_##E(g + i + VN_D), s1 += v, q1 = wide_fma(v, wide_##E(x + i + VN_D) - m, q1);                          \
+                v = wide_##E(g + i), s0 += v, q0 = wide_fma(v, SEEN_##E(wide_##E(x + i), m), q0);                               \
+                v = wide_##E(g + i + VN_D), s1 += v, q1 = wide_fma(v, SEEN_##E(wide_##E(x + i + VN_D), m), q1);                 \
             }                                                                                                                   \
         }                                                                                                                       \
         for (; i < n; i++) {                                                                                                    \
             double e = mask && VALUE_OF_##E(mask[i]) <= 0 ? 0 : VALUE_OF_##E(g[i]);                                             \
             sums[0] += e;                                                                                                       \
-            sums[1] = double_fma(e, VALUE_OF_##E(x[i]) - m, sums[1]);                                                           \
+            sums[1] = double_fma(e, SEEN_##E(VALUE_OF_##E(x[i]), m), sums[1]);                                                  \
         }                                                                                                                       \
         sums[0] += lanes(s0 + s1);                                                                                              \
         sums[1] += lanes(q0 + q1);                                                                                              \
@@ -126,7 +139,7 @@ static inline uint16_t upper_half(float f) {
             _Pragma("GCC unroll 4") for (int64_t at = i, r = 0; r < 4; r++, at += step) {                                       \
                 __builtin_prefetch(x + at + ahead);                                                                             \
                 EACH_OF_LINE {                                                                                                  \
-                    vD d = wide_##E(x + at + l * VN_D) - c[l];                                                                  \
+                    vD d = SEEN_##E(wide_##E(x + at + l * VN_D), c[l]);                                                         \
                     a[l] += d, b[l] = wide_fma(d, d, b[l]);                                                                     \
                 }                                                                                                               \
             }                                                                                                                   \
@@ -137,7 +150,7 @@ static inline uint16_t upper_half(float f) {
         }                                                                                                                       \
         for (int64_t r = 0; r < rows; r++)                                                                                      \
             for (int64_t k = i; k < n; k++) {                                                                                   \
-                double d = VALUE_OF_##E(x[r * step + k]) - m[k];                                                                \
+                double d = SEEN_##E(VALUE_OF_##E(x[r * step + k]), m[k]);                                                       \
                 s[k] += d;                                                                                                      \
                 q[k] = double_fma(d, d, q[k]);                                                                                  \
             }                                                                                                                   \
@@ -158,7 +171,7 @@ static inline uint16_t upper_half(float f) {
                 EACH_OF_LINE {                                                                                                  \
                     int64_t k = at + l * VN_D;                                                                                  \
                     vD v = mask ? masked_##E(g + k, mask + k) : wide_##E(g + k);                                                \
-                    a[l] += v, b[l] = wide_fma(v, wide_##E(x + k) - c[l], b[l]);                                                \
+                    a[l] += v, b[l] = wide_fma(v, SEEN_##E(wide_##E(x + k), c[l]), b[l]);                                       \
                 }                                                                                                               \
             }                                                                                                                   \
             EACH_OF_LINE {                                                                                                      \
@@ -171,7 +184,7 @@ static inline uint16_t upper_half(float f) {
                 int64_t at = r * step + k;                                                                                      \
                 double v = mask && VALUE_OF_##E(mask[at]) <= 0 ? 0 : VALUE_OF_##E(g[at]);                                       \
                 s[k] += v;                                                                                                      \
-                q[k] = double_fma(v, VALUE_OF_##E(x[at]) - m[k], q[k]);                                                         \
+                q[k] = double_fma(v, SEEN_##E(VALUE_OF_##E(x[at]), m[k]), q[k]);                                                \
             }                                                                                                                   \
     }
 RUNS(float, float)
@@ -390,7 +403,7 @@ static void gradient_of(const job *j, int64_t c, double sum, double product, dou
             const S *x = (const S *) j->x + c * j->s, *o = (const S *) j->other + (j->other ? c * j->s : 0);                 \
             S *y = (S *) j->y + c * j->s;                                                                                    \
             int64_t step = j->c * j->s;                                                                                      \
-            double sums[2] = {0}, a, b, first = VALUE_OF_##E(x[0]);                                                          \
+            double sums[2] = {0}, a, b, first = FIRST_##E(VALUE_OF_##E(x[0]));                                               \
             for (int64_t i = 0; j->training && i < j->n; i++)                                                                \
                 moments_##E(x + i * step, j->s, first, sums);                                                                \
             if (j->training)                                                                                                 \
@@ -415,7 +428,7 @@ static void gradient_of(const job *j, int64_t c, double sum, double product, dou
                 }                                                                                                            \
                 products_##E(g, mask, (const S *) j->x + at, j->s, m, sums);                                                 \
             }                                                                                                                \
-            gradient_of(j, c, sums[0], sums[1], &mean, &k2, &scale);                                                         \
+            gradient_of(j, c, sums[0], PRODUCT_##E(sums[1], sums[0], m), &mean, &k2, &scale);                                \
             for (int64_t i = 0; i < j->n; i++) {                                                                             \
                 int64_t at = i * step + c * j->s;                                                                            \
                 backward_plane_##E(j->training, (S *) j->y + at, (const S *) (j->dg ? j->dg : j->g) + at,                    \
@@ -505,8 +518,8 @@ PLANES(bf16, uint16_t, float)
     static void set_backward_##E(const job *j) {                                                              \
         T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                              \
         for (int64_t c = 0; c < j->c; c++) {                                                                  \
-            double p, q, r;                                                                                   \
-            gradient_of(j, c, j->sums[c], j->sums[j->c + c], &p, &q, &r);                                     \
+            double p, q, r, sum = j->sums[c];                                                                 \
+            gradient_of(j, c, sum, PRODUCT_##E(j->sums[j->c + c], sum, j->mean[c]), &p, &q, &r);              \
             m[c] = (T) j->mean[c];                                                                            \
             mean[c] = (T) p;                                                                                  \
             k2[c] = (T) q;                                                                                    \
@@ -515,7 +528,7 @@ PLANES(bf16, uint16_t, float)
     }                                                                                                         \
     static void first_row_##E(const job *j) {                                                                 \
         for (int64_t c = 0; c < j->c; c++)                                                                    \
-            j->m[c] = VALUE_OF_##E(((const S *) j->x)[c]);                                                    \
+            j->m[c] = FIRST_##E(VALUE_OF_##E(((const S *) j->x)[c]));                                         \
     }
 ROWS(float, float, float)
 ROWS(double, double, double)
