@@ -19,6 +19,7 @@ enum {
 typedef struct job {
     int64_t n, c, s;
     bool rows, training, backward;
+    bool pairs;            /* the processor rounds to bfloat16 */
     unsigned flags;
     const void *x, *other;
     const void *g, *more;  /* backward: the gradient, and what is added to it or NULL; */
@@ -269,11 +270,11 @@ ALWAYS PAIRS int64_t fast_affine(uint16_t *y, const uint16_t *x, const uint16_t 
             odd |= _mm512_fpclass_ps_mask((__m512) v[h], ODD);
         }
         if (add) {
-            uint16_t rounded[2 * VN_F];
-            vF both = narrow_pairs(v[0], v[1]);
-            memcpy(rounded, &both, sizeof both);
+            __m512i both = (__m512i) narrow_pairs(v[0], v[1]);
+            v[0] = (vF) _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(both)), 16);
+            v[1] = (vF) _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1)), 16);
             EACH_HALF {
-                v[h] = load_bf16(rounded + h * VN_F) + load_bf16(o + k + h * VN_F);
+                v[h] += load_bf16(o + k + h * VN_F);
                 odd |= _mm512_fpclass_ps_mask((__m512) v[h], ODD);
             }
         }
@@ -330,39 +331,12 @@ static PAIRS int64_t fast_sum_pairs(uint16_t *to, const uint16_t *g, const uint1
     return k;
 }
 
-static PAIRS int64_t fast_forward_pairs(unsigned flags, uint16_t *y, const uint16_t *x, const uint16_t *o, int64_t n,
-                                        const float *a, const float *b) {
-    switch (flags & (TR_NORM_ADD | TR_NORM_RELU)) {
-        case 0:
-            return fast_affine(y, x, o, n, a, b, false, false);
-        case TR_NORM_RELU:
-            return fast_affine(y, x, o, n, a, b, false, true);
-        case TR_NORM_ADD:
-            return fast_affine(y, x, o, n, a, b, true, false);
-        default:
-            return fast_affine(y, x, o, n, a, b, true, true);
-    }
-}
-static PAIRS int64_t fast_backward_pairs(uint16_t *y, const uint16_t *g, const uint16_t *mask, const uint16_t *x, int64_t n,
-                                         const float *m, const float *mean, const float *k2, const float *scale) {
-    if (mask)
-        return fast_gradient(y, g, mask, x, n, m, mean, k2, scale, true);
-    return fast_gradient(y, g, NULL, x, n, m, mean, k2, scale, false);
-}
-#define fast_forward_bf16(...)                (has_pairs() ? fast_forward_pairs(__VA_ARGS__) : 0)
-#define fast_sum_bf16(...)                    (has_pairs() ? fast_sum_pairs(__VA_ARGS__) : 0)
-#define fast_backward_bf16(training, ...)     (training && has_pairs() ? fast_backward_pairs(__VA_ARGS__) : 0)
+#define fast_sum_bf16(pairs, ...) (pairs ? fast_sum_pairs(__VA_ARGS__) : 0)
 #else
-#define fast_forward_bf16(...)  0
-#define fast_backward_bf16(...) 0
-#define fast_sum_bf16(...)      0
+#define fast_sum_bf16(...) 0
 #endif
-#define fast_forward_float(...)   0
-#define fast_forward_double(...)  0
-#define fast_backward_float(...)  0
-#define fast_backward_double(...) 0
-#define fast_sum_float(...)       0
-#define fast_sum_double(...)      0
+#define fast_sum_float(...)  0
+#define fast_sum_double(...) 0
 
 /* ------------------------------------------------------------------------------------------ a channel's numbers */
 
@@ -449,7 +423,7 @@ PLANES(bf16, uint16_t, float)
         S *to = (S *) j->dg + at;                                                                             \
         const S *g = (const S *) j->g + at, *more = j->more ? (const S *) j->more + at : NULL;                \
         const S *mask = j->out ? (const S *) j->out + at : NULL;                                              \
-        int64_t k = more ? fast_sum_##E(to, g, more, mask, n) : 0;                                            \
+        int64_t k = more ? fast_sum_##E(j->pairs, to, g, more, mask, n) : 0;                                  \
         mask_##E(to + k, g + k, more ? more + k : NULL, mask ? mask + k : NULL, n - k);                       \
     }                                                                                                         \
     static void row_sums_##E(void *env, int64_t begin, int64_t end, int thread) {                             \
@@ -480,29 +454,27 @@ PLANES(bf16, uint16_t, float)
                 }                                                                                             \
         }                                                                                                     \
     }                                                                                                         \
-    static void row_forward_##E(void *env, int64_t begin, int64_t end, int thread) {                          \
-        const job *j = env;                                                                                   \
+    /* row i from element k on */                                                                             \
+    static void forward_from_##E(const job *j, int64_t i, int64_t k) {                                        \
         const T *a = j->coef, *b = a + j->c;                                                                  \
-        for (int64_t i = begin; i < end; i++) {                                                               \
-            int64_t at = i * j->c;                                                                            \
-            S *y = (S *) j->y + at;                                                                           \
-            const S *x = (const S *) j->x + at, *o = j->other ? (const S *) j->other + at : NULL;             \
-            int64_t k = fast_forward_##E(j->flags, y, x, o, j->c, a, b);                                      \
-            forward_row_##E(j->flags, y + k, x + k, o ? o + k : NULL, j->c - k, a + k, b + k);                \
-        }                                                                                                     \
+        int64_t at = i * j->c + k;                                                                            \
+        const S *o = j->other ? (const S *) j->other + at : NULL;                                             \
+        forward_row_##E(j->flags, (S *) j->y + at, (const S *) j->x + at, o, j->c - k, a + k, b + k);         \
+    }                                                                                                         \
+    static void backward_from_##E(const job *j, int64_t i, int64_t k) {                                       \
+        const T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                        \
+        int64_t at = i * j->c + k;                                                                            \
+        const S *g = (const S *) (j->dg ? j->dg : j->g) + at, *mask = j->out && !j->dg ? (const S *) j->out + at : NULL;\
+        backward_row_##E(j->training, (S *) j->y + at, g, mask, (const S *) j->x + at, j->c - k, m + k, mean + k,\
+                         k2 + k, scale + k);                                                                  \
+    }                                                                                                         \
+    static void row_forward_##E(void *env, int64_t begin, int64_t end, int thread) {                          \
+        for (int64_t i = begin; i < end; i++)                                                                 \
+            forward_from_##E(env, i, 0);                                                                      \
     }                                                                                                         \
     static void row_backward_##E(void *env, int64_t begin, int64_t end, int thread) {                         \
-        const job *j = env;                                                                                   \
-        const T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                        \
-        for (int64_t i = begin; i < end; i++) {                                                               \
-            int64_t at = i * j->c;                                                                            \
-            S *y = (S *) j->y + at;                                                                           \
-            const S *g = (const S *) (j->dg ? j->dg : j->g) + at, *x = (const S *) j->x + at;                 \
-            const S *mask = j->out && !j->dg ? (const S *) j->out + at : NULL;                                \
-            int64_t k = fast_backward_##E(j->training, y, g, mask, x, j->c, m, mean, k2, scale);              \
-            backward_row_##E(j->training, y + k, g + k, mask ? mask + k : NULL, x + k, j->c - k, m + k,       \
-                             mean + k, k2 + k, scale + k);                                                    \
-        }                                                                                                     \
+        for (int64_t i = begin; i < end; i++)                                                                 \
+            backward_from_##E(env, i, 0);                                                                     \
     }                                                                                                         \
     static void set_forward_##E(const job *j) {                                                               \
         T *a = j->coef, *b = a + j->c;                                                                        \
@@ -534,6 +506,55 @@ ROWS(float, float, float)
 ROWS(double, double, double)
 ROWS(bf16, uint16_t, float)
 
+#if TR_ISA_LEVEL >= 4
+ALWAYS PAIRS void fast_affine_rows(const job *j, int64_t begin, int64_t end, bool add, bool relu) {
+    const float *a = j->coef, *b = a + j->c;
+    for (int64_t i = begin, at = i * j->c; i < end; i++, at += j->c) {
+        const uint16_t *o = add ? (const uint16_t *) j->other + at : NULL;
+        int64_t k = fast_affine((uint16_t *) j->y + at, (const uint16_t *) j->x + at, o, j->c, a, b, add, relu);
+        if (k < j->c)
+            forward_from_bf16(j, i, k);
+    }
+}
+static PAIRS void row_forward_pairs(void *env, int64_t begin, int64_t end, int thread) {
+    const job *j = env;
+    switch (j->flags & (TR_NORM_ADD | TR_NORM_RELU)) {
+        case 0:
+            fast_affine_rows(j, begin, end, false, false);
+            break;
+        case TR_NORM_RELU:
+            fast_affine_rows(j, begin, end, false, true);
+            break;
+        case TR_NORM_ADD:
+            fast_affine_rows(j, begin, end, true, false);
+            break;
+        default:
+            fast_affine_rows(j, begin, end, true, true);
+    }
+}
+
+ALWAYS PAIRS void fast_gradient_rows(const job *j, int64_t begin, int64_t end, bool masked) {
+    const float *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;
+    const uint16_t *g = j->dg ? j->dg : j->g;
+    for (int64_t i = begin, at = i * j->c; i < end; i++, at += j->c) {
+        const uint16_t *mask = masked ? (const uint16_t *) j->out + at : NULL;
+        int64_t k = fast_gradient((uint16_t *) j->y + at, g + at, mask, (const uint16_t *) j->x + at, j->c, m, mean, k2, scale, masked);
+        if (k < j->c)
+            backward_from_bf16(j, i, k);
+    }
+}
+static PAIRS void row_backward_pairs(void *env, int64_t begin, int64_t end, int thread) {
+    const job *j = env;
+    if (j->out && !j->dg)
+        fast_gradient_rows(j, begin, end, true);
+    else
+        fast_gradient_rows(j, begin, end, false);
+}
+#else
+#define row_forward_pairs  row_forward_bf16
+#define row_backward_pairs row_backward_bf16
+#endif
+
 /* What there is for an element type. */
 typedef struct form {
     size_t coef_bytes;
@@ -560,6 +581,7 @@ static tr_status over_rows(const tr_kernel_call *c, job *j, const form *f) {
     j->chunk = tr__max(tr__max(16, TR__GRAIN / 2 / n), (rows + MAX_CHUNKS - 1) / MAX_CHUNKS);
     j->chunk = (j->chunk + 3) / 4 * 4;
     int64_t chunks = (rows + j->chunk - 1) / j->chunk;
+    j->pairs = f == &forms[TR_BF16] && has_pairs();
     j->coef = tr__scratch(c, (size_t) (4 * n) * f->coef_bytes);
     j->sums = tr__scratch(c, (size_t) (2 * n * chunks) * sizeof(double));
     if (!j->coef || !j->sums)
@@ -578,7 +600,9 @@ static tr_status over_rows(const tr_kernel_call *c, job *j, const form *f) {
         for (int64_t k = 0; k < 2 * n; k++)
             j->sums[k] += j->sums[2 * n * i + k];
     f->set[j->backward](j);
-    tr__parallel_pieces(c->ctx, rows, tr__max(1, TR__GRAIN / n), f->row_apply[j->backward], j);
+    static const tr__range_fn by_pairs[] = {row_forward_pairs, row_backward_pairs};
+    bool pairs = j->pairs && (!j->backward || j->training);
+    tr__parallel_pieces(c->ctx, rows, tr__max(1, TR__GRAIN / n), (pairs ? by_pairs : f->row_apply)[j->backward], j);
     return TR_OK;
 }
 
