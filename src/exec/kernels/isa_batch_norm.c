@@ -14,6 +14,7 @@
 enum {
     PIECE = 512,      /* columns whose sums stay in the L1 cache */
     MAX_CHUNKS = 128, /* of rows */
+    TOGETHER = 8,     /* rows that are summed up at once */
 };
 
 typedef struct job {
@@ -38,7 +39,7 @@ typedef struct job {
 
 /* How far ahead of their use elements are fetched: at least the rows that are taken together. */
 static inline int64_t ahead_of(int64_t step) {
-    return tr__max(4, 2048 / step) * step;
+    return tr__max(TOGETHER, 2048 / step) * step;
 }
 
 /* An element type: E its name, S in memory, T in registers. What is stored was rounded to it before: STORED loses nothing. */
@@ -73,120 +74,120 @@ static inline uint16_t upper_half(float f) {
     return (uint16_t) (u >> 16);
 }
 
-#define RUNS(E, S)                                                                                                              \
-    /* g (+ more) where mask is positive; mask NULL: all of g */                                                                \
-    static void mask_##E(S *to, const S *g, const S *more, const S *mask, int64_t n) {                                          \
-        if (!mask) {                                                                                                            \
-            if (to != g)                                                                                                        \
-                memcpy(to, g, (size_t) n * sizeof *g);                                                                          \
-            return;                                                                                                             \
-        }                                                                                                                       \
-        if (more)                                                                                                               \
-            _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) to[k] =                                                        \
-                VALUE_OF_##E(mask[k]) <= 0 ? 0 : STORED_##E(ROUND_##E(VALUE_OF_##E(g[k]) + VALUE_OF_##E(more[k])));             \
-        else                                                                                                                    \
-            _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) to[k] = VALUE_OF_##E(mask[k]) <= 0 ? 0 : g[k];                 \
-    }                                                                                                                           \
-    /* sum and sum of squares of x - m */                                                                                       \
-    static void moments_##E(const S *x, int64_t n, double m, double sums[2]) {                                                  \
-        vD s0 = {0}, q0 = s0, s1 = s0, q1 = s0, d;                                                                              \
-        int64_t i = 0;                                                                                                          \
-        for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                              \
-            d = SEEN_##E(wide_##E(x + i), m), s0 += d, q0 = wide_fma(d, d, q0);                                                 \
-            d = SEEN_##E(wide_##E(x + i + VN_D), m), s1 += d, q1 = wide_fma(d, d, q1);                                          \
-        }                                                                                                                       \
-        for (; i < n; i++) {                                                                                                    \
-            double e = SEEN_##E(VALUE_OF_##E(x[i]), m);                                                                         \
-            sums[0] += e;                                                                                                       \
-            sums[1] = double_fma(e, e, sums[1]);                                                                                \
-        }                                                                                                                       \
-        sums[0] += lanes(s0 + s1);                                                                                              \
-        sums[1] += lanes(q0 + q1);                                                                                              \
-    }                                                                                                                           \
-    /* sum of g and of g * (x - m) */                                                                                           \
-    static void products_##E(const S *g, const S *mask, const S *x, int64_t n, double m, double sums[2]) {                      \
-        vD s0 = {0}, q0 = s0, s1 = s0, q1 = s0, v;                                                                              \
-        int64_t i = 0;                                                                                                          \
-        if (mask) {                                                                                                             \
-            for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                          \
-                v = masked_##E(g + i, mask + i), s0 += v, q0 = wide_fma(v, SEEN_##E(wide_##E(x + i), m), q0);                   \
-                v = masked_##E(g + i + VN_D, mask + i + VN_D), s1 += v;                                                         \
-                q1 = wide_fma(v, SEEN_##E(wide_##E(x + i + VN_D), m), q1);                                                      \
-            }                                                                                                                   \
-        } else {                                                                                                                \
-            for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                          \
-                v = wide_##E(g + i), s0 += v, q0 = wide_fma(v, SEEN_##E(wide_##E(x + i), m), q0);                               \
-                v = wide_##E(g + i + VN_D), s1 += v, q1 = wide_fma(v, SEEN_##E(wide_##E(x + i + VN_D), m), q1);                 \
-            }                                                                                                                   \
-        }                                                                                                                       \
-        for (; i < n; i++) {                                                                                                    \
-            double e = mask && VALUE_OF_##E(mask[i]) <= 0 ? 0 : VALUE_OF_##E(g[i]);                                             \
-            sums[0] += e;                                                                                                       \
-            sums[1] = double_fma(e, SEEN_##E(VALUE_OF_##E(x[i]), m), sums[1]);                                                  \
-        }                                                                                                                       \
-        sums[0] += lanes(s0 + s1);                                                                                              \
-        sums[1] += lanes(q0 + q1);                                                                                              \
-    }                                                                                                                           \
-    /* The same per column, over `rows` (at most 4) rows that are `step` apart. Visits come as short runs of several rows, from \
-     * which the processor doesn't see what is next: it is told, once for each run of LINE vectors. */                          \
-    static void column_moments_##E(const S *x, int64_t step, int64_t rows, int64_t n, const double *m, double *s,               \
-                                   double *q) {                                                                                 \
-        enum { LINE = LINE_##E, N = LINE * VN_D };                                                                              \
-        int64_t i = 0, ahead = ahead_of(step);                                                                                  \
-        for (; rows == 4 && i + N <= n; i += N) {                                                                               \
-            vD c[LINE], a[LINE], b[LINE];                                                                                       \
-            EACH_OF_LINE c[l] = wide_double(m + i + l * VN_D), a[l] = wide_double(s + i + l * VN_D),                            \
-                         b[l] = wide_double(q + i + l * VN_D);                                                                  \
-            _Pragma("GCC unroll 4") for (int64_t at = i, r = 0; r < 4; r++, at += step) {                                       \
-                __builtin_prefetch(x + at + ahead);                                                                             \
-                EACH_OF_LINE {                                                                                                  \
-                    vD d = SEEN_##E(wide_##E(x + at + l * VN_D), c[l]);                                                         \
-                    a[l] += d, b[l] = wide_fma(d, d, b[l]);                                                                     \
-                }                                                                                                               \
-            }                                                                                                                   \
-            EACH_OF_LINE {                                                                                                      \
-                memcpy(s + i + l * VN_D, &a[l], sizeof a[l]);                                                                   \
-                memcpy(q + i + l * VN_D, &b[l], sizeof b[l]);                                                                   \
-            }                                                                                                                   \
-        }                                                                                                                       \
-        for (int64_t r = 0; r < rows; r++)                                                                                      \
-            for (int64_t k = i; k < n; k++) {                                                                                   \
-                double d = SEEN_##E(VALUE_OF_##E(x[r * step + k]), m[k]);                                                       \
-                s[k] += d;                                                                                                      \
-                q[k] = double_fma(d, d, q[k]);                                                                                  \
-            }                                                                                                                   \
-    }                                                                                                                           \
-    ALWAYS void column_products_##E(const S *g, const S *mask, const S *x, int64_t step, int64_t rows, int64_t n,               \
-                                    const double *m, double *s, double *q) {                                                    \
-        enum { LINE = LINE_##E, N = LINE * VN_D };                                                                              \
-        int64_t i = 0, ahead = ahead_of(step);                                                                                  \
-        for (; rows == 4 && i + N <= n; i += N) {                                                                               \
-            vD c[LINE], a[LINE], b[LINE];                                                                                       \
-            EACH_OF_LINE c[l] = wide_double(m + i + l * VN_D), a[l] = wide_double(s + i + l * VN_D),                            \
-                         b[l] = wide_double(q + i + l * VN_D);                                                                  \
-            _Pragma("GCC unroll 4") for (int64_t at = i, r = 0; r < 4; r++, at += step) {                                       \
-                __builtin_prefetch(g + at + ahead);                                                                             \
-                __builtin_prefetch(x + at + ahead);                                                                             \
-                if (mask)                                                                                                       \
-                    __builtin_prefetch(mask + at + ahead);                                                                      \
-                EACH_OF_LINE {                                                                                                  \
-                    int64_t k = at + l * VN_D;                                                                                  \
-                    vD v = mask ? masked_##E(g + k, mask + k) : wide_##E(g + k);                                                \
-                    a[l] += v, b[l] = wide_fma(v, SEEN_##E(wide_##E(x + k), c[l]), b[l]);                                       \
-                }                                                                                                               \
-            }                                                                                                                   \
-            EACH_OF_LINE {                                                                                                      \
-                memcpy(s + i + l * VN_D, &a[l], sizeof a[l]);                                                                   \
-                memcpy(q + i + l * VN_D, &b[l], sizeof b[l]);                                                                   \
-            }                                                                                                                   \
-        }                                                                                                                       \
-        for (int64_t r = 0; r < rows; r++)                                                                                      \
-            for (int64_t k = i; k < n; k++) {                                                                                   \
-                int64_t at = r * step + k;                                                                                      \
-                double v = mask && VALUE_OF_##E(mask[at]) <= 0 ? 0 : VALUE_OF_##E(g[at]);                                       \
-                s[k] += v;                                                                                                      \
-                q[k] = double_fma(v, SEEN_##E(VALUE_OF_##E(x[at]), m[k]), q[k]);                                                \
-            }                                                                                                                   \
+#define RUNS(E, S)                                                                                                          \
+    /* g (+ more) where mask is positive; mask NULL: all of g */                                                            \
+    static void mask_##E(S *to, const S *g, const S *more, const S *mask, int64_t n) {                                      \
+        if (!mask) {                                                                                                        \
+            if (to != g)                                                                                                    \
+                memcpy(to, g, (size_t) n * sizeof *g);                                                                      \
+            return;                                                                                                         \
+        }                                                                                                                   \
+        if (more)                                                                                                           \
+            _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) to[k] =                                                    \
+                VALUE_OF_##E(mask[k]) <= 0 ? 0 : STORED_##E(ROUND_##E(VALUE_OF_##E(g[k]) + VALUE_OF_##E(more[k])));         \
+        else                                                                                                                \
+            _Pragma("GCC ivdep") for (int64_t k = 0; k < n; k++) to[k] = VALUE_OF_##E(mask[k]) <= 0 ? 0 : g[k];             \
+    }                                                                                                                       \
+    /* sum and sum of squares of x - m */                                                                                   \
+    static void moments_##E(const S *x, int64_t n, double m, double sums[2]) {                                              \
+        vD s0 = {0}, q0 = s0, s1 = s0, q1 = s0, d;                                                                          \
+        int64_t i = 0;                                                                                                      \
+        for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                          \
+            d = SEEN_##E(wide_##E(x + i), m), s0 += d, q0 = wide_fma(d, d, q0);                                             \
+            d = SEEN_##E(wide_##E(x + i + VN_D), m), s1 += d, q1 = wide_fma(d, d, q1);                                      \
+        }                                                                                                                   \
+        for (; i < n; i++) {                                                                                                \
+            double e = SEEN_##E(VALUE_OF_##E(x[i]), m);                                                                     \
+            sums[0] += e;                                                                                                   \
+            sums[1] = double_fma(e, e, sums[1]);                                                                            \
+        }                                                                                                                   \
+        sums[0] += lanes(s0 + s1);                                                                                          \
+        sums[1] += lanes(q0 + q1);                                                                                          \
+    }                                                                                                                       \
+    /* sum of g and of g * (x - m) */                                                                                       \
+    static void products_##E(const S *g, const S *mask, const S *x, int64_t n, double m, double sums[2]) {                  \
+        vD s0 = {0}, q0 = s0, s1 = s0, q1 = s0, v;                                                                          \
+        int64_t i = 0;                                                                                                      \
+        if (mask) {                                                                                                         \
+            for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                      \
+                v = masked_##E(g + i, mask + i), s0 += v, q0 = wide_fma(v, SEEN_##E(wide_##E(x + i), m), q0);               \
+                v = masked_##E(g + i + VN_D, mask + i + VN_D), s1 += v;                                                     \
+                q1 = wide_fma(v, SEEN_##E(wide_##E(x + i + VN_D), m), q1);                                                  \
+            }                                                                                                               \
+        } else {                                                                                                            \
+            for (; i + 2 * VN_D <= n; i += 2 * VN_D) {                                                                      \
+                v = wide_##E(g + i), s0 += v, q0 = wide_fma(v, SEEN_##E(wide_##E(x + i), m), q0);                           \
+                v = wide_##E(g + i + VN_D), s1 += v, q1 = wide_fma(v, SEEN_##E(wide_##E(x + i + VN_D), m), q1);             \
+            }                                                                                                               \
+        }                                                                                                                   \
+        for (; i < n; i++) {                                                                                                \
+            double e = mask && VALUE_OF_##E(mask[i]) <= 0 ? 0 : VALUE_OF_##E(g[i]);                                         \
+            sums[0] += e;                                                                                                   \
+            sums[1] = double_fma(e, SEEN_##E(VALUE_OF_##E(x[i]), m), sums[1]);                                              \
+        }                                                                                                                   \
+        sums[0] += lanes(s0 + s1);                                                                                          \
+        sums[1] += lanes(q0 + q1);                                                                                          \
+    }                                                                                                                       \
+    /* The same per column, over `rows` (at most TOGETHER) rows that are `step` apart. Visits come as short runs of several \
+     * rows, from which the processor doesn't see what is next: it is told, once for each run of LINE vectors. */           \
+    static void column_moments_##E(const S *x, int64_t step, int64_t rows, int64_t n, const double *m, double *s,           \
+                                   double *q) {                                                                             \
+        enum { LINE = LINE_##E, N = LINE * VN_D };                                                                          \
+        int64_t i = 0, ahead = ahead_of(step);                                                                              \
+        for (; rows == TOGETHER && i + N <= n; i += N) {                                                                    \
+            vD c[LINE], a[LINE], b[LINE];                                                                                   \
+            EACH_OF_LINE c[l] = wide_double(m + i + l * VN_D), a[l] = wide_double(s + i + l * VN_D),                        \
+                         b[l] = wide_double(q + i + l * VN_D);                                                              \
+            _Pragma("GCC unroll 8") for (int64_t at = i, r = 0; r < TOGETHER; r++, at += step) {                            \
+                __builtin_prefetch(x + at + ahead);                                                                         \
+                EACH_OF_LINE {                                                                                              \
+                    vD d = SEEN_##E(wide_##E(x + at + l * VN_D), c[l]);                                                     \
+                    a[l] += d, b[l] = wide_fma(d, d, b[l]);                                                                 \
+                }                                                                                                           \
+            }                                                                                                               \
+            EACH_OF_LINE {                                                                                                  \
+                memcpy(s + i + l * VN_D, &a[l], sizeof a[l]);                                                               \
+                memcpy(q + i + l * VN_D, &b[l], sizeof b[l]);                                                               \
+            }                                                                                                               \
+        }                                                                                                                   \
+        for (int64_t r = 0; r < rows; r++)                                                                                  \
+            for (int64_t k = i; k < n; k++) {                                                                               \
+                double d = SEEN_##E(VALUE_OF_##E(x[r * step + k]), m[k]);                                                   \
+                s[k] += d;                                                                                                  \
+                q[k] = double_fma(d, d, q[k]);                                                                              \
+            }                                                                                                               \
+    }                                                                                                                       \
+    ALWAYS void column_products_##E(const S *g, const S *mask, const S *x, int64_t step, int64_t rows, int64_t n,           \
+                                    const double *m, double *s, double *q) {                                                \
+        enum { LINE = LINE_##E, N = LINE * VN_D };                                                                          \
+        int64_t i = 0, ahead = ahead_of(step);                                                                              \
+        for (; rows == TOGETHER && i + N <= n; i += N) {                                                                    \
+            vD c[LINE], a[LINE], b[LINE];                                                                                   \
+            EACH_OF_LINE c[l] = wide_double(m + i + l * VN_D), a[l] = wide_double(s + i + l * VN_D),                        \
+                         b[l] = wide_double(q + i + l * VN_D);                                                              \
+            _Pragma("GCC unroll 8") for (int64_t at = i, r = 0; r < TOGETHER; r++, at += step) {                            \
+                __builtin_prefetch(g + at + ahead);                                                                         \
+                __builtin_prefetch(x + at + ahead);                                                                         \
+                if (mask)                                                                                                   \
+                    __builtin_prefetch(mask + at + ahead);                                                                  \
+                EACH_OF_LINE {                                                                                              \
+                    int64_t k = at + l * VN_D;                                                                              \
+                    vD v = mask ? masked_##E(g + k, mask + k) : wide_##E(g + k);                                            \
+                    a[l] += v, b[l] = wide_fma(v, SEEN_##E(wide_##E(x + k), c[l]), b[l]);                                   \
+                }                                                                                                           \
+            }                                                                                                               \
+            EACH_OF_LINE {                                                                                                  \
+                memcpy(s + i + l * VN_D, &a[l], sizeof a[l]);                                                               \
+                memcpy(q + i + l * VN_D, &b[l], sizeof b[l]);                                                               \
+            }                                                                                                               \
+        }                                                                                                                   \
+        for (int64_t r = 0; r < rows; r++)                                                                                  \
+            for (int64_t k = i; k < n; k++) {                                                                               \
+                int64_t at = r * step + k;                                                                                  \
+                double v = mask && VALUE_OF_##E(mask[at]) <= 0 ? 0 : VALUE_OF_##E(g[at]);                                   \
+                s[k] += v;                                                                                                  \
+                q[k] = double_fma(v, SEEN_##E(VALUE_OF_##E(x[at]), m[k]), q[k]);                                            \
+            }                                                                                                               \
     }
 RUNS(float, float)
 RUNS(double, double)
@@ -417,90 +418,90 @@ PLANES(bf16, uint16_t, float)
 
 /* ------------------------------------------------------------------------------------------ rows */
 
-#define ROWS(E, S, T)                                                                                         \
-    /* n elements of dg, from `at` on */                                                                      \
-    static void take_masked_##E(const job *j, int64_t at, int64_t n) {                                        \
-        S *to = (S *) j->dg + at;                                                                             \
-        const S *g = (const S *) j->g + at, *more = j->more ? (const S *) j->more + at : NULL;                \
-        const S *mask = j->out ? (const S *) j->out + at : NULL;                                              \
-        int64_t k = more ? fast_sum_##E(j->pairs, to, g, more, mask, n) : 0;                                  \
-        mask_##E(to + k, g + k, more ? more + k : NULL, mask ? mask + k : NULL, n - k);                       \
-    }                                                                                                         \
-    static void row_sums_##E(void *env, int64_t begin, int64_t end, int thread) {                             \
-        const job *j = env;                                                                                   \
-        int64_t all = j->n * j->s, step = j->c;                                                               \
-        for (int64_t chunk = begin; chunk < end; chunk++) {                                                   \
-            double *s = j->sums + 2 * j->c * chunk, *q = s + j->c;                                            \
-            int64_t last = tr__min(all, (chunk + 1) * j->chunk);                                              \
-            memset(s, 0, (size_t) (2 * j->c) * sizeof *s);                                                    \
-            for (int64_t col = 0; col < j->c; col += PIECE)                                                   \
-                for (int64_t r = chunk * j->chunk; r < last; r += 4) {                                        \
-                    int64_t at = r * step + col, rows = tr__min(4, last - r), n = tr__min(PIECE, j->c - col); \
-                    const S *x = (const S *) j->x + at, *g = (const S *) j->g + (j->g ? at : 0);              \
-                    const S *mask = j->out ? (const S *) j->out + at : NULL;                                  \
-                    if (j->dg) {                                                                              \
-                        S *dg = (S *) j->dg + at;                                                             \
-                        for (int64_t k = 0; k < rows; k++)                                                    \
-                            take_masked_##E(j, at + k * step, n);                                             \
-                        g = dg;                                                                               \
-                        mask = NULL;                                                                          \
-                    }                                                                                         \
-                    if (!j->g)                                                                                \
-                        column_moments_##E(x, step, rows, n, j->m + col, s + col, q + col);                   \
-                    else if (mask)                                                                            \
-                        column_products_##E(g, mask, x, step, rows, n, j->m + col, s + col, q + col);         \
-                    else                                                                                      \
-                        column_products_##E(g, NULL, x, step, rows, n, j->m + col, s + col, q + col);         \
-                }                                                                                             \
-        }                                                                                                     \
-    }                                                                                                         \
-    /* row i from element k on */                                                                             \
-    static void forward_from_##E(const job *j, int64_t i, int64_t k) {                                        \
-        const T *a = j->coef, *b = a + j->c;                                                                  \
-        int64_t at = i * j->c + k;                                                                            \
-        const S *o = j->other ? (const S *) j->other + at : NULL;                                             \
-        forward_row_##E(j->flags, (S *) j->y + at, (const S *) j->x + at, o, j->c - k, a + k, b + k);         \
-    }                                                                                                         \
-    static void backward_from_##E(const job *j, int64_t i, int64_t k) {                                       \
-        const T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                        \
-        int64_t at = i * j->c + k;                                                                            \
-        const S *g = (const S *) (j->dg ? j->dg : j->g) + at, *mask = j->out && !j->dg ? (const S *) j->out + at : NULL;\
-        backward_row_##E(j->training, (S *) j->y + at, g, mask, (const S *) j->x + at, j->c - k, m + k, mean + k,\
-                         k2 + k, scale + k);                                                                  \
-    }                                                                                                         \
-    static void row_forward_##E(void *env, int64_t begin, int64_t end, int thread) {                          \
-        for (int64_t i = begin; i < end; i++)                                                                 \
-            forward_from_##E(env, i, 0);                                                                      \
-    }                                                                                                         \
-    static void row_backward_##E(void *env, int64_t begin, int64_t end, int thread) {                         \
-        for (int64_t i = begin; i < end; i++)                                                                 \
-            backward_from_##E(env, i, 0);                                                                     \
-    }                                                                                                         \
-    static void set_forward_##E(const job *j) {                                                               \
-        T *a = j->coef, *b = a + j->c;                                                                        \
-        for (int64_t c = 0; c < j->c; c++) {                                                                  \
-            double p, q;                                                                                      \
-            if (j->training)                                                                                  \
-                set_statistics(j, c, j->m[c], j->sums[c], j->sums[j->c + c]);                                 \
-            affine_of(j, c, &p, &q);                                                                          \
-            a[c] = (T) p;                                                                                     \
-            b[c] = (T) q;                                                                                     \
-        }                                                                                                     \
-    }                                                                                                         \
-    static void set_backward_##E(const job *j) {                                                              \
-        T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                              \
-        for (int64_t c = 0; c < j->c; c++) {                                                                  \
-            double p, q, r, sum = j->sums[c];                                                                 \
-            gradient_of(j, c, sum, PRODUCT_##E(j->sums[j->c + c], sum, j->mean[c]), &p, &q, &r);              \
-            m[c] = (T) j->mean[c];                                                                            \
-            mean[c] = (T) p;                                                                                  \
-            k2[c] = (T) q;                                                                                    \
-            scale[c] = (T) r;                                                                                 \
-        }                                                                                                     \
-    }                                                                                                         \
-    static void first_row_##E(const job *j) {                                                                 \
-        for (int64_t c = 0; c < j->c; c++)                                                                    \
-            j->m[c] = FIRST_##E(VALUE_OF_##E(((const S *) j->x)[c]));                                         \
+#define ROWS(E, S, T)                                                                                                    \
+    /* n elements of dg, from `at` on */                                                                                 \
+    static void take_masked_##E(const job *j, int64_t at, int64_t n) {                                                   \
+        S *to = (S *) j->dg + at;                                                                                        \
+        const S *g = (const S *) j->g + at, *more = j->more ? (const S *) j->more + at : NULL;                           \
+        const S *mask = j->out ? (const S *) j->out + at : NULL;                                                         \
+        int64_t k = more ? fast_sum_##E(j->pairs, to, g, more, mask, n) : 0;                                             \
+        mask_##E(to + k, g + k, more ? more + k : NULL, mask ? mask + k : NULL, n - k);                                  \
+    }                                                                                                                    \
+    static void row_sums_##E(void *env, int64_t begin, int64_t end, int thread) {                                        \
+        const job *j = env;                                                                                              \
+        int64_t all = j->n * j->s, step = j->c;                                                                          \
+        for (int64_t chunk = begin; chunk < end; chunk++) {                                                              \
+            double *s = j->sums + 2 * j->c * chunk, *q = s + j->c;                                                       \
+            int64_t last = tr__min(all, (chunk + 1) * j->chunk);                                                         \
+            memset(s, 0, (size_t) (2 * j->c) * sizeof *s);                                                               \
+            for (int64_t col = 0; col < j->c; col += PIECE)                                                              \
+                for (int64_t r = chunk * j->chunk; r < last; r += TOGETHER) {                                            \
+                    int64_t at = r * step + col, rows = tr__min(TOGETHER, last - r), n = tr__min(PIECE, j->c - col);     \
+                    const S *x = (const S *) j->x + at, *g = (const S *) j->g + (j->g ? at : 0);                         \
+                    const S *mask = j->out ? (const S *) j->out + at : NULL;                                             \
+                    if (j->dg) {                                                                                         \
+                        S *dg = (S *) j->dg + at;                                                                        \
+                        for (int64_t k = 0; k < rows; k++)                                                               \
+                            take_masked_##E(j, at + k * step, n);                                                        \
+                        g = dg;                                                                                          \
+                        mask = NULL;                                                                                     \
+                    }                                                                                                    \
+                    if (!j->g)                                                                                           \
+                        column_moments_##E(x, step, rows, n, j->m + col, s + col, q + col);                              \
+                    else if (mask)                                                                                       \
+                        column_products_##E(g, mask, x, step, rows, n, j->m + col, s + col, q + col);                    \
+                    else                                                                                                 \
+                        column_products_##E(g, NULL, x, step, rows, n, j->m + col, s + col, q + col);                    \
+                }                                                                                                        \
+        }                                                                                                                \
+    }                                                                                                                    \
+    /* row i from element k on */                                                                                        \
+    static void forward_from_##E(const job *j, int64_t i, int64_t k) {                                                   \
+        const T *a = j->coef, *b = a + j->c;                                                                             \
+        int64_t at = i * j->c + k;                                                                                       \
+        const S *o = j->other ? (const S *) j->other + at : NULL;                                                        \
+        forward_row_##E(j->flags, (S *) j->y + at, (const S *) j->x + at, o, j->c - k, a + k, b + k);                    \
+    }                                                                                                                    \
+    static void backward_from_##E(const job *j, int64_t i, int64_t k) {                                                  \
+        const T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                                   \
+        int64_t at = i * j->c + k;                                                                                       \
+        const S *g = (const S *) (j->dg ? j->dg : j->g) + at, *mask = j->out && !j->dg ? (const S *) j->out + at : NULL; \
+        backward_row_##E(j->training, (S *) j->y + at, g, mask, (const S *) j->x + at, j->c - k, m + k, mean + k,        \
+                         k2 + k, scale + k);                                                                             \
+    }                                                                                                                    \
+    static void row_forward_##E(void *env, int64_t begin, int64_t end, int thread) {                                     \
+        for (int64_t i = begin; i < end; i++)                                                                            \
+            forward_from_##E(env, i, 0);                                                                                 \
+    }                                                                                                                    \
+    static void row_backward_##E(void *env, int64_t begin, int64_t end, int thread) {                                    \
+        for (int64_t i = begin; i < end; i++)                                                                            \
+            backward_from_##E(env, i, 0);                                                                                \
+    }                                                                                                                    \
+    static void set_forward_##E(const job *j) {                                                                          \
+        T *a = j->coef, *b = a + j->c;                                                                                   \
+        for (int64_t c = 0; c < j->c; c++) {                                                                             \
+            double p, q;                                                                                                 \
+            if (j->training)                                                                                             \
+                set_statistics(j, c, j->m[c], j->sums[c], j->sums[j->c + c]);                                            \
+            affine_of(j, c, &p, &q);                                                                                     \
+            a[c] = (T) p;                                                                                                \
+            b[c] = (T) q;                                                                                                \
+        }                                                                                                                \
+    }                                                                                                                    \
+    static void set_backward_##E(const job *j) {                                                                         \
+        T *m = j->coef, *mean = m + j->c, *k2 = mean + j->c, *scale = k2 + j->c;                                         \
+        for (int64_t c = 0; c < j->c; c++) {                                                                             \
+            double p, q, r, sum = j->sums[c];                                                                            \
+            gradient_of(j, c, sum, PRODUCT_##E(j->sums[j->c + c], sum, j->mean[c]), &p, &q, &r);                         \
+            m[c] = (T) j->mean[c];                                                                                       \
+            mean[c] = (T) p;                                                                                             \
+            k2[c] = (T) q;                                                                                               \
+            scale[c] = (T) r;                                                                                            \
+        }                                                                                                                \
+    }                                                                                                                    \
+    static void first_row_##E(const job *j) {                                                                            \
+        for (int64_t c = 0; c < j->c; c++)                                                                               \
+            j->m[c] = FIRST_##E(VALUE_OF_##E(((const S *) j->x)[c]));                                                    \
     }
 ROWS(float, float, float)
 ROWS(double, double, double)
@@ -579,7 +580,7 @@ static tr_status over_rows(const tr_kernel_call *c, job *j, const form *f) {
     int64_t rows = j->n * j->s, n = j->c;
     bool sums = j->training || j->backward;
     j->chunk = tr__max(tr__max(16, TR__GRAIN / 2 / n), (rows + MAX_CHUNKS - 1) / MAX_CHUNKS);
-    j->chunk = (j->chunk + 3) / 4 * 4;
+    j->chunk = (j->chunk + TOGETHER - 1) / TOGETHER * TOGETHER;
     int64_t chunks = (rows + j->chunk - 1) / j->chunk;
     j->pairs = f == &forms[TR_BF16] && has_pairs();
     j->coef = tr__scratch(c, (size_t) (4 * n) * f->coef_bytes);
