@@ -36,7 +36,7 @@ enum {
 
 /* ------------------------------------------------------------------------------------------ transforms */
 
-/* Of four or three vectors, `step` apart. In place but for the widths that change. */
+/* Of four, three or two vectors, `step` apart, in one dimension. */
 ALWAYS void spread_pixels(vF *x, int step) { /* B' x */
     vF a = x[0] - x[2 * step], b = x[step] + x[2 * step], c = x[2 * step] - x[step], d = x[step] - x[3 * step];
     x[0] = a, x[step] = b, x[2 * step] = c, x[3 * step] = d;
@@ -58,11 +58,18 @@ ALWAYS void gather_filter(vF *to, int to_step, const vF *x, int step) { /* G' x 
 }
 
 #define EACH(i, n) _Pragma("GCC unroll 4") for (int i = 0; i < (n); i++)
-
 #define EACH_TAP   _Pragma("GCC unroll 9") for (int tap = 0; tap < TAPS; tap++)
 
 static int64_t tap_step_of(const shape *weights) {
     return weights->channels * weights->width;
+}
+
+/* Of sums of x * 0: is every x finite? */
+static bool is_zero(vF x) {
+    for (int i = 0; i < VN_F; i++)
+        if (x[i] != 0)
+            return false;
+    return true;
 }
 
 /* At each point a matrix [rows, columns], `point` floats apart: an odd number of cache lines, so that they lie in different sets. */
@@ -252,10 +259,7 @@ static bool gather_squares(const gather *g, int64_t first, int64_t count, int64_
             }
         }
     }
-    for (int i = 0; i < VN_F; i++)
-        if (odd[i] != 0)
-            return false;
-    return true;
+    return is_zero(odd);
 }
 
 /* Some panels of a block of squares. */
@@ -393,10 +397,7 @@ static bool gather_weights(const sum *s, float *to, int64_t channel, int64_t row
                 }
             }
     }
-    for (int i = 0; i < VN_F; i++)
-        if (odd[i] != 0)
-            return false;
-    return true;
+    return is_zero(odd);
 }
 
 static bool sum_unit(const sum *s, int64_t unit, float *own) {

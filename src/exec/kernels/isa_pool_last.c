@@ -160,14 +160,13 @@ static inline vF narrowed(vD low, vD high) {
             else                                                                                                              \
                 avg_back_image_##E(j, sum, step, (const T *) j->x + first, n);                                                \
             for (int64_t p = 0; (void *) sum != (void *) y && p < pixels; p++)                                                \
-                for (int64_t k = 0; k < n; k++)                                                                               \
-                    y[p * j->c + k] = OF_FLOAT_##E(sum[p * step + k]);                                                        \
+                STORE_##E(y + p * j->c, sum + p * step, n);                                                                   \
         }                                                                                                                     \
     }
 #define FLOAT_OF_float(x)            (x)
 #define FLOAT_OF_bf16(x)             tr__bf16_to_f32(x)
-#define OF_FLOAT_float(x)            (x)
-#define OF_FLOAT_bf16(x)             tr__f32_to_bf16(x)
+#define STORE_float(to, sums, n)     memcpy(to, sums, (size_t) (n) * sizeof(float))
+#define STORE_bf16(to, sums, n)      bf16_narrow(to, sums, n)
 #define SUMS_OF_float(y, own, step)  (*(step) = j->c, (y))
 #define SUMS_OF_bf16(y, own, step)   (*(step) = BLOCK, (void *) (own))
 LAST(float, float)
