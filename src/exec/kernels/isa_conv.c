@@ -600,7 +600,8 @@ static int64_t parts_of(const sum *s, int64_t threads) {
 
 /* pixel: 0 or, of images that are read where they lie, floats from a pixel to the next. */
 static tr_status by_weights(const tr_kernel_call *c, const tr__conv *v, int64_t pixel) {
-    sum s = {.v = v, .pixel = pixel, .lies = shape_of(v), .taps = v->kernel[0] * v->kernel[1], .tiles = (v->ci + MR - 1) / MR, .panels = v->co / NR, .direct = v->co / NR <= WIDE};
+    sum s = {.v = v, .pixel = pixel, .lies = shape_of(v), .taps = v->kernel[0] * v->kernel[1],
+             .tiles = (v->ci + MR - 1) / MR, .panels = v->co / NR, .direct = v->co / NR <= WIDE};
     int64_t all = v->n * v->out[0], wide = wide_of(s.panels);
     lay_out(&s);
     TR_TRY(take_partials(c, v, tr__min(SHARES / wide, all * v->out[1] / SHARE), &s.to));
