@@ -26,6 +26,12 @@ def forward(kind, norms, x, identity):
     elif kind == "residual, twice":
         y = F.relu(y + identity)
         y = F.relu(norms[1](y) + y)
+    elif kind == "residual, twice, seen":  # the sum of two gradients has another reader, whom the next iteration adds up
+        y = F.relu(y + identity)
+        seen = norms.__dict__.get("seen", 0)
+        if y.requires_grad:
+            y.register_hook(lambda g: setattr(norms, "seen", g.float().mean()))
+        y = F.relu(norms[1](y) + y) + seen
     elif kind == "two norms":
         y = F.relu(y + norms[1](identity))
     elif kind == "addition only":
@@ -38,7 +44,8 @@ def forward(kind, norms, x, identity):
     return y
 
 
-KINDS = ("relu", "relu_", "residual", "residual, first", "residual, in place", "residual, twice", "two norms", "addition only", "kept", "alpha")
+KINDS = ("relu", "relu_", "residual", "residual, first", "residual, in place", "residual, twice", "residual, twice, seen",
+         "two norms", "addition only", "kept", "alpha")
 
 
 def train(kind, channels, sync, half=False):
@@ -66,18 +73,20 @@ def train(kind, channels, sync, half=False):
 
 @pytest.mark.parametrize("channels", [3, 16])
 @pytest.mark.parametrize("kind", KINDS)
-def test_same_as_single_ops(kind, channels):
+def test_same_as_single_ops(kind, channels, capfd):
     have, want = train(kind, channels, False), train(kind, channels, True)
     np.testing.assert_allclose(have[0], want[0], rtol=1e-5)
     for a, b in zip(have[1], want[1]):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
     assert " norm " in have[2], have[2]
+    assert "could not be compiled" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bfloat16_is_rounded_as_by_single_ops(kind):
+def test_bfloat16_is_rounded_as_by_single_ops(kind, capfd):
     have, want = train(kind, 16, False, half=True), train(kind, 16, True, half=True)
     np.testing.assert_array_equal(have[0], want[0])
     for a, b in zip(have[1], want[1]):
         np.testing.assert_array_equal(a, b)
     assert " norm " in have[2], have[2]
+    assert "could not be compiled" not in capfd.readouterr().err
